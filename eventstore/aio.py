@@ -1,0 +1,111 @@
+"""The store for coroutines: the same commands and readers, awaitable, on the same engine.
+
+Invariants: nothing here decides anything; thousands of concurrent callers share commits and the
+event loop is entered once per commit; pages are read in a thread, so that the loop never waits
+for a disk.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from . import reading
+from .commands import Commands, Request
+from .engine import Engine
+from .log.base import Head, Receipt
+from .log.frame import Recorded
+from .subscription import Subscription
+
+if TYPE_CHECKING:
+    from .store import EventStore
+
+_END: reading.Page = []
+
+
+class AsyncStore(Commands[Coroutine[Any, Any, Receipt]]):
+    """`store.aio`: every command as a coroutine, every reader as an async iterator."""
+
+    def __init__(self, store: "EventStore", engine: Engine) -> None:
+        self._store, self._engine = store, engine
+        self.count_tokens = store.count_tokens
+
+    def _submit(self, request: Request) -> Coroutine[Any, Any, Receipt]:
+        return self._engine.run_async(request)
+
+    async def events(
+        self,
+        session: str,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[Recorded]:
+        """Iterate over one stream, both ends included. Raises SessionNotFound."""
+        make = self._store.event_pages
+        pages = await asyncio.to_thread(make, session, from_version, to_version, reverse)
+        async for recorded in _flat(pages, limit):
+            yield recorded
+
+    async def all(
+        self,
+        from_position: int = 0,
+        *,
+        limit: int | None = None,
+        types: Collection[str] | None = None,
+    ) -> AsyncIterator[Recorded]:
+        """Iterate over the whole log."""
+        await asyncio.to_thread(self._store.flush)
+        async for recorded in _flat(
+            reading.log_pages(self._store.log, max(from_position, 0), types), limit
+        ):
+            yield recorded
+
+    async def event(self, position: int) -> Recorded:
+        """Return the event at a position."""
+        return await asyncio.to_thread(self._store.event, position)
+
+    async def head(self) -> Head:
+        """Return the tree head."""
+        return await asyncio.to_thread(self._store.head)
+
+    async def exists(self, session: str) -> bool:
+        """Return True if the session was ever created."""
+        return await asyncio.to_thread(self._store.exists, session)
+
+    async def version(self, session: str) -> int:
+        """Return the newest version of a session."""
+        return await asyncio.to_thread(self._store.version, session)
+
+    async def position_at(self, moment: datetime | int) -> int:
+        """Return the newest position recorded at or before a time, -1 where none was."""
+        return await asyncio.to_thread(self._store.position_at, moment)
+
+    async def sessions(self) -> AsyncIterator[str]:
+        """Iterate over the names of all sessions and branches, in order."""
+        for name in await asyncio.to_thread(lambda: list(self._store.sessions())):
+            yield name
+
+    def subscribe(self, from_position: int = 0, *, follow: bool = True) -> Subscription:
+        """Return an async iterator over the log that waits for more."""
+        return self._store.subscribe(from_position, follow=follow)
+
+    def follow(self, session: str, from_version: int = 0) -> Subscription:
+        """Return an async iterator over one session's events that waits for more."""
+        return self._store.follow(session, from_version)
+
+    async def flush(self) -> None:
+        """Return once everything acknowledged so far is durable."""
+        await asyncio.to_thread(self._store.flush)
+
+
+async def _flat(pages: Iterator[reading.Page], limit: int | None) -> AsyncIterator[Recorded]:
+    left = limit
+    while (page := await asyncio.to_thread(next, pages, _END)) is not _END:
+        for recorded in page:
+            if left is not None:
+                if left <= 0:
+                    return
+                left -= 1
+            yield recorded

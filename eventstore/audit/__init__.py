@@ -1,0 +1,1 @@
+"""Proof: how the facts are proved complete, unchanged and in order."""

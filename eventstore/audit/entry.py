@@ -1,0 +1,69 @@
+"""The entry: the fixed 232 bytes about one event that its leaf in the tree hashes.
+
+Invariants: every field is big-endian and at a fixed place (docs/format.md draws it); names
+stand as SHA-256 digests, so an entry gives nothing away; the payload is bound by a salted
+commitment over its uncompressed bytes, so compression is no part of what is proved.
+"""
+
+from hashlib import sha256
+from struct import Struct
+
+ENTRY_BYTES = 232
+ENTRY_FORMAT = 1
+NONE_DIGEST = bytes(32)
+
+SALT_BYTES = 16
+PAYLOAD_TAG = b"eventstore/payload/1\x00"
+SESSION_TAG = b"eventstore/session/1\x00"
+NAME_TAG = b"eventstore/name/1\x00"
+
+_LEAD = Struct(">BBHHHq")
+_MIDDLE = Struct(">QQ")
+_COMMON = Struct(">Q32s32s32s32s")
+
+
+def payload_commitment(salt: bytes, payload: bytes) -> bytes:
+    """Return SHA-256(tag || salt || uncompressed payload)."""
+    return sha256(PAYLOAD_TAG + salt + payload).digest()
+
+
+def session_digest(session: str) -> bytes:
+    """Return the digest that stands for a session id in an entry."""
+    return sha256(SESSION_TAG + session.encode()).digest()
+
+
+def name_digest(name: str | None) -> bytes:
+    """Return the digest that stands for an actor or id in an entry; zeros for None."""
+    return NONE_DIGEST if name is None else sha256(NAME_TAG + name.encode()).digest()
+
+
+def entry_lead(flags: int, kind: int, schema: int, occurred_at: int) -> bytes:
+    """Return bytes 0-15: what the caller decides about one event."""
+    return _LEAD.pack(ENTRY_FORMAT, flags, kind, schema, 0, occurred_at)
+
+
+def entry_middle(version: int, previous: int) -> bytes:
+    """Return bytes 16-31: the place in the session; `previous` is a position, -1 for none."""
+    return _MIDDLE.pack(version, previous + 1)
+
+
+def entry_common(
+    recorded_at: int,
+    session: str,
+    actor: str | None,
+    correlation_id: str | None,
+    causation_id: str | None,
+) -> bytes:
+    """Return bytes 32-167: what all events of one append share."""
+    return _COMMON.pack(
+        recorded_at,
+        session_digest(session),
+        name_digest(actor),
+        name_digest(correlation_id),
+        name_digest(causation_id),
+    )
+
+
+def entry_digests(commitment: bytes, sealed: bytes = NONE_DIGEST) -> bytes:
+    """Return bytes 168-231: the payload commitment and the digest of sealed bytes."""
+    return commitment + sealed

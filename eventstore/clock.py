@@ -1,0 +1,48 @@
+"""Time: nanoseconds since the Unix epoch as integers, read from a clock that is passed in.
+
+The log never lets recorded time go backwards; that rule lives in log/base.py, not here.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from .errors import InvalidEvent
+
+Clock = Callable[[], int]
+"""Returns nanoseconds since the epoch."""
+
+system_clock: Clock = time.time_ns
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NS_MAX = (1 << 63) - 1
+
+
+def to_ns(moment: datetime | int) -> int:
+    """Return a moment as ns since the epoch; a datetime without a zone is refused."""
+    if isinstance(moment, bool) or not isinstance(moment, (int, datetime)):
+        raise InvalidEvent(f"a time must be a datetime or integer ns, not {moment!r}")
+    if isinstance(moment, int):
+        ns = moment
+    elif moment.tzinfo is None:
+        raise InvalidEvent(f"time {moment} has no time zone; pass an aware datetime")
+    else:
+        ns = (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
+    if not -_NS_MAX <= ns <= _NS_MAX:
+        raise InvalidEvent(f"time {moment} is out of the range of 64-bit nanoseconds")
+    return ns
+
+
+def to_datetime(ns: int) -> datetime:
+    """Return ns since the epoch as an aware UTC datetime, cut to microseconds."""
+    return _EPOCH + timedelta(microseconds=ns // 1_000)
+
+
+def parse_time(text: str) -> int:
+    """Return an ISO 8601 text (zone required, `Z` allowed) or integer ns as ns."""
+    if text.lstrip("-").isdigit():
+        return to_ns(int(text))
+    try:
+        return to_ns(datetime.fromisoformat(text))
+    except ValueError:
+        raise InvalidEvent(f"{text!r} is no ISO 8601 time such as 2026-01-31T12:00:00Z") from None

@@ -1,0 +1,471 @@
+"""Every command of the store, written once for callers that block and callers that await.
+
+Invariants: a command checks its input before anything is queued; it becomes one Request, which
+the engine turns into one atomic append; the class is generic in what a caller gets back (a
+Receipt, or an awaitable of one), so sync and async share every line.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Generic, Protocol, TypedDict, TypeVar, Unpack
+
+import msgspec
+from xxhash import xxh3_128_digest
+
+from . import decisions
+from . import events as ev
+from .clock import to_ns
+from .errors import DepthExceeded, InvalidEvent
+from .events import Event
+from .ids import check_name, fresh_id, optional_name
+from .lineage import Headers, checked_version
+from .log.base import ANY, Expected, Log
+from .messages import Json, Message, TokenCounter, check_json, check_message
+from .patch import patched
+
+Result = TypeVar("Result", covariant=True)
+
+PRESENT, LIVING, OPEN = "present", "living", "open"
+"""What a command needs of its session: not deleted; not expired either; active besides."""
+
+
+class Options(TypedDict, total=False):
+    """What every command takes besides its own arguments.
+
+    `expected`: ANY, NO_STREAM or the version last seen; `key`: idempotency key; who and why.
+    """
+
+    expected: Expected | int
+    key: str | None
+    actor: str | None
+    correlation_id: str | None
+    causation_id: str | None
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Events for one stream; `expected` is what the decision was based on."""
+
+    session: str
+    events: Sequence[Event]
+    expected: Expected | int = ANY
+    occurred: Sequence[int | None] = ()
+
+
+class Ground(Protocol):
+    """What a command may look at when it decides."""
+
+    log: Log
+    headers: Headers
+    max_depth: int
+
+    def now(self) -> int:
+        """Return the time in ns since the epoch."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One command on its way: `needs` names each session it depends on and its state.
+
+    `decide` makes the parts; where `reads_state` is set it runs while nobody else in this
+    process commits, and again when another process was faster.
+    """
+
+    needs: dict[str, str]
+    content: bytes
+    decide: Callable[[Ground], list[Part]]
+    reads_state: bool
+    expected: Expected | int
+    key: str | None
+    actor: str | None
+    correlation_id: str | None
+    causation_id: str | None
+
+
+def request(
+    needs: dict[str, str],
+    content: Sequence[object],
+    decide: Callable[[Ground], list[Part]],
+    options: Options,
+    *,
+    reads_state: bool = False,
+) -> Request:
+    """Return a checked request; `content` is what makes a repeated key the same command."""
+    for session in needs:
+        check_name(session, "session id")
+    expected = options.get("expected", ANY)
+    if isinstance(expected, bool) or not isinstance(expected, (Expected, int)):
+        raise InvalidEvent(f"expected must be ANY, NO_STREAM or a version, not {expected!r}")
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
+    key = optional_name(options.get("key"), "key")
+    return Request(
+        needs,
+        _digest(content) if key else bytes(16),
+        decide,
+        reads_state,
+        expected,
+        key,
+        optional_name(options.get("actor"), "actor"),
+        optional_name(options.get("correlation_id"), "correlation id"),
+        optional_name(options.get("causation_id"), "causation id"),
+    )
+
+
+def _digest(content: Sequence[object]) -> bytes:
+    try:
+        return xxh3_128_digest(msgspec.msgpack.encode(content))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidEvent(f"the command can't be stored: {error}") from None
+
+
+class Commands(ABC, Generic[Result]):
+    """The commands of api.md; each returns a receipt once its facts are on disk."""
+
+    count_tokens: TokenCounter
+
+    @abstractmethod
+    def _submit(self, request: Request) -> Result:
+        """Run a request."""
+
+    # -- sessions ------------------------------------------------------------------------
+
+    def create(
+        self,
+        session: str | None = None,
+        *,
+        metadata: dict[str, Json] | None = None,
+        user: str | None = None,
+        ttl: float | None = None,
+        max_messages: int | None = None,
+        token_limit: int | None = None,
+        context: dict[str, Json] | None = None,
+        template: str | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Start a session; without a name it gets a UUIDv7 (the receipt tells). `ttl` in seconds.
+
+        Raises SessionExists and InvalidEvent.
+        """
+        name = fresh_id() if session is None else check_name(session, "session id")
+        optional_name(user, "user")
+        optional_name(template, "template")
+        _check_ttl(ttl)
+        for limit, what in ((max_messages, "max_messages"), (token_limit, "token_limit")):
+            _check_limit(limit, what)
+        facts = {
+            "metadata": patched({}, _checked_dict(metadata or {}, "metadata")),
+            "context": patched({}, _checked_dict(context or {}, "context")),
+            "user": user,
+            "ttl": ttl,
+            "max_messages": max_messages,
+            "token_limit": token_limit,
+            "template": template,
+        }
+
+        def decide(ground: Ground) -> list[Part]:
+            created = ev.SessionCreated(**facts, expires_at=_expiry(ground, ttl))  # type: ignore[arg-type]
+            return [Part(name, [created])]
+
+        return self._submit(request({}, ["create", session, facts], decide, options))
+
+    def close(
+        self, session: str, *, reason: str | None = None, **options: Unpack[Options]
+    ) -> Result:
+        """Record that the conversation is over; it takes no messages until reopened."""
+        return self._fact(session, ev.SessionClosed(_text(reason)), PRESENT, options)
+
+    def reopen(self, session: str, **options: Unpack[Options]) -> Result:
+        """Make a closed or archived session active again."""
+        return self._fact(session, ev.SessionReopened(), PRESENT, options)
+
+    def archive(
+        self, session: str, *, reason: str | None = None, **options: Unpack[Options]
+    ) -> Result:
+        """Put a session away: readable, out of the usual lists, no new messages."""
+        return self._fact(session, ev.SessionArchived(_text(reason)), PRESENT, options)
+
+    def delete(
+        self, session: str, *, reason: str | None = None, **options: Unpack[Options]
+    ) -> Result:
+        """Delete a session: a fact like any other, after which only its past can be read."""
+        return self._fact(session, ev.SessionDeleted(_text(reason)), PRESENT, options)
+
+    def extend_ttl(
+        self, session: str, ttl: float | None, **options: Unpack[Options]
+    ) -> Result:
+        """Let the session live `ttl` seconds from now, or for ever with None."""
+        _check_ttl(ttl)
+
+        def decide(ground: Ground) -> list[Part]:
+            return [Part(session, [ev.TtlExtended(ttl, _expiry(ground, ttl))])]
+
+        needs, content = {session: PRESENT}, ["extend_ttl", session, ttl]
+        return self._submit(request(needs, content, decide, options))
+
+    # -- messages ------------------------------------------------------------------------
+
+    def append(
+        self,
+        session: str,
+        messages: dict[str, Json] | Message | Iterable[dict[str, Json] | Message],
+        *,
+        occurred_at: datetime | int | Sequence[datetime | int | None] | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Add one message, or a list of them as one atomic append.
+
+        `occurred_at`: the caller's own time, one for all or one a message. Raises InvalidEvent,
+        EventTooLarge, SessionNotFound, SessionDeleted, SessionExpired and VersionConflict.
+        """
+        given = [messages] if isinstance(messages, (dict, Message)) else _listed(messages)
+        fields = [check_message(each) for each in given]
+        count = self.count_tokens
+        facts = [ev.MessageAppended(Message(each), count(each)) for each in fields]
+        occurred = _times(occurred_at, len(facts))
+        content = ["append", session, fields, occurred]
+        part = Part(session, facts, ANY, occurred)
+        return self._submit(request({session: OPEN}, content, lambda _: [part], options))
+
+    def prune(
+        self,
+        session: str,
+        *,
+        keep_last: int | None = None,
+        messages: Sequence[str] | None = None,
+        before: datetime | int | None = None,
+        reason: str | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Hide messages: all but the last N, the named ones, or those recorded before a time."""
+        named = None if messages is None else [check_name(m, "message id") for m in messages]
+        moment = None if before is None else to_ns(before)
+        content = ["prune", session, keep_last, named, moment, _text(reason)]
+
+        def decide(ground: Ground) -> list[Part]:
+            header = ground.headers.now(session)
+            fact = decisions.prune(ground.log, header, keep_last, named, moment, reason)
+            return [Part(session, [fact], header.version)]
+
+        return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
+
+    def summarize(
+        self,
+        session: str,
+        summary: str | dict[str, Json] | Message,
+        *,
+        upto: int | str,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Show one summary in place of all messages up to a version or message id."""
+        fields = _summary(summary)
+        tokens = self.count_tokens(fields)
+
+        def decide(ground: Ground) -> list[Part]:
+            header = ground.headers.now(session)
+            fact = decisions.summarize(ground.log, ground.headers, header, fields, tokens, upto)
+            return [Part(session, [fact], header.version)]
+
+        content = ["summarize", session, fields, upto]
+        return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
+
+    def rewind(self, session: str, to_version: int, **options: Unpack[Options]) -> Result:
+        """Make the state what it was at `to_version`; history stays and can be rewound to."""
+
+        def decide(ground: Ground) -> list[Part]:
+            version = checked_version(ground.log, session, to_version)
+            return [Part(session, [ev.SessionRewound(version)])]
+
+        content = ["rewind", session, to_version]
+        return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
+
+    def undo(self, session: str, **options: Unpack[Options]) -> Result:
+        """Rewind to before the last append; an undo can be undone."""
+
+        def decide(ground: Ground) -> list[Part]:
+            header = ground.headers.now(session)
+            return [Part(session, [decisions.undo(ground.log, header)], header.version)]
+
+        content = ["undo", session]
+        return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
+
+    # -- branches ------------------------------------------------------------------------
+
+    def branch(
+        self,
+        parent: str,
+        session: str | None = None,
+        *,
+        at: int | str | None = None,
+        name: str | None = None,
+        description: str | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Start a branch of `parent` as it is now, or was at a version or message id.
+
+        Costs the same whatever the parent's length. Raises DepthExceeded and SessionExists.
+        """
+        branch = fresh_id() if session is None else check_name(session, "session id")
+        content = ["branch", parent, session, at, _text(name), _text(description)]
+
+        def decide(ground: Ground) -> list[Part]:
+            header = ground.headers.now(parent)
+            if header.depth >= ground.max_depth:
+                raise DepthExceeded(header.depth + 1, ground.max_depth)
+            version = header.version if at is None else decisions.version_at(ground.log, header, at)
+            return [Part(branch, [ev.BranchCreated(parent, version, name, description)])]
+
+        return self._submit(request({parent: LIVING}, content, decide, options, reads_state=True))
+
+    def merge(
+        self,
+        source: str,
+        *,
+        into: str,
+        strategy: str = "append",
+        on_conflict: str = "error",
+        summary: str | dict[str, Json] | Message | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Bring what is new in `source` into another session, by reference.
+
+        `strategy`: append, adopt, interleave or squash (which needs `summary`); `on_conflict`:
+        error, ours or theirs, for metadata and context. Raises MergeConflict.
+        """
+        if source == into:
+            raise InvalidEvent(f"session {source!r} can't be merged into itself")
+        _check_choice(strategy, decisions.STRATEGIES, "strategy")
+        _check_choice(on_conflict, decisions.CONFLICT_RULES, "on_conflict")
+        if (summary is not None) != (strategy == "squash"):
+            raise InvalidEvent("a summary goes with strategy 'squash', and only with it")
+        fields = None if summary is None else _summary(summary)
+        tokens = self.count_tokens(fields) if fields else 0
+
+        def decide(ground: Ground) -> list[Part]:
+            ours, theirs = ground.headers.now(into), ground.headers.now(source)
+            fact = decisions.merge(
+                ground.log, ground.headers, theirs, ours, strategy, on_conflict, fields, tokens
+            )
+            return [Part(into, [fact], ours.version), Part(source, [fact], theirs.version)]
+
+        content = ["merge", source, into, strategy, on_conflict, fields]
+        needs = {into: OPEN, source: LIVING}
+        return self._submit(request(needs, content, decide, options, reads_state=True))
+
+    # -- values --------------------------------------------------------------------------
+
+    def update_metadata(
+        self, session: str, patch: dict[str, Json], **options: Unpack[Options]
+    ) -> Result:
+        """Apply a JSON merge patch to the metadata; None removes a key (RFC 7396)."""
+        fact = ev.MetadataUpdated(_checked_dict(patch, "metadata patch"))
+        return self._fact(session, fact, LIVING, options)
+
+    def set_context(
+        self, session: str, key: str, value: Json, /, **options: Unpack[Options]
+    ) -> Result:
+        """Set one context variable; None removes it. (`key=` is the idempotency key.)"""
+        check_name(key, "context key")
+        check_json(value, f"context value of {key!r}")
+        return self._fact(session, ev.ContextSet(key, value), LIVING, options)
+
+    # -- what the agent did --------------------------------------------------------------
+
+    def record_tool_call(
+        self,
+        session: str,
+        name: str,
+        arguments: Json = None,
+        result: Json = None,
+        *,
+        call_id: str | None = None,
+        error: str | None = None,
+        duration_ms: float | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Record that a tool ran, for statistics and audit."""
+        check_name(name, "tool name")
+        check_json([arguments, result, call_id, error, duration_ms], "tool call")
+        fact = ev.ToolCallRecorded(name, arguments, result, call_id, _text(error), duration_ms)
+        return self._fact(session, fact, LIVING, options)
+
+    def record_error(
+        self,
+        session: str,
+        kind: str,
+        text: str = "",
+        detail: Json = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Record that something failed."""
+        check_name(kind, "error kind")
+        check_json([text, detail], "error")
+        return self._fact(session, ev.ErrorRecorded(kind, _text(text) or "", detail), LIVING, options)
+
+    def record(
+        self, session: str, type: str, data: Json = None, **options: Unpack[Options]  # noqa: A002 - the name in api.md
+    ) -> Result:
+        """Record a fact of the user's own, which every projection passes on untouched."""
+        check_name(type, "event type")
+        check_json(data, f"data of {type!r}")
+        return self._fact(session, ev.Custom(type, data), LIVING, options)
+
+    def _fact(self, session: str, fact: Event, needs: str, options: Options) -> Result:
+        part = Part(session, [fact])
+        content = [type(fact).__name__, session, fact]
+        return self._submit(request({session: needs}, content, lambda _: [part], options))
+
+
+def _listed(messages: object) -> list[dict[str, Json] | Message]:
+    if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable):
+        raise InvalidEvent(f"a message must be a dict or Message, not {type(messages).__name__}")
+    return list(messages)
+
+
+def _times(
+    given: datetime | int | Sequence[datetime | int | None] | None, count: int
+) -> list[int | None]:
+    if given is None:
+        return []
+    times = list(given) if isinstance(given, (list, tuple)) else [given] * count
+    if len(times) != count:
+        raise InvalidEvent(f"occurred_at has {len(times)} times for {count} messages")
+    return [None if each is None else to_ns(each) for each in times]
+
+
+def _checked_dict(value: object, what: str) -> dict[str, Json]:
+    if type(value) is not dict:
+        raise InvalidEvent(f"{what} must be a dict, not {type(value).__name__}")
+    check_json(value, what)
+    return value
+
+
+def _summary(summary: object) -> dict[str, Json]:
+    if isinstance(summary, str):
+        summary = {"role": "system", "content": summary}
+    return check_message(summary)
+
+
+def _text(value: object) -> str | None:
+    if value is not None and type(value) is not str:
+        raise InvalidEvent(f"text expected, not {type(value).__name__}")
+    return value
+
+
+def _check_choice(value: object, choices: Sequence[str], what: str) -> None:
+    if value not in choices:
+        raise InvalidEvent(f"{what} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _check_limit(value: object, what: str) -> None:
+    if value is not None and (type(value) is not int or not 0 < value < 1 << 63):
+        raise InvalidEvent(f"{what} must be a whole number above 0, not {value!r}")
+
+
+def _check_ttl(ttl: object) -> None:
+    if ttl is not None and (type(ttl) not in (int, float) or not 0 < ttl < 1e9):  # type: ignore[operator]
+        raise InvalidEvent(f"ttl must be seconds above 0 and below 1e9, or None, not {ttl!r}")
+
+
+def _expiry(ground: Ground, ttl: float | None) -> int | None:
+    return None if ttl is None else ground.now() + int(ttl * 1_000_000_000)

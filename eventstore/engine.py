@@ -1,0 +1,139 @@
+"""From a request to a receipt: look, decide, encode, queue; the same for sync and async.
+
+Invariants: a key that was seen answers before anything is looked at; a command that reads state
+runs while nobody else in this process commits, and is decided anew when another process was
+faster; errors of the tree come out as they are, and then nothing was written.
+"""
+
+import asyncio
+import os
+
+from .audit.entry import SALT_BYTES
+from .clock import Clock
+from .commands import LIVING, OPEN, PRESENT, Part, Request
+from .errors import (
+    EventStoreError,
+    InvalidEvent,
+    KeyReused,
+    SessionDeleted,
+    SessionExpired,
+    StoreUnavailable,
+    VersionConflict,
+)
+from .lineage import Headers
+from .log.base import ANY, Append, Log, Outcome, Receipt
+from .log.frame import Draft, draft
+from .writer import Writer
+
+DECISIONS_MAX = 1_000
+"""How often a command is decided anew because other processes were faster."""
+
+
+class Engine:
+    """The write side of an open store."""
+
+    def __init__(
+        self,
+        log: Log,
+        headers: Headers,
+        writer: Writer,
+        clock: Clock,
+        *,
+        actor: str | None,
+        max_depth: int,
+        read_only: bool,
+    ) -> None:
+        self.log, self.headers, self.writer = log, headers, writer
+        self.max_depth = max_depth
+        self._clock, self._actor, self._read_only = clock, actor, read_only
+
+    def now(self) -> int:
+        """Return the time in ns since the epoch."""
+        return self._clock()
+
+    def run(self, request: Request) -> Receipt:
+        """Run a request to its receipt."""
+        known = self._known(request)
+        if known is not None:
+            return known
+        if request.reads_state:
+            return self._run_alone(request)
+        append = self._append(request)
+        receipt = _accepted(self.writer.submit(append))
+        if _changes_standing(request, append):
+            self.writer.flush()
+        return receipt
+
+    async def run_async(self, request: Request) -> Receipt:
+        """Run a request without blocking the event loop."""
+        if request.reads_state:
+            return await asyncio.to_thread(self.run, request)
+        known = self._known(request)
+        if known is not None:
+            return known
+        append = self._append(request)
+        receipt = _accepted(await self.writer.submit_async(append))
+        if _changes_standing(request, append):
+            await asyncio.to_thread(self.writer.flush)
+        return receipt
+
+    def _run_alone(self, request: Request) -> Receipt:
+        with self.writer.exclusive() as commit:
+            for _ in range(DECISIONS_MAX):
+                outcome = commit(self._append(request))
+                if not isinstance(outcome, VersionConflict) or outcome.expected is request.expected:
+                    return _accepted(outcome)
+        raise StoreUnavailable(f"other processes were faster {DECISIONS_MAX} times; retry")
+
+    def _known(self, request: Request) -> Receipt | None:
+        if self._read_only:
+            raise StoreUnavailable("the store is open read-only")
+        found = self.log.receipt_of(request.key) if request.key else None
+        if found is None:
+            return None
+        content, receipt = found
+        if content != request.content:
+            raise KeyReused(request.key or "")
+        return receipt
+
+    def _append(self, request: Request) -> Append:
+        """Check what the request needs, decide it, and encode what it decided."""
+        for session, needs in request.needs.items():
+            self._check_standing(session, needs)
+        parts = request.decide(self)
+        expected = tuple(part.expected for part in parts)
+        if request.expected is not ANY:
+            expected = (request.expected, *expected[1:])
+        return Append(
+            drafts=tuple(self._draft(part) for part in parts),
+            expected=expected,
+            actor=request.actor or self._actor,
+            correlation_id=request.correlation_id,
+            causation_id=request.causation_id,
+            key=request.key,
+            content=request.content,
+        )
+
+    def _draft(self, part: Part) -> Draft:
+        salts = os.urandom(SALT_BYTES * len(part.events))
+        return draft(part.session, part.events, self.log.codec, salts, part.occurred)
+
+    def _check_standing(self, session: str, needs: str) -> None:
+        status, expires_at, _ = self.headers.standing(session)
+        if status == "deleted":
+            raise SessionDeleted(session)
+        if needs in (LIVING, OPEN) and expires_at is not None and self.now() >= expires_at:
+            raise SessionExpired(session, expires_at)
+        if needs == OPEN and status != "active":
+            raise InvalidEvent(f"session {session!r} is {status}; reopen it first")
+
+
+def _changes_standing(request: Request, append: Append) -> bool:
+    """Return True where later commands must see this one; with "buffered" it is synced at once."""
+    return PRESENT in request.needs.values() or any(draft.creates for draft in append.drafts)
+
+
+def _accepted(outcome: Outcome) -> Receipt:
+    if isinstance(outcome, EventStoreError):
+        raise outcome
+    return outcome

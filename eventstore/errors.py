@@ -1,0 +1,168 @@
+"""Everything that can go wrong, as one tree; each error carries its numbers.
+
+    EventStoreError
+    +-- SessionNotFound(session)
+    +-- SessionExists(session)
+    +-- SessionDeleted(session)
+    +-- SessionExpired(session, expired_at)
+    +-- VersionConflict(session, expected, actual)
+    +-- KeyReused(key)                     same idempotency key, other content
+    +-- MergeConflict(paths)
+    +-- DepthExceeded(depth, limit)
+    +-- InvalidEvent(reason)               bad input: nothing was written
+    |   `-- EventTooLarge(size, limit)     in bytes
+    +-- StoreUnavailable(reason)           the directory, its locks or its disk
+    |   +-- StoreLocked
+    |   +-- StoreFull
+    |   `-- FormatTooNew(found, known)
+    +-- Corruption(position, what)         damage found, named, never returned as data
+    +-- RollbackDetected(reason)
+    +-- ProofError(reason)
+    +-- KeyShredded(session)
+    `-- LegalHold(session)
+
+A message says what happened, with which numbers, and what to do about it.
+Bugs are assertions, never errors of this tree.
+"""
+
+
+class EventStoreError(Exception):
+    """Root of the tree: catch this to catch everything the store raises on purpose."""
+
+
+class SessionNotFound(EventStoreError):
+    """No session of that name was ever created in this store."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        super().__init__(f"session {session!r} does not exist; create it first")
+
+
+class SessionExists(EventStoreError):
+    """The name is taken, by a session or by a branch."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        super().__init__(f"session {session!r} exists already; choose another name")
+
+
+class SessionDeleted(EventStoreError):
+    """The session was deleted; its past can still be replayed with an explicit moment."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        super().__init__(
+            f"session {session!r} is deleted; name a moment before that (at_version, at_time)"
+        )
+
+
+class SessionExpired(EventStoreError):
+    """The session's time to live is over (`expired_at`, ns since the epoch)."""
+
+    def __init__(self, session: str, expired_at: int) -> None:
+        self.session, self.expired_at = session, expired_at
+        super().__init__(
+            f"session {session!r} expired at {expired_at} ns; extend_ttl() makes it usable again"
+        )
+
+
+class VersionConflict(EventStoreError):
+    """Somebody wrote to the session since the caller last looked."""
+
+    def __init__(self, session: str, expected: object, actual: int | None) -> None:
+        self.session, self.expected, self.actual = session, expected, actual
+        found = "does not exist" if actual is None else f"is at version {actual}"
+        super().__init__(
+            f"expected session {session!r} at {expected}, but it {found}; read it again and retry"
+        )
+
+
+class KeyReused(EventStoreError):
+    """An idempotency key came back with other content."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"key {key!r} was used before with other content; use a fresh key")
+
+
+class MergeConflict(EventStoreError):
+    """Both sides changed the same keys differently; `paths` names them, sorted."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = paths
+        super().__init__(
+            f"both sides changed {', '.join(paths)}; choose on_conflict='ours' or 'theirs'"
+        )
+
+
+class DepthExceeded(EventStoreError):
+    """A branch of a branch of a branch went deeper than the store allows."""
+
+    def __init__(self, depth: int, limit: int) -> None:
+        self.depth, self.limit = depth, limit
+        super().__init__(f"branch would be {depth} deep, the limit is {limit}")
+
+
+class InvalidEvent(EventStoreError):
+    """The input can't become a fact; nothing was written."""
+
+
+class EventTooLarge(InvalidEvent):
+    """An event or an append is over its limit, both in bytes."""
+
+    def __init__(self, size: int, limit: int, what: str = "event") -> None:
+        self.size, self.limit = size, limit
+        super().__init__(f"{what} of {size} bytes is over the limit of {limit} bytes")
+
+
+class StoreUnavailable(EventStoreError):
+    """The store can't be opened or used: the message names the directory and the reason."""
+
+
+class StoreLocked(StoreUnavailable):
+    """Another owner holds the store in a way that can't be shared."""
+
+
+class StoreFull(StoreUnavailable):
+    """No room on the disk or in the map; reads go on, writes continue once there is room."""
+
+
+class FormatTooNew(StoreUnavailable):
+    """The store was written by a newer release than this one."""
+
+    def __init__(self, found: int, known: int) -> None:
+        self.found, self.known = found, known
+        super().__init__(f"store has format {found}, this release reads up to {known}; upgrade it")
+
+
+class Corruption(EventStoreError):
+    """Stored bytes are not what was written; `position` is -1 where no event is hit."""
+
+    def __init__(self, position: int, what: str) -> None:
+        self.position, self.what = position, what
+        where = f"position {position}" if position >= 0 else "the store"
+        super().__init__(f"damage at {where}: {what}; run 'eventstore verify'")
+
+
+class RollbackDetected(EventStoreError):
+    """The log is older than, or other than, a head that was signed for it."""
+
+
+class ProofError(EventStoreError):
+    """A proof doesn't prove what it claims."""
+
+
+class KeyShredded(EventStoreError):
+    """The key of the session's payloads was destroyed on purpose."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        super().__init__(f"the payloads of session {session!r} were erased")
+
+
+class LegalHold(EventStoreError):
+    """A legal hold forbids it."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        super().__init__(f"session {session!r} is under legal hold; clear the hold first")

@@ -1,0 +1,55 @@
+"""Names: what a session id, actor or key may be, and how fresh ones are made.
+
+A name is 1 to NAME_BYTES_MAX bytes of UTF-8 without control characters. A message without
+an id of its own is called `session#version`, so the id follows from the receipt.
+"""
+
+import os
+import time
+import uuid
+
+from .errors import InvalidEvent
+from .limits import NAME_BYTES_MAX
+
+
+def check_name(name: object, what: str) -> str:
+    """Return `name` if it is a valid name, else raise InvalidEvent that starts with `what`."""
+    if type(name) is not str:
+        raise InvalidEvent(f"{what} must be a string, not {type(name).__name__}")
+    if not name:
+        raise InvalidEvent(f"{what} must not be empty")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidEvent(f"{what} holds a lone surrogate, which no UTF-8 can carry") from None
+    if size > NAME_BYTES_MAX:
+        raise InvalidEvent(f"{what} has {size} bytes, the limit is {NAME_BYTES_MAX}")
+    if not name.isprintable() and any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in name):
+        raise InvalidEvent(f"{what} {name!r} holds a control character")
+    return name
+
+
+def optional_name(name: str | None, what: str) -> str | None:
+    """Like check_name, but None passes."""
+    return None if name is None else check_name(name, what)
+
+
+def fresh_id() -> str:
+    """Return a UUID of version 7 (RFC 9562): ids sort by the millisecond they were made in."""
+    millis = time.time_ns() // 1_000_000
+    noise = int.from_bytes(os.urandom(10), "big")
+    value = millis << 80 | 0x7 << 76 | (noise >> 62 & 0xFFF) << 64 | 0x2 << 62 | noise & (1 << 62) - 1
+    return str(uuid.UUID(int=value))
+
+
+def message_id(session: str, version: int) -> str:
+    """Return the id of the message at `version` of `session` when it brought none."""
+    return f"{session}#{version}"
+
+
+def parse_message_id(text: str) -> tuple[str, int] | None:
+    """Return (session, version) when `text` has the shape of a made message id, else None."""
+    session, sep, version = text.rpartition("#")
+    if not (sep and session and version.isascii() and version.isdigit()):
+        return None
+    return session, int(version)

@@ -1,0 +1,58 @@
+"""Every limit of the store, named with its unit; `docs/limits.md` explains each.
+
+A limit is checked where input enters (messages.py, codec.py, commands.py) and asserted
+where bytes leave. None of them changes what is already on disk.
+"""
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+NAME_BYTES_MAX = 255
+"""UTF-8 bytes of a session id, actor, idempotency key, correlation or causation id."""
+
+NESTING_DEPTH_MAX = 64
+"""Lists and dicts inside each other in one message, metadata, context or custom value."""
+
+EVENT_BYTES_MAX = 8 * MIB
+"""One event's payload before compression."""
+
+APPEND_EVENTS_MAX = 10_000
+"""Events of one append; the count is a 16-bit field."""
+
+APPEND_BYTES_MAX = 64 * MIB
+"""All payloads of one append before compression."""
+
+BATCH_EVENTS_MAX = 20_000
+"""Events that share one commit; a single larger append still goes alone."""
+
+BATCH_APPENDS_MAX = 1_000
+"""Appends that share one commit."""
+
+PAGE_EVENTS_MAX = 2_048
+"""Events a reader takes out of one read transaction, rounded up to whole frames."""
+
+PAGE_BYTES_MAX = 4 * MIB
+"""Frame bytes a reader takes out of one read transaction, rounded up to whole frames."""
+
+BRANCH_DEPTH_MAX = 10
+"""Branches of branches, by default; `EventStore.open(max_depth=)` changes it."""
+
+LINEAGE_SEGMENTS_MAX = 1_000_000
+"""Forks and rewinds behind one state: a longer chain can only be damage."""
+
+MAP_BYTES_DEFAULT = 256 * GIB
+"""Address space for LMDB's map, sparse; halved down to 1 GiB where the system refuses."""
+
+DICTIONARY_BYTES_MAX = 64 * KIB
+"""A trained compression dictionary."""
+
+BUFFERED_INTERVAL_MS = 5
+"""With durability="buffered", acknowledged facts wait at most this long for their fsync."""
+
+POLL_INTERVAL_MS = 20
+"""How often a following subscription looks for facts of other processes."""
+
+SNAPSHOT_VERSIONS = 256
+"""A header snapshot is kept at least every so many versions of a session."""
+
+HEADERS_CACHED_MAX = 4_096
+"""Session headers an open store keeps in memory."""

@@ -1,0 +1,167 @@
+"""Lineage: which events make up a state, ancestors and rewinds included.
+
+Invariants: this is the only place that knows about ancestors; a lineage is a list of segments
+(session, first, last) whose events, folded in order, give the state; forks and rewinds are
+followed backwards, so what was rewound is never read; the chain ends at a snapshot or at the
+creation of the first ancestor, and a chain that doesn't end is damage.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+from .errors import Corruption, InvalidEvent, SessionNotFound
+from .events import BranchCreated, SessionRewound
+from .header import SessionHeader, evolve_frame
+from .limits import HEADERS_CACHED_MAX, LINEAGE_SEGMENTS_MAX, SNAPSHOT_VERSIONS
+from .log.base import Log
+from .log.format import TYPE_CODES
+from .snapshots import Snapshots
+
+_REWOUND = TYPE_CODES[SessionRewound]
+_FIRST_PAGE_FRAMES = 8
+
+
+class Segment(NamedTuple):
+    """The events of versions `first..last` (both included) of one stream."""
+
+    session: str
+    first: int
+    last: int
+
+
+def lineage(
+    log: Log, session: str, version: int, snapshots: Snapshots | None = None
+) -> tuple[SessionHeader | None, list[Segment]]:
+    """Return the newest snapshot that the state builds on, if any, and the segments after it."""
+    segments: list[Segment] = []
+    while len(segments) < LINEAGE_SEGMENTS_MAX:
+        base = snapshots.nearest(session, version) if snapshots else None
+        first = base.version + 1 if base else 0
+        if first > version:
+            return base, segments[::-1]
+        rewind = _last_rewind(log, session, first, version)
+        segments.append(Segment(session, rewind[0] if rewind else first, version))
+        if rewind:
+            version = rewind[1]
+        elif base:
+            return base, segments[::-1]
+        else:
+            fork = fork_of(log, session)
+            if fork is None:
+                return None, segments[::-1]
+            session, version = fork
+    raise Corruption(-1, f"the lineage of session {session!r} has no end")
+
+
+def _last_rewind(log: Log, session: str, first: int, last: int) -> tuple[int, int] | None:
+    """Return (version, target) of the newest rewind among the versions first..last."""
+    version, frames_max = last, _FIRST_PAGE_FRAMES
+    while version >= first:
+        for frame in log.read_stream(session, version, reverse=True, frames_max=frames_max):
+            if frame.last_version < first:
+                return None
+            if not frame.only_messages:
+                for recorded in frame.recorded(first, last, reverse=True):
+                    if recorded.type_code == _REWOUND:
+                        event = recorded.event
+                        assert isinstance(event, SessionRewound)
+                        return recorded.version, event.to_version
+            version = frame.version - 1
+        frames_max *= 4
+    return None
+
+
+def fork_of(log: Log, session: str) -> tuple[str, int] | None:
+    """Return the (parent, version) that a branch started from, None for a root session."""
+    event = log.read_stream(session, 0, frames_max=1)[0].event(0)
+    return (event.parent, event.at_version) if isinstance(event, BranchCreated) else None
+
+
+def fold_segments(
+    log: Log, header: SessionHeader, segments: list[Segment], every: int = SNAPSHOT_VERSIONS
+) -> tuple[SessionHeader, list[SessionHeader]]:
+    """Fold the segments over `header`, which is given away.
+
+    Also returns copies of the headers passed on the way, one per `every` versions.
+    """
+    passed: list[SessionHeader] = []
+    for segment in segments:
+        version = saved = segment.first
+        while version <= segment.last:
+            for frame in log.read_stream(segment.session, version):
+                header = evolve_frame(header, frame, version, segment.last)
+                version = frame.last_version + 1
+                if header.version - saved >= every:
+                    saved = header.version
+                    passed.append(header.copy())
+                if version > segment.last:
+                    break
+    return header, passed
+
+
+class Headers:
+    """Headers of any session at any version, by the shortest fold there is.
+
+    Thread-safe. The newest header of each session is kept and moved on by the events that came
+    since, so it can't be stale, whichever process wrote them.
+    """
+
+    def __init__(self, log: Log, snapshots: Snapshots) -> None:
+        self._log, self._snapshots = log, snapshots
+        self._lock = threading.Lock()
+        self._newest: OrderedDict[str, SessionHeader] = OrderedDict()
+
+    def at(self, session: str, version: int) -> SessionHeader:
+        """Return the header at `version`, which must exist; the caller owns it."""
+        base, segments = lineage(self._log, session, version, self._snapshots)
+        header, passed = fold_segments(self._log, base or SessionHeader(), segments)
+        if passed:
+            self._snapshots.save(passed)
+        return header
+
+    def now(self, session: str) -> SessionHeader:
+        """Return the newest header; the caller owns it. Raises SessionNotFound."""
+        with self._lock:
+            return self._current(session).copy()
+
+    def standing(self, session: str) -> tuple[str, int | None, int]:
+        """Return (status, expires_at, version) without copying. Raises SessionNotFound."""
+        with self._lock:
+            header = self._current(session)
+            return header.status, header.expires_at, header.version
+
+    def _current(self, session: str) -> SessionHeader:
+        tail = self._log.tail(session)
+        if tail is None:
+            raise SessionNotFound(session)
+        header = self._newest.pop(session, None)
+        if header is None:
+            header = self.at(session, tail.version)
+        elif header.version < tail.version:
+            header = self._caught_up(header, tail.version)
+        self._newest[session] = header
+        if len(self._newest) > HEADERS_CACHED_MAX:
+            self._newest.popitem(last=False)
+        return header
+
+    def _caught_up(self, header: SessionHeader, version: int) -> SessionHeader:
+        session, first = header.session, header.version + 1
+        if _last_rewind(self._log, session, first, version):
+            return self.at(session, version)
+        header, passed = fold_segments(self._log, header, [Segment(session, first, version)])
+        if passed:
+            self._snapshots.save(passed)
+        return header
+
+
+def checked_version(log: Log, session: str, version: int) -> int:
+    """Return `version` if the session has it. Raises SessionNotFound and InvalidEvent."""
+    tail = log.tail(session)
+    if tail is None:
+        raise SessionNotFound(session)
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise InvalidEvent(f"a version must be an integer, not {version!r}")
+    if not 0 <= version <= tail.version:
+        raise InvalidEvent(f"session {session!r} has versions 0 to {tail.version}, not {version}")
+    return version

@@ -1,0 +1,1 @@
+"""The log: how facts are kept. One protocol (base.py), two implementations."""

@@ -1,0 +1,131 @@
+"""LMDB environments under LMDB's rules: one object per directory and process, never across fork.
+
+Invariants: default sync mode only, never writemap; the map is large, sparse and set once; every
+LMDB error leaves here as one of our tree; a full disk or map is StoreFull and loses nothing.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+
+from ..errors import Corruption, EventStoreError, StoreFull, StoreLocked, StoreUnavailable
+from ..limits import GIB, MAP_BYTES_DEFAULT
+
+READERS_MAX = 1_024
+TABLES_MAX = 64
+
+
+class Environment:
+    """One LMDB environment with its named tables, shared by all who open it here."""
+
+    def __init__(self, path: Path, map_size: int, *, read_only: bool) -> None:
+        self.path, self.read_only = path, read_only
+        self.users = 0
+        self._map_size = map_size
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._tables: dict[bytes, lmdb._Database] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self._env = _open_halving(self.path, self._map_size, read_only=self.read_only)
+        if not self.read_only:
+            self._env.reader_check()  # slots of dead readers would pin old pages
+
+    def table(self, name: bytes, *, dupfixed: bool = False, create: bool = False) -> lmdb._Database:
+        """Return the handle of a named table."""
+        made = self._tables.get(name)
+        if made is None:
+            made = self._tables[name] = self._env.open_db(
+                name, create=create, dupsort=dupfixed, dupfixed=dupfixed
+            )
+        return made
+
+    @contextmanager
+    def begin(self, *, write: bool = False) -> Iterator[lmdb.Transaction]:
+        """Run a transaction; it commits at the end of the block, or aborts on any error."""
+        if os.getpid() != self._pid:
+            raise StoreUnavailable(
+                f"{self.path} was opened before a fork; open the store anew in this process"
+            )
+        try:
+            with self._env.begin(write=write) as txn:
+                yield txn
+        except lmdb.MapResizedError:
+            self._env.set_mapsize(0)  # another process set a larger map: take it over
+            raise StoreLocked(f"{self.path} was resized by another process; retry") from None
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: lmdb.Error) -> EventStoreError:
+        if isinstance(error, lmdb.MapFullError):
+            return StoreFull(f"{self.path} has used its map of {self._map_size} bytes; open it with a larger map_size")
+        if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadValsizeError)):
+            return Corruption(-1, f"{self.path}: {error}")
+        if "No space left" in str(error) or "Input/output error" in str(error):
+            return StoreFull(f"{self.path}: the disk refused the write ({error}); free space and retry")
+        return StoreUnavailable(f"{self.path}: {error}")
+
+    def copy(self, destination: Path) -> None:
+        """Write a compacted, consistent copy into an existing empty directory, while in use."""
+        try:
+            self._env.copy(str(destination), compact=True)
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+
+    def used_bytes(self) -> int:
+        """Return the bytes of the file up to the last page in use."""
+        return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+
+    def close(self) -> None:
+        """Give up one use; the last one closes the files."""
+        with _registry_lock:
+            self.users -= 1
+            if self.users <= 0 and os.getpid() == self._pid:
+                self._env.close()
+                _registry.pop((self._pid, self.path), None)
+
+
+_registry: dict[tuple[int, Path], Environment] = {}
+_registry_lock = threading.Lock()
+
+
+def open_environment(
+    path: Path, map_size: int = MAP_BYTES_DEFAULT, *, read_only: bool = False
+) -> Environment:
+    """Return the environment of a directory, the same object for all users in this process."""
+    key = os.getpid(), path.resolve()
+    with _registry_lock:
+        made = _registry.get(key)
+        if made is not None and made.read_only and not read_only:
+            raise StoreLocked(f"{path} is open read-only in this process; close that first")
+        if made is None:
+            made = _registry[key] = Environment(key[1], map_size, read_only=read_only)
+        made.users += 1
+        return made
+
+
+def _open_halving(path: Path, map_size: int, *, read_only: bool) -> lmdb.Environment:
+    """Open with the map wished for, or half of it, and so on down to 1 GiB."""
+    while True:
+        try:
+            return lmdb.open(
+                str(path),
+                map_size=map_size,
+                max_dbs=TABLES_MAX,
+                max_readers=READERS_MAX,
+                max_spare_txns=16,
+                readonly=read_only,
+                create=not read_only,
+                meminit=False,
+            )
+        except lmdb.MemoryError:
+            if map_size <= GIB:
+                raise StoreUnavailable(f"{path}: no address space for a map of {map_size} bytes") from None
+            map_size //= 2
+        except lmdb.Error as error:
+            raise StoreUnavailable(f"{path} can't be opened: {error}") from error

@@ -1,0 +1,104 @@
+"""Every number that is on disk; docs/format.md draws what they add up to.
+
+Invariants: numbers are never reused or renumbered; all integers are big-endian; a store says
+its format in the table `meta`, and a frame says its own in its first byte.
+"""
+
+from struct import Struct
+
+from .. import events
+
+FORMAT = 1
+"""The newest store format that this release writes and reads."""
+
+MARKER = "eventstore.json"
+"""The file in a store's directory that says what it is."""
+
+# -- tables of the log's LMDB environment ------------------------------------------------
+
+META = b"meta"
+FRAMES = b"frames"
+STREAMS = b"streams"
+NAMES = b"names"
+REFS = b"refs"
+KEYS = b"keys"
+TILES = b"tiles"
+DICTIONARIES = b"dictionaries"
+
+TABLES = (META, FRAMES, STREAMS, NAMES, REFS, KEYS, TILES, DICTIONARIES)
+
+HEAD_KEY = b"head"
+FORMAT_KEY = b"format"
+STORE_KEY = b"store"
+
+POSITION = Struct(">Q")
+REF = Struct(">I")
+TILE_KEY = Struct(">BQ")
+STREAM_ROW = Struct(">IIQ")
+"""Last version of the frame, messages of the stream up to and with it, last position."""
+KEY_ROW = Struct(">Q16s")
+"""First position of the append, xxh3-128 of the command's content."""
+HEAD_ROW = Struct(">QQ")
+"""Size, recorded_at of the newest event; the frontier's hashes follow."""
+CHECKSUM = Struct(">Q")
+
+SESSION_NAME, ACTOR_NAME = b"s", b"a"
+"""Kinds of interned names: the first byte of a row in `refs` and of a value in `names`."""
+
+# -- frames ------------------------------------------------------------------------------
+
+FRAME_FORMAT = 1
+FRAME_HEAD = Struct(">BBHIIIIBBBBQQ")
+"""format, flags, count, session, actor, version, number, three name lengths, 0, previous, time."""
+FRAME_HEAD_BYTES = FRAME_HEAD.size + CHECKSUM.size
+
+EVENT_HEAD = Struct(">IIIBBBBHH")
+"""end, size, tokens, type, schema, flags, role, dictionary, 0."""
+EVENT_ROW = Struct(">IIIBBBBHHI")
+"""The same with its checksum: the low 32 bits of xxh3-64 over the head and the stored bytes."""
+
+ONLY_MESSAGES = 0x01
+"""Frame flag: every event is a MessageAppended."""
+
+OCCURRED = 0x01
+"""Event flag: the caller's own time, 8 bytes signed, precedes the salt."""
+SEALED = 0x02
+"""Event flag: salt and payload are encrypted (reserved for encrypted stores)."""
+SHREDDED = 0x04
+"""Event flag: payload and salt are gone, their two digests stand instead (reserved)."""
+
+OCCURRED_TIME = Struct(">q")
+
+RAW, ZSTD = 0, 1
+"""Dictionary numbers that name no dictionary: stored as it is, zstd without a dictionary."""
+STARTER = 2
+"""The number of the dictionary that every new store begins with."""
+
+# -- type codes --------------------------------------------------------------------------
+
+TYPE_CODES: dict[type[events.Event], int] = {
+    events.SessionCreated: 1,
+    events.MessageAppended: 2,
+    events.BranchCreated: 3,
+    events.BranchMerged: 4,
+    events.MessagesPruned: 5,
+    events.HistorySummarized: 6,
+    events.MetadataUpdated: 7,
+    events.ContextSet: 8,
+    events.ToolCallRecorded: 9,
+    events.ErrorRecorded: 10,
+    events.SessionRewound: 11,
+    events.SessionClosed: 12,
+    events.SessionReopened: 13,
+    events.SessionArchived: 14,
+    events.SessionDeleted: 15,
+    events.TtlExtended: 16,
+    events.Redacted: 17,
+    events.LegalHoldSet: 18,
+    events.LegalHoldCleared: 19,
+    events.KeyCreated: 20,
+    events.KeyShredded: 21,
+    events.Custom: 22,
+}
+TYPES: dict[int, type[events.Event]] = {code: kind for kind, code in TYPE_CODES.items()}
+MESSAGE = TYPE_CODES[events.MessageAppended]

@@ -1,0 +1,364 @@
+"""A frame: the bytes of one append, and the view of one event inside it.
+
+Invariants: a frame is written once and never re-encoded; its event heads and bodies don't
+depend on the position it gets, so they can be made by the caller and travel as they are; its
+head carries position-bound numbers under one checksum (seeded with the first position), and
+each event has a checksum of its own. Bytes that don't match raise Corruption, never data.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from struct import error as StructError
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from ..audit.entry import SALT_BYTES, entry_digests, entry_lead, payload_commitment
+from ..errors import Corruption, EventTooLarge, InvalidEvent
+from ..events import AnyEvent, BranchCreated, Event, MessageAppended, SessionCreated
+from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX
+from ..messages import ROLES, role_code
+from ..upcast import schema_of
+from .codec import Codec, decode, encode, type_code
+from .format import (
+    CHECKSUM,
+    EVENT_HEAD,
+    EVENT_ROW,
+    FRAME_FORMAT,
+    FRAME_HEAD,
+    FRAME_HEAD_BYTES,
+    MESSAGE,
+    OCCURRED,
+    OCCURRED_TIME,
+    ONLY_MESSAGES,
+    TYPES,
+)
+
+_U32_MAX = (1 << 32) - 1
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """The part of a frame that the caller makes: events of one stream, not yet placed.
+
+    `heads` and `bodies` go to disk as they are; `leads` and `digests` are bytes 0-15 and
+    168-231 of each event's entry.
+    """
+
+    session: str
+    count: int
+    messages: int
+    creates: bool
+    heads: bytes
+    bodies: bytes
+    leads: list[bytes]
+    digests: list[bytes]
+
+
+def draft(
+    session: str,
+    events: Sequence[Event],
+    codec: Codec,
+    salts: bytes,
+    occurred: Sequence[int | None] = (),
+) -> Draft:
+    """Encode events (1 to APPEND_EVENTS_MAX) for one stream.
+
+    `salts` holds 16 random bytes an event; `occurred`, where given, one time in ns or None an
+    event. Raises InvalidEvent and EventTooLarge.
+    """
+    if not 0 < len(events) <= APPEND_EVENTS_MAX:
+        raise InvalidEvent(f"an append takes 1 to {APPEND_EVENTS_MAX} events, not {len(events)}")
+    heads: list[bytes] = []
+    bodies: list[bytes] = []
+    leads: list[bytes] = []
+    digests: list[bytes] = []
+    messages = end = total = 0
+    for index, event in enumerate(events):
+        payload = encode(event)
+        salt = salts[index * SALT_BYTES : index * SALT_BYTES + SALT_BYTES]
+        when = occurred[index] if occurred else None
+        code, schema = type_code(event), schema_of(type(event).__name__)
+        role = tokens = 0
+        if type(event) is MessageAppended:
+            role, tokens = role_code(event.message.fields), min(event.tokens, _U32_MAX)
+            messages += 1
+        number, stored = codec.compress(payload)
+        flags, body = 0, salt + stored
+        if when is not None:
+            flags, body = OCCURRED, OCCURRED_TIME.pack(when) + body
+        end += len(body)
+        total += len(payload)
+        head = EVENT_HEAD.pack(end, len(payload), tokens, code, schema, flags, role, number, 0)
+        heads.append(head + _event_checksum(head, body))
+        bodies.append(body)
+        leads.append(entry_lead(flags, code, schema, when or 0))
+        digests.append(entry_digests(payload_commitment(salt, payload)))
+    if total > APPEND_BYTES_MAX:
+        raise EventTooLarge(total, APPEND_BYTES_MAX, "append")
+    creates = isinstance(events[0], (SessionCreated, BranchCreated))
+    return Draft(
+        session, len(events), messages, creates, b"".join(heads), b"".join(bodies), leads, digests
+    )
+
+
+def _event_checksum(head: bytes, body: bytes) -> bytes:
+    return (xxh3_64_intdigest(head + body) & _U32_MAX).to_bytes(4, "big")
+
+
+def place(
+    draft: Draft,
+    names: tuple[bytes, bytes, bytes],
+    refs: tuple[int, int],
+    first: tuple[int, int, int],
+    previous: int,
+    recorded_at: int,
+) -> bytes:
+    """Return the frame of a draft at its place.
+
+    `names` are key, correlation and causation id; `refs` session and actor; `first` the first
+    position, version and message number; `previous` the stream's previous position or -1.
+    """
+    position, version, number = first
+    flags = ONLY_MESSAGES if draft.messages == draft.count else 0
+    key, correlation, causation = names
+    head = FRAME_HEAD.pack(
+        FRAME_FORMAT,
+        flags,
+        draft.count,
+        *refs,
+        version,
+        number,
+        len(key),
+        len(correlation),
+        len(causation),
+        0,
+        previous + 1,
+        recorded_at,
+    )
+    rest = key + correlation + causation + draft.heads
+    checksum = xxh3_64_intdigest(head + rest, position)
+    return head + CHECKSUM.pack(checksum) + rest + draft.bodies
+
+
+class Frame:
+    """One append as it is kept, its head checked; events are decoded when asked for."""
+
+    __slots__ = (
+        "_bodies_at",
+        "_heads_at",
+        "_lengths",
+        "_numbers",
+        "actor_ref",
+        "actor",
+        "codec",
+        "count",
+        "flags",
+        "number",
+        "position",
+        "previous",
+        "raw",
+        "recorded_at",
+        "session",
+        "session_ref",
+        "version",
+    )
+
+    session: str
+    actor: str | None
+
+    def __init__(self, raw: bytes, last_position: int, codec: Codec) -> None:
+        try:
+            (
+                layout,
+                self.flags,
+                self.count,
+                self.session_ref,
+                self.actor_ref,
+                self.version,
+                self.number,
+                *lengths,
+                _,
+                previous,
+                self.recorded_at,
+            ) = FRAME_HEAD.unpack_from(raw)
+            self._heads_at = FRAME_HEAD_BYTES + sum(lengths)
+            self._bodies_at = self._heads_at + self.count * EVENT_ROW.size
+            checksum = CHECKSUM.unpack_from(raw, FRAME_HEAD.size)[0]
+        except StructError:
+            raise Corruption(last_position, f"frame has only {len(raw)} bytes") from None
+        self.raw, self.codec = raw, codec
+        self.position = last_position - self.count + 1
+        self.previous = previous - 1
+        self._lengths = lengths
+        self._numbers: list[int] | None = None
+        covered = raw[: FRAME_HEAD.size] + raw[FRAME_HEAD_BYTES : self._bodies_at]
+        if self.position < 0 or xxh3_64_intdigest(covered, self.position) != checksum:
+            raise Corruption(last_position, "frame head does not match its checksum")
+        if layout != FRAME_FORMAT or len(raw) != self._bodies_at + self.row(self.count - 1)[0]:
+            raise Corruption(last_position, f"frame of layout {layout} has {len(raw)} bytes")
+
+    @property
+    def last_position(self) -> int:
+        """Position of the newest event of the frame."""
+        return self.position + self.count - 1
+
+    @property
+    def last_version(self) -> int:
+        """Version of the newest event of the frame."""
+        return self.version + self.count - 1
+
+    @property
+    def only_messages(self) -> bool:
+        """True where every event is a MessageAppended."""
+        return bool(self.flags & ONLY_MESSAGES)
+
+    @property
+    def key(self) -> str | None:
+        """The append's idempotency key."""
+        return self._name(0)
+
+    @property
+    def correlation_id(self) -> str | None:
+        """What the append belongs to."""
+        return self._name(1)
+
+    @property
+    def causation_id(self) -> str | None:
+        """What caused the append."""
+        return self._name(2)
+
+    def _name(self, index: int) -> str | None:
+        start = FRAME_HEAD_BYTES + sum(self._lengths[:index])
+        return self.raw[start : start + self._lengths[index]].decode() or None
+
+    def row(self, index: int) -> tuple[int, ...]:
+        """Return one event's head: end, size, tokens, type, schema, flags, role, dictionary."""
+        return EVENT_ROW.unpack_from(self.raw, self._heads_at + index * EVENT_ROW.size)
+
+    def rows(self) -> Iterator[tuple[int, ...]]:
+        """Iterate over all event heads in order, without touching a payload."""
+        return EVENT_ROW.iter_unpack(self.raw[self._heads_at : self._bodies_at])
+
+    def message_number(self, index: int) -> int:
+        """Return how many messages of the stream come before the event at `index`."""
+        if self.only_messages:
+            return self.number + index
+        if self._numbers is None:
+            marks = (row[3] == MESSAGE for row in self.rows())
+            self._numbers = list(accumulate(marks, initial=self.number))
+        return self._numbers[index]
+
+    def next_number(self) -> int:
+        """Return how many messages the stream holds up to and with this frame."""
+        return self.message_number(self.count) if not self.only_messages else self.number + self.count
+
+    def body(self, index: int) -> tuple[tuple[int, ...], bytes]:
+        """Return one event's head and its stored bytes, checked against their checksum."""
+        row = self.row(index)
+        start = self.row(index - 1)[0] if index else 0
+        body = self.raw[self._bodies_at + start : self._bodies_at + row[0]]
+        at = self._heads_at + index * EVENT_ROW.size
+        if _event_checksum(self.raw[at : at + EVENT_HEAD.size], body) != row[9].to_bytes(4, "big"):
+            raise Corruption(self.position + index, "event does not match its checksum")
+        return row, body
+
+    def payload(self, index: int) -> tuple[bytes, bytes]:
+        """Return one event's salt and its uncompressed payload."""
+        row, body = self.body(index)
+        start = OCCURRED_TIME.size if row[5] & OCCURRED else 0
+        salt = body[start : start + SALT_BYTES]
+        try:
+            return salt, self.codec.decompress(row[7], body[start + SALT_BYTES :], row[1])
+        except ValueError as error:
+            raise Corruption(self.position + index, str(error)) from None
+
+    def event(self, index: int) -> AnyEvent:
+        """Return one event, decoded."""
+        row = self.row(index)
+        _, payload = self.payload(index)
+        try:
+            return decode(row[3], row[4], payload, self.session, self.version + index)
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise Corruption(self.position + index, f"payload is no event: {error}") from None
+
+    def occurred_at(self, index: int) -> int | None:
+        """Return the caller's own time of one event, ns, or None."""
+        if not self.row(index)[5] & OCCURRED:
+            return None
+        return int(OCCURRED_TIME.unpack_from(self.body(index)[1])[0])
+
+    def recorded(
+        self, first_version: int = 0, last_version: int = _U32_MAX, *, reverse: bool = False
+    ) -> Iterator["Recorded"]:
+        """Iterate over the events whose version is in the (inclusive) range."""
+        low = max(first_version - self.version, 0)
+        high = min(last_version - self.version + 1, self.count)
+        indexes = range(low, high)
+        return (Recorded(self, index) for index in (reversed(indexes) if reverse else indexes))
+
+
+class Recorded:
+    """An event with its place: a view into its frame that decodes when asked.
+
+    `position` (in the log), `session`, `version` (in the session), `recorded_at` and
+    `occurred_at` (ns since the epoch, the latter None unless the caller gave one), `actor`,
+    `correlation_id`, `causation_id`, `key` (on the first event of an append), `event`.
+    """
+
+    __slots__ = ("_event", "frame", "index")
+
+    def __init__(self, frame: Frame, index: int) -> None:
+        self.frame, self.index = frame, index
+        self._event: AnyEvent | None = None
+
+    position = property(lambda self: self.frame.position + self.index)
+    session = property(lambda self: self.frame.session)
+    version = property(lambda self: self.frame.version + self.index)
+    recorded_at = property(lambda self: self.frame.recorded_at)
+    occurred_at = property(lambda self: self.frame.occurred_at(self.index))
+    actor = property(lambda self: self.frame.actor)
+    correlation_id = property(lambda self: self.frame.correlation_id)
+    causation_id = property(lambda self: self.frame.causation_id)
+    key = property(lambda self: None if self.index else self.frame.key)
+    number = property(lambda self: self.frame.message_number(self.index))
+    type_code = property(lambda self: self.frame.row(self.index)[3])
+    schema = property(lambda self: self.frame.row(self.index)[4])
+    tokens = property(lambda self: self.frame.row(self.index)[2])
+    size = property(lambda self: self.frame.row(self.index)[1])
+    role = property(lambda self: ROLES[self.frame.row(self.index)[6]])
+
+    @property
+    def type(self) -> str:
+        """Name of the event's type; needs no decoding."""
+        return TYPES[self.type_code].__name__
+
+    @property
+    def event(self) -> AnyEvent:
+        """The typed event; raises Corruption where its bytes are damaged."""
+        if self._event is None:
+            self._event = self.frame.event(self.index)
+        return self._event
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recorded) and _facts(self) == _facts(other)
+
+    def __hash__(self) -> int:
+        return hash((self.position, self.session, self.version))
+
+    def __repr__(self) -> str:
+        return f"<Recorded {self.position} {self.session!r}@{self.version} {self.type}>"
+
+
+def _facts(recorded: Recorded) -> tuple[object, ...]:
+    return (
+        recorded.position,
+        recorded.session,
+        recorded.version,
+        recorded.recorded_at,
+        recorded.occurred_at,
+        recorded.actor,
+        recorded.correlation_id,
+        recorded.causation_id,
+        recorded.key,
+        recorded.event,
+    )

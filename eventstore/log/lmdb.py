@@ -1,0 +1,381 @@
+"""The log in LMDB: one row per append in `frames`, one small index row beside it.
+
+Invariants: commit() returns after LMDB's fsync; readers take a page in one short transaction
+and hold none afterwards; what an index row says is checked against the frame it leads to, so a
+damaged index raises Corruption instead of giving another session's facts.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+from xxhash import xxh3_64_digest
+
+from ..audit.tree import HASH_BYTES, Frontier
+from ..errors import Corruption, FormatTooNew, StoreUnavailable
+from ..limits import MAP_BYTES_DEFAULT
+from .base import (
+    NAMES_PAGE,
+    Append,
+    Head,
+    Outcome,
+    Plan,
+    Receipt,
+    Row,
+    Stage,
+    Tail,
+    page,
+    plan,
+    receipt_again,
+    version_of,
+)
+from .codec import Codec
+from .environment import Environment, open_environment
+from .format import (
+    DICTIONARIES,
+    FORMAT,
+    FORMAT_KEY,
+    FRAMES,
+    HEAD_KEY,
+    HEAD_ROW,
+    KEY_ROW,
+    KEYS,
+    META,
+    NAMES,
+    POSITION,
+    REF,
+    REFS,
+    SESSION_NAME,
+    STARTER,
+    STORE_KEY,
+    STREAM_ROW,
+    STREAMS,
+    TABLES,
+    TILE_KEY,
+    TILES,
+)
+from .frame import Frame
+
+CHECKSUM_BYTES = 8
+TAILS_CACHED_MAX = 10_000
+
+
+def sealed_row(value: bytes) -> bytes:
+    """Return a row of a small table: its checksum, then its value."""
+    return xxh3_64_digest(value) + value
+
+
+def opened_row(row: bytes | None, what: str) -> bytes:
+    """Return the value of such a row; raises Corruption where it is missing or damaged."""
+    if row is None or xxh3_64_digest(row[CHECKSUM_BYTES:]) != row[:CHECKSUM_BYTES]:
+        raise Corruption(-1, f"{what} is missing or does not match its checksum")
+    return row[CHECKSUM_BYTES:]
+
+
+def create_log(path: Path, store: str, starter: bytes | None) -> None:
+    """Make an empty log in an empty directory, durable when it returns."""
+    env = open_environment(path)
+    try:
+        tables = [env.table(name, dupfixed=name == STREAMS, create=True) for name in TABLES]
+        meta, dictionaries = tables[TABLES.index(META)], tables[TABLES.index(DICTIONARIES)]
+        with env.begin(write=True) as txn:
+            txn.put(FORMAT_KEY, sealed_row(REF.pack(FORMAT)), db=meta)
+            txn.put(STORE_KEY, sealed_row(store.encode()), db=meta)
+            txn.put(HEAD_KEY, sealed_row(HEAD_ROW.pack(0, 0)), db=meta)
+            if starter:
+                txn.put(REF.pack(STARTER), sealed_row(starter), db=dictionaries)
+    finally:
+        env.close()
+
+
+class LmdbLog:
+    """A Log in one directory; many threads and processes may use it at once."""
+
+    def __init__(
+        self, path: Path, *, map_size: int = MAP_BYTES_DEFAULT, read_only: bool = False
+    ) -> None:
+        self.env: Environment = open_environment(path, map_size, read_only=read_only)
+        self._closed = False
+        try:
+            self._open_tables()
+        except BaseException:
+            self.env.close()
+            raise
+
+    def _open_tables(self) -> None:
+        try:
+            self._meta = self.env.table(META)
+            self._check_format()
+            (_, self._frames, self._streams, self._names, self._refs, self._keys, self._tiles, self._dictionaries) = (
+                self.env.table(name, dupfixed=name == STREAMS) for name in TABLES
+            )
+        except (lmdb.NotFoundError, lmdb.ReadonlyError):
+            raise StoreUnavailable(f"{self.env.path} holds no event log") from None
+        except lmdb.Error as error:
+            raise Corruption(-1, f"{self.env.path}: {error}") from error
+        self._name_of: dict[int, str] = {}
+        self._tail_of: dict[str, Tail] = {}
+        self._tails_at = -1
+        with self.env.begin() as txn:
+            last = txn.cursor(self._dictionaries)
+            current = REF.unpack(last.key())[0] if last.last() else 1
+        self.codec = Codec(self._load_dictionary, current)
+
+    def _check_format(self) -> None:
+        with self.env.begin() as txn:
+            found = REF.unpack(opened_row(txn.get(FORMAT_KEY, db=self._meta), "the format row"))[0]
+            if found > FORMAT:
+                raise FormatTooNew(found, FORMAT)
+            self.store = opened_row(txn.get(STORE_KEY, db=self._meta), "the store's id").decode()
+
+    def _load_dictionary(self, number: int) -> bytes | None:
+        with self.env.begin() as txn:
+            row = txn.get(REF.pack(number), db=self._dictionaries)
+        return None if row is None else opened_row(row, f"dictionary {number}")
+
+    # -- writing -------------------------------------------------------------------------
+
+    def commit(self, batch: Sequence[Append], now: int) -> list[Outcome]:
+        """Decide and keep a batch; returns when LMDB has synced it."""
+        with self.group() as stage:
+            return stage(batch, now)
+
+    @contextmanager
+    def group(self) -> Iterator[Stage]:
+        """Open one transaction for several batches; they are durable when the block ends."""
+        self._check_open()
+        plans: list[Plan] = []
+
+        def stage(batch: Sequence[Append], now: int) -> list[Outcome]:
+            plans.append(plan(batch, _Ground(self, txn), now))
+            if plans[-1].frames:
+                self._put(txn, plans[-1])
+            return plans[-1].outcomes
+
+        with self.env.begin(write=True) as txn:
+            yield stage
+        for made in plans:
+            self._settle(made)
+
+    def _settle(self, made: Plan) -> None:
+        """Remember what a plan that is durable now has changed."""
+        self._name_of.update((ref, row[1:].decode()) for row, ref in made.names.items())
+        if len(self._tail_of) > TAILS_CACHED_MAX:
+            self._tail_of.clear()
+        self._tail_of.update(made.tails)
+        self._tails_at = made.frontier.size
+
+    def _put(self, txn: lmdb.Transaction, made: Plan) -> None:
+        """Write the rows of a plan; the frames go to the end of their tree."""
+        frames = [(POSITION.pack(last), frame) for last, frame in made.frames]
+        txn.cursor(self._frames).putmulti(frames, append=True)
+        txn.cursor(self._streams).putmulti(made.streams)
+        for row, ref in made.names.items():
+            txn.put(REF.pack(ref), sealed_row(row), db=self._names)
+            txn.put(row, REF.pack(ref), db=self._refs)
+        for key, row in made.keys.items():
+            txn.put(key, row, db=self._keys)
+        for level, index, node in made.tiles:
+            txn.put(TILE_KEY.pack(level, index), node, db=self._tiles)
+        head = HEAD_ROW.pack(made.frontier.size, made.recorded_at)
+        txn.put(HEAD_KEY, sealed_row(head + b"".join(made.frontier.nodes)), db=self._meta)
+
+    def add_dictionary(self, dictionary: bytes) -> int:
+        """Keep a dictionary and compress with it from now on."""
+        self._check_open()
+        with self.env.begin(write=True) as txn:
+            cursor = txn.cursor(self._dictionaries)
+            number = REF.unpack(cursor.key())[0] + 1 if cursor.last() else STARTER
+            cursor.put(REF.pack(number), sealed_row(dictionary))
+        self.codec.current = number
+        return number
+
+    # -- reading -------------------------------------------------------------------------
+
+    def head(self) -> Head:
+        """Return size, root and time."""
+        self._check_open()
+        with self.env.begin() as txn:
+            frontier, recorded_at = self.edge(txn)
+        return Head(frontier.size, frontier.root(), recorded_at)
+
+    def size(self) -> int:
+        """Return the number of events."""
+        self._check_open()
+        with self.env.begin() as txn:
+            return self.edge(txn)[0].size
+
+    def edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int]:
+        """Return the frontier and the time of the newest event."""
+        value = opened_row(txn.get(HEAD_KEY, db=self._meta), "the tree head")
+        size, recorded_at = HEAD_ROW.unpack_from(value)
+        nodes = value[HEAD_ROW.size :]
+        starts = range(0, len(nodes), HASH_BYTES)
+        return Frontier(size, [nodes[i : i + HASH_BYTES] for i in starts]), recorded_at
+
+    def tail(self, session: str) -> Tail | None:
+        """Return the newest place in a stream."""
+        self._check_open()
+        with self.env.begin() as txn:
+            return self.tail_in(txn, session)
+
+    def tail_in(self, txn: lmdb.Transaction, session: str) -> Tail | None:
+        """Return the newest place in a stream as this transaction sees it."""
+        ref = txn.get(SESSION_NAME + session.encode(), db=self._refs)
+        if ref is None:
+            return None
+        cursor = txn.cursor(self._streams)
+        if not (cursor.set_key(ref) and cursor.last_dup()):
+            raise Corruption(-1, f"session {session!r} has no rows in the index")
+        row = Row(*STREAM_ROW.unpack(cursor.value()))
+        self._indexed(txn, session, row)
+        return Tail(REF.unpack(ref)[0], *row)
+
+    def receipt_of(self, key: str) -> tuple[bytes, Receipt] | None:
+        """Return the content digest and receipt of a key."""
+        self._check_open()
+        with self.env.begin() as txn:
+            row = txn.get(key.encode(), db=self._keys)
+            if row is None:
+                return None
+            position, content = KEY_ROW.unpack(row)
+            return content, self.receipt_in(txn, position, key)
+
+    def receipt_in(self, txn: lmdb.Transaction, position: int, key: str) -> Receipt:
+        """Return the receipt of the append that starts at `position` and has this key."""
+        frame = next(self._from(txn, position), None)
+        if frame is None or frame.position != position or frame.key != key:
+            raise Corruption(position, f"the index of keys is wrong about {key!r}")
+        return receipt_again(frame)
+
+    def read_all(self, position: int, frames_max: int | None = None) -> list[Frame]:
+        """Return a page of frames from `position` on."""
+        self._check_open()
+        with self.env.begin() as txn:
+            return page(self._from(txn, position), frames_max)
+
+    def _from(self, txn: lmdb.Transaction, position: int) -> Iterator[Frame]:
+        cursor = txn.cursor(self._frames)
+        if cursor.set_range(POSITION.pack(position)):
+            for key, raw in cursor:
+                yield self._adopted(txn, Frame(raw, _position(key), self.codec))
+
+    def read_stream(
+        self, session: str, version: int, *, reverse: bool = False, frames_max: int | None = None
+    ) -> list[Frame]:
+        """Return a page of a stream's frames, from `version` on or back."""
+        self._check_open()
+        with self.env.begin() as txn:
+            rows = self._index(txn, session, version, reverse=reverse)
+            return page((self._indexed(txn, session, row) for row in rows), frames_max)
+
+    def _index(
+        self, txn: lmdb.Transaction, session: str, version: int, *, reverse: bool = False
+    ) -> Iterator[Row]:
+        """Iterate over a stream's index from the frame that holds `version`."""
+        ref = txn.get(SESSION_NAME + session.encode(), db=self._refs)
+        cursor = txn.cursor(self._streams)
+        if ref is None or not cursor.set_range_dup(ref, STREAM_ROW.pack(version, 0, 0)):
+            return
+        more = True
+        while more:
+            yield Row(*STREAM_ROW.unpack(cursor.value()))
+            more = cursor.prev_dup() if reverse else cursor.next_dup()
+
+    def _indexed(self, txn: lmdb.Transaction, session: str, row: Row) -> Frame:
+        """Return the frame that an index row leads to, and check that it is the right one."""
+        raw = txn.get(POSITION.pack(row.position), db=self._frames)
+        if raw is None:
+            raise Corruption(row.position, f"the frame at the end of version {row.version} is missing")
+        frame = self._adopted(txn, Frame(raw, row.position, self.codec))
+        if frame.session != session or row[:2] != (frame.last_version, frame.next_number()):
+            raise Corruption(row.position, f"the index of session {session!r} is wrong here")
+        return frame
+
+    def locate(self, session: str, number: int) -> int:
+        """Return the version of a message of the stream: bisection over its index."""
+        self._check_open()
+        with self.env.begin() as txn:
+            tail = self.tail_in(txn, session)
+            assert tail is not None and number < tail.messages, "the message exists"
+            # Usually all events that are no messages are at one end, so guess from both ends first.
+            low, high = number + 1, tail.version - (tail.messages - 1 - number)
+            probe = low
+            while True:
+                row = next(self._index(txn, session, probe))
+                frame = self._indexed(txn, session, row)
+                if frame.number <= number < row.messages:
+                    return version_of(frame, number)
+                low = row.version + 1 if row.messages <= number else low
+                high = frame.version - 1 if frame.number > number else high
+                probe = high if probe == number + 1 else (low + high) // 2
+
+    def sessions(self, after: str = "") -> list[str]:
+        """Return a page of stream names in order."""
+        self._check_open()
+        found: list[str] = []
+        with self.env.begin() as txn:
+            cursor = txn.cursor(self._refs)
+            if cursor.set_range(SESSION_NAME + after.encode() + (b"\x00" if after else b"")):
+                for row in cursor.iternext(values=False):
+                    if row[:1] != SESSION_NAME or len(found) == NAMES_PAGE:
+                        break
+                    found.append(row[1:].decode())
+        return found
+
+    def wait_applied(self, position: int) -> None:
+        """Return at once: what is committed is readable."""
+
+    def close(self) -> None:
+        """Release the environment; idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.env.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    def _adopted(self, txn: lmdb.Transaction, frame: Frame) -> Frame:
+        """Give a frame the names that its references stand for."""
+        frame.session = self._name(txn, frame.session_ref)
+        frame.actor = self._name(txn, frame.actor_ref) if frame.actor_ref else None
+        return frame
+
+    def _name(self, txn: lmdb.Transaction, ref: int) -> str:
+        name = self._name_of.get(ref)
+        if name is None:
+            row = opened_row(txn.get(REF.pack(ref), db=self._names), f"name {ref}")
+            name = self._name_of[ref] = row[1:].decode()
+        return name
+
+
+class _Ground:
+    """What plan() asks, answered inside the write transaction."""
+
+    def __init__(self, log: LmdbLog, txn: lmdb.Transaction) -> None:
+        self._log, self._txn = log, txn
+        self.frontier, self.recorded_at = log.edge(txn)
+        last = txn.cursor(log._names)
+        self.next_ref = REF.unpack(last.key())[0] + 1 if last.last() else 1
+        if log._tails_at != self.frontier.size:  # another process wrote meanwhile
+            log._tail_of.clear()
+
+    def tail(self, session: str) -> Tail | None:
+        return self._log._tail_of.get(session) or self._log.tail_in(self._txn, session)
+
+    def ref(self, row: bytes) -> int | None:
+        found = self._txn.get(row, db=self._log._refs)
+        return None if found is None else int(REF.unpack(found)[0])
+
+    def key_row(self, key: bytes) -> bytes | None:
+        return self._txn.get(key, db=self._log._keys)
+
+    def receipt_at(self, position: int) -> Receipt:
+        frame = next(self._log._from(self._txn, position))
+        return receipt_again(frame)
+
+
+def _position(key: bytes) -> int:
+    return int(POSITION.unpack(key)[0])

@@ -1,0 +1,179 @@
+"""The log in dicts and lists: the reference that the others are compared with.
+
+Invariants: it keeps the very frames that plan() made, so reading exercises the same bytes as
+a log on disk; nothing survives close().
+"""
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ..audit.tree import Frontier
+from ..errors import StoreUnavailable
+from .base import (
+    NAMES_PAGE,
+    Append,
+    Head,
+    Outcome,
+    Receipt,
+    Row,
+    Stage,
+    Tail,
+    page,
+    plan,
+    receipt_again,
+    version_of,
+)
+from .codec import Codec
+from .format import KEY_ROW, REF, SESSION_NAME, STARTER, STREAM_ROW
+from .frame import Frame
+
+
+class MemoryLog:
+    """A Log that lives as long as the process."""
+
+    def __init__(self, dictionary: bytes | None = None) -> None:
+        self._dictionaries = {STARTER: dictionary} if dictionary else {}
+        self.codec = Codec(self._dictionaries.get, max(self._dictionaries, default=1))
+        self.frontier = Frontier()
+        self.recorded_at = 0
+        self.next_ref = 1
+        self._lock = threading.RLock()
+        self._lasts: list[int] = []
+        self._frames: list[bytes] = []
+        self._streams: dict[int, list[Row]] = {}
+        self._refs: dict[bytes, int] = {}
+        self._names: dict[int, str] = {}
+        self._keys: dict[bytes, bytes] = {}
+        self._closed = False
+
+    # -- what plan() asks ----------------------------------------------------------------
+
+    def ref(self, row: bytes) -> int | None:
+        """Return the reference of an interned name."""
+        return self._refs.get(row)
+
+    def key_row(self, key: bytes) -> bytes | None:
+        """Return the row of an idempotency key."""
+        return self._keys.get(key)
+
+    def receipt_at(self, position: int) -> Receipt:
+        """Return the receipt of the append at `position`, as a duplicate."""
+        return receipt_again(self._frame(bisect_left(self._lasts, position)))
+
+    def tail(self, session: str) -> Tail | None:
+        """Return the newest place in a stream."""
+        with self._lock:
+            self._check_open()
+            ref = self._refs.get(SESSION_NAME + session.encode())
+            return None if ref is None else Tail(ref, *self._streams[ref][-1])
+
+    # -- writing -------------------------------------------------------------------------
+
+    def commit(self, batch: Sequence[Append], now: int) -> list[Outcome]:
+        """Decide and keep a batch."""
+        with self._lock:
+            self._check_open()
+            made = plan(batch, self, now)
+            for last, frame in made.frames:
+                self._lasts.append(last)
+                self._frames.append(frame)
+            for name, number in made.names.items():
+                self._refs[name], self._names[number] = number, name[1:].decode()
+            for ref, row in made.streams:
+                rows = self._streams.setdefault(REF.unpack(ref)[0], [])
+                rows.append(Row(*STREAM_ROW.unpack(row)))
+            self._keys.update(made.keys)
+            self.frontier, self.recorded_at = made.frontier, made.recorded_at
+            self.next_ref = made.next_ref
+            return made.outcomes
+
+    @contextmanager
+    def group(self) -> Iterator[Stage]:
+        """Let batches in one by one: memory has nothing to wait for."""
+        yield self.commit
+
+    def add_dictionary(self, dictionary: bytes) -> int:
+        """Keep a dictionary and compress with it from now on."""
+        with self._lock:
+            number = max(self._dictionaries, default=STARTER - 1) + 1
+            self._dictionaries[number] = dictionary
+            self.codec.current = number
+            return number
+
+    # -- reading -------------------------------------------------------------------------
+
+    def head(self) -> Head:
+        """Return size, root and time."""
+        with self._lock:
+            self._check_open()
+            return Head(self.frontier.size, self.frontier.root(), self.recorded_at)
+
+    def size(self) -> int:
+        """Return the number of events."""
+        self._check_open()
+        return self.frontier.size
+
+    def receipt_of(self, key: str) -> tuple[bytes, Receipt] | None:
+        """Return the content digest and receipt of a key."""
+        with self._lock:
+            row = self._keys.get(key.encode())
+            if row is None:
+                return None
+            position, content = KEY_ROW.unpack(row)
+            return content, self.receipt_at(position)
+
+    def read_all(self, position: int, frames_max: int | None = None) -> list[Frame]:
+        """Return a page of frames from `position` on."""
+        with self._lock:
+            self._check_open()
+            start = bisect_left(self._lasts, position)
+            return page(map(self._frame, range(start, len(self._lasts))), frames_max)
+
+    def read_stream(
+        self, session: str, version: int, *, reverse: bool = False, frames_max: int | None = None
+    ) -> list[Frame]:
+        """Return a page of a stream's frames, from `version` on or back."""
+        with self._lock:
+            self._check_open()
+            rows = self._rows(session)
+            start = bisect_left(rows, version, key=lambda row: row.version)
+            wanted = rows[start::-1] if reverse else rows[start:]
+            frames = (self._frame(bisect_left(self._lasts, row.position)) for row in wanted)
+            return page(frames if start < len(rows) else iter(()), frames_max)
+
+    def locate(self, session: str, number: int) -> int:
+        """Return the version of a message of the stream."""
+        with self._lock:
+            rows = self._rows(session)
+            row = rows[bisect_right(rows, number, key=lambda row: row.messages)]
+            return version_of(self._frame(bisect_left(self._lasts, row.position)), number)
+
+    def sessions(self, after: str = "") -> list[str]:
+        """Return a page of stream names in order."""
+        with self._lock:
+            self._check_open()
+            rows = sorted(row for row in self._refs if row > SESSION_NAME + after.encode())
+            return [row[1:].decode() for row in rows if row[:1] == SESSION_NAME][:NAMES_PAGE]
+
+    def wait_applied(self, position: int) -> None:
+        """Return at once: what is committed is readable."""
+
+    def close(self) -> None:
+        """Forget that it was open."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    def _rows(self, session: str) -> list[Row]:
+        ref = self._refs.get(SESSION_NAME + session.encode())
+        return [] if ref is None else self._streams[ref]
+
+    def _frame(self, index: int) -> Frame:
+        frame = Frame(self._frames[index], self._lasts[index], self.codec)
+        frame.session = self._names[frame.session_ref]
+        frame.actor = self._names.get(frame.actor_ref)
+        return frame

@@ -1,0 +1,101 @@
+"""Saved headers, so that no state needs a long fold: disposable caches, never facts.
+
+Invariants: a snapshot is believed only if its checksum holds and the code that folded it had
+the same revision; deleting all of them changes nothing but time; a store that can't keep them
+on disk keeps them in memory.
+"""
+
+from bisect import bisect_right
+from pathlib import Path
+from struct import Struct
+from typing import Protocol
+
+import msgspec
+from xxhash import xxh3_64_digest
+
+from .errors import StoreUnavailable
+from .header import REVISION, SessionHeader
+from .log.environment import open_environment
+
+_VERSION = Struct(">I")
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(SessionHeader).decode
+
+
+class Snapshots(Protocol):
+    """Where headers are kept between reads."""
+
+    def nearest(self, session: str, version: int) -> SessionHeader | None:
+        """Return the newest saved header of the session at or before `version`."""
+
+    def save(self, headers: list[SessionHeader]) -> None:
+        """Keep these headers, or don't."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+
+class MemorySnapshots:
+    """Snapshots of a store in memory, or of one that may not be written."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[tuple[int, bytes]]] = {}
+
+    def nearest(self, session: str, version: int) -> SessionHeader | None:
+        """Return the newest saved header at or before `version`."""
+        rows = self._rows.get(session, [])
+        index = bisect_right(rows, version, key=lambda row: row[0])
+        return _decode(rows[index - 1][1]) if index else None
+
+    def save(self, headers: list[SessionHeader]) -> None:
+        """Keep these headers."""
+        for header in headers:
+            rows = self._rows.setdefault(header.session, [])
+            index = bisect_right(rows, header.version, key=lambda row: row[0])
+            if not index or rows[index - 1][0] != header.version:
+                rows.insert(index, (header.version, _encode(header)))
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class LmdbSnapshots:
+    """Snapshots in an LMDB environment of their own beside the log."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(exist_ok=True)
+        self._env = open_environment(path)
+        self._table = self._env.table(b"headers-%d" % REVISION, create=True)
+
+    def nearest(self, session: str, version: int) -> SessionHeader | None:
+        """Return the newest saved header at or before `version`."""
+        prefix = session.encode() + b"\x00"
+        wanted = prefix + _VERSION.pack(version)
+        with self._env.begin() as txn:
+            cursor = txn.cursor(self._table)
+            found = cursor.set_range(wanted)
+            if not (found and cursor.key() == wanted):
+                found = cursor.prev() if found else cursor.last()
+            if not found or cursor.key()[:-4] != prefix:
+                return None
+            row = cursor.value()
+        if xxh3_64_digest(row[8:]) != row[:8]:
+            return None  # a damaged cache is as good as none
+        return _decode(row[8:])
+
+    def save(self, headers: list[SessionHeader]) -> None:
+        """Keep these headers; a disk that refuses them only costs time later."""
+        rows = []
+        for header in headers:
+            value = _encode(header)
+            key = header.session.encode() + b"\x00" + _VERSION.pack(header.version)
+            rows.append((key, xxh3_64_digest(value) + value))
+        try:
+            with self._env.begin(write=True) as txn:
+                txn.cursor(self._table).putmulti(rows)
+        except StoreUnavailable:
+            return
+
+    def close(self) -> None:
+        """Release the environment."""
+        self._env.close()

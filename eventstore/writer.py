@@ -1,0 +1,260 @@
+"""Group commit: whoever leads takes all that is queued into one transaction.
+
+Invariants: one leader at a time; an append is acknowledged only after its commit is durable
+(with `interval_ms` set: after it is staged, and the commit follows within the interval); a lone
+caller leads itself and pays no thread hand-off; who finds a leader at work queues up and is
+committed by the writer thread together with all others; order per caller is kept.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from .clock import Clock
+from .errors import StoreUnavailable
+from .limits import BATCH_APPENDS_MAX, BATCH_EVENTS_MAX
+from .log.base import Append, Log, Outcome
+
+GATHER_SECONDS = 0.0005
+"""With `interval_ms`: how long the writer thread lets appends gather between two batches."""
+
+Failure = BaseException
+Loop = asyncio.AbstractEventLoop
+
+
+class Ticket:
+    """One append on its way: resolved once, waited for by a thread or by an event loop."""
+
+    __slots__ = ("append", "failure", "future", "loop", "outcome", "_done")
+
+    def __init__(self, append: Append, loop: Loop | None = None) -> None:
+        self.append = append
+        self.outcome: Outcome | None = None
+        self.failure: Failure | None = None
+        self.loop = loop
+        self.future = loop.create_future() if loop else None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def resolve(self, outcome: Outcome | None, failure: Failure | None) -> None:
+        """Wake the thread that waits; event loops are woken once per batch by the writer."""
+        self.outcome, self.failure = outcome, failure
+        self._done.release()
+
+    @property
+    def resolved(self) -> bool:
+        """True once the outcome or the failure is known."""
+        return self.outcome is not None or self.failure is not None
+
+    def wait(self) -> Outcome:
+        """Return the outcome, or raise what stopped the commit."""
+        with self._done:
+            return self.result()
+
+    def result(self) -> Outcome:
+        """Return the outcome of a resolved ticket, or raise what stopped the commit."""
+        if self.failure is not None:
+            raise self.failure
+        assert self.outcome is not None
+        return self.outcome
+
+
+class Writer:
+    """The queue in front of a log, its leader, and the thread that leads when callers queue."""
+
+    def __init__(
+        self, log: Log, clock: Clock, committed: Callable[[], None], interval_ms: int = 0
+    ) -> None:
+        self._log, self._clock, self._committed = log, clock, committed
+        self._interval = interval_ms / 1_000
+        self._queue: deque[Ticket] = deque()
+        self._lead = threading.Lock()
+        self._turn = threading.Lock()
+        self._wake = threading.Event()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._hurry = threading.Event()
+        self._lost: Exception | None = None
+
+    # -- callers -------------------------------------------------------------------------
+
+    def submit(self, append: Append) -> Outcome:
+        """Return the outcome once the append is durable."""
+        ticket = Ticket(append)
+        self._enqueue(ticket)
+        if not self._interval and self._lead.acquire(blocking=False):
+            try:
+                while not ticket.resolved:
+                    self._commit_batch()
+            finally:
+                self._lead.release()
+            if self._queue:  # they queued while we led and nobody else will take them
+                self._rouse()
+        else:
+            self._rouse()
+        return ticket.wait()
+
+    async def submit_async(self, append: Append) -> Outcome:
+        """Like submit, for a coroutine; a cancelled caller's append still lands."""
+        ticket = Ticket(append, asyncio.get_running_loop())
+        self._enqueue(ticket)
+        self._rouse()
+        assert ticket.future is not None
+        await asyncio.shield(ticket.future)
+        return ticket.result()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Callable[[Append], Outcome]]:
+        """Lead alone: nobody else in this process commits inside the block."""
+        with self._leading():
+            self._check_open()
+            yield self._commit_alone
+        if self._queue:
+            self._rouse()
+
+    def flush(self) -> None:
+        """Return once everything acknowledged so far is durable."""
+        if self._interval:
+            with self._leading():
+                self._check_lost()
+
+    @contextmanager
+    def _leading(self) -> Iterator[None]:
+        """Wait for the lead in turn: who waits here is next, however busy the writer thread is."""
+        self._hurry.set()
+        with self._turn:
+            self._lead.acquire()
+        try:
+            yield
+        finally:
+            self._lead.release()
+
+    def close(self) -> None:
+        """Commit what is queued and stop the thread; idempotent."""
+        self._closed = True
+        with self._starting:
+            thread = self._thread
+        if thread is not None:
+            self._wake.set()
+            thread.join()
+        with self._leading():
+            while self._queue:
+                self._commit_batch()
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        self._check_open()
+        self._check_lost()
+        self._queue.append(ticket)
+
+    def _check_lost(self) -> None:
+        """Raise, once, when facts that were acknowledged early could not be committed."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            raise StoreUnavailable(f"facts acknowledged before their sync were lost: {lost}")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    # -- the leader ----------------------------------------------------------------------
+
+    def _commit_alone(self, append: Append) -> Outcome:
+        outcome = self._log.commit([append], self._clock())[0]
+        self._committed()
+        return outcome
+
+    def _commit_batch(self) -> None:
+        """Commit what is queued, up to the limits of a batch, and wake its callers."""
+        batch = self._taken()
+        try:
+            outcomes = self._log.commit([ticket.append for ticket in batch], self._clock())
+        except BaseException as failure:  # every caller must hear of it, whatever it is
+            _resolve(batch, None, failure)
+            if not isinstance(failure, Exception):
+                raise
+            return
+        _resolve(batch, outcomes, None)
+        self._committed()
+
+    def _taken(self) -> list[Ticket]:
+        batch: list[Ticket] = []
+        events = 0
+        while self._queue and len(batch) < BATCH_APPENDS_MAX and events < BATCH_EVENTS_MAX:
+            ticket = self._queue.popleft()
+            batch.append(ticket)
+            events += sum(draft.count for draft in ticket.append.drafts)
+        return batch
+
+    # -- the writer thread ---------------------------------------------------------------
+
+    def _rouse(self) -> None:
+        if self._thread is None:
+            self._start()
+        self._wake.set()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._closed:
+                thread = threading.Thread(target=self._run, name="eventstore-writer", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                with self._leading():
+                    if self._interval:
+                        self._commit_group()
+                    elif self._queue:
+                        self._commit_batch()
+            if self._closed and not self._queue:
+                return
+
+    def _commit_group(self) -> None:
+        """Acknowledge appends as they are staged; commit all of them when the interval is over."""
+        deadline = time.monotonic() + self._interval
+        batch: list[Ticket] = []
+        self._hurry.clear()
+        try:
+            with self._log.group() as stage:
+                while True:
+                    batch = self._taken()
+                    appends = [ticket.append for ticket in batch]
+                    _resolve(batch, stage(appends, self._clock()), None)
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._hurry.is_set() or self._closed:
+                        break
+                    if not self._queue:
+                        self._hurry.wait(min(left, GATHER_SECONDS))
+        except Exception as failure:  # noqa: BLE001 - they were told otherwise: tell them next time
+            self._lost = failure
+            _resolve([t for t in batch if not t.resolved], None, failure)
+        self._committed()
+
+
+def _resolve(
+    batch: Sequence[Ticket], outcomes: Sequence[Outcome] | None, failure: Failure | None
+) -> None:
+    """Hand out outcomes; each event loop is entered once, whatever the number of callers."""
+    loops: dict[Loop, list[Ticket]] = {}
+    for index, ticket in enumerate(batch):
+        ticket.resolve(outcomes[index] if outcomes else None, failure)
+        if ticket.loop is not None:
+            loops.setdefault(ticket.loop, []).append(ticket)
+    for loop, tickets in loops.items():
+        try:
+            loop.call_soon_threadsafe(_wake_all, tickets)
+        except RuntimeError:  # the loop was closed meanwhile: nobody waits there any more
+            continue
+
+
+def _wake_all(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        if ticket.future is not None and not ticket.future.done():
+            ticket.future.set_result(None)
