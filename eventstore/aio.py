@@ -8,6 +8,7 @@ for a disk.
 import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import reading
@@ -43,8 +44,8 @@ class AsyncStore(Commands[Coroutine[Any, Any, Receipt]]):
         limit: int | None = None,
     ) -> AsyncIterator[Recorded]:
         """Iterate over one stream, both ends included. Raises SessionNotFound."""
-        make = self._store.event_pages
-        pages = await asyncio.to_thread(make, session, from_version, to_version, reverse)
+        make = partial(self._store.event_pages, session, from_version, to_version, reverse=reverse)
+        pages = await asyncio.to_thread(make)
         async for recorded in _flat(pages, limit):
             yield recorded
 

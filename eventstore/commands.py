@@ -19,12 +19,13 @@ from .clock import to_ns
 from .errors import DepthExceeded, InvalidEvent
 from .events import Event
 from .ids import check_name, fresh_id, optional_name
+from .limits import TTL_SECONDS_MAX
 from .lineage import Headers, checked_version
 from .log.base import ANY, Expected, Log
 from .messages import Json, Message, TokenCounter, check_json, check_message
 from .patch import patched
 
-Result = TypeVar("Result", covariant=True)
+Result = TypeVar("Result")
 
 PRESENT, LIVING, OPEN = "present", "living", "open"
 """What a command needs of its session: not deleted; not expired either; active besides."""
@@ -164,7 +165,7 @@ class Commands(ABC, Generic[Result]):
         }
 
         def decide(ground: Ground) -> list[Part]:
-            created = ev.SessionCreated(**facts, expires_at=_expiry(ground, ttl))  # type: ignore[arg-type]
+            created = ev.SessionCreated(**facts, expires_at=_expiry(ground, ttl))
             return [Part(name, [created])]
 
         return self._submit(request({}, ["create", session, facts], decide, options))
@@ -191,9 +192,7 @@ class Commands(ABC, Generic[Result]):
         """Delete a session: a fact like any other, after which only its past can be read."""
         return self._fact(session, ev.SessionDeleted(_text(reason)), PRESENT, options)
 
-    def extend_ttl(
-        self, session: str, ttl: float | None, **options: Unpack[Options]
-    ) -> Result:
+    def extend_ttl(self, session: str, ttl: float | None, **options: Unpack[Options]) -> Result:
         """Let the session live `ttl` seconds from now, or for ever with None."""
         _check_ttl(ttl)
 
@@ -364,7 +363,7 @@ class Commands(ABC, Generic[Result]):
     def set_context(
         self, session: str, key: str, value: Json, /, **options: Unpack[Options]
     ) -> Result:
-        """Set one context variable; None removes it. (`key=` is the idempotency key.)"""
+        """Set one context variable; None removes it. `key=` is the idempotency key."""
         check_name(key, "context key")
         check_json(value, f"context value of {key!r}")
         return self._fact(session, ev.ContextSet(key, value), LIVING, options)
@@ -400,10 +399,15 @@ class Commands(ABC, Generic[Result]):
         """Record that something failed."""
         check_name(kind, "error kind")
         check_json([text, detail], "error")
-        return self._fact(session, ev.ErrorRecorded(kind, _text(text) or "", detail), LIVING, options)
+        fact = ev.ErrorRecorded(kind, _text(text) or "", detail)
+        return self._fact(session, fact, LIVING, options)
 
     def record(
-        self, session: str, type: str, data: Json = None, **options: Unpack[Options]  # noqa: A002 - the name in api.md
+        self,
+        session: str,
+        type: str,  # noqa: A002 - the name that users know from the contract
+        data: Json = None,
+        **options: Unpack[Options],
     ) -> Result:
         """Record a fact of the user's own, which every projection passes on untouched."""
         check_name(type, "event type")
@@ -427,7 +431,7 @@ def _times(
 ) -> list[int | None]:
     if given is None:
         return []
-    times = list(given) if isinstance(given, (list, tuple)) else [given] * count
+    times = list(given) if isinstance(given, Sequence) else [given] * count
     if len(times) != count:
         raise InvalidEvent(f"occurred_at has {len(times)} times for {count} messages")
     return [None if each is None else to_ns(each) for each in times]
@@ -463,8 +467,10 @@ def _check_limit(value: object, what: str) -> None:
 
 
 def _check_ttl(ttl: object) -> None:
-    if ttl is not None and (type(ttl) not in (int, float) or not 0 < ttl < 1e9):  # type: ignore[operator]
-        raise InvalidEvent(f"ttl must be seconds above 0 and below 1e9, or None, not {ttl!r}")
+    if ttl is None:
+        return
+    if not isinstance(ttl, (int, float)) or isinstance(ttl, bool) or not 0 < ttl <= TTL_SECONDS_MAX:
+        raise InvalidEvent(f"ttl must be 0 to {TTL_SECONDS_MAX} seconds, or None, not {ttl!r}")
 
 
 def _expiry(ground: Ground, ttl: float | None) -> int | None:

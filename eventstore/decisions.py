@@ -49,7 +49,10 @@ def _made_line(log: Log, header: SessionHeader, session: str, version: int) -> S
     frame = log.read_stream(session, version, frames_max=1)[0]
     index = version - frame.version
     number = frame.message_number(index)
-    message, note = Span(session, number, number + 1), Span(session, version, version + 1, note=True)
+    message, note = (
+        Span(session, number, number + 1),
+        Span(session, version, version + 1, note=True),
+    )
     for line in (message, note):
         is_message = frame.message_number(index + 1) > number
         if line.note != is_message and minus([line], header.spans) == []:
@@ -93,9 +96,7 @@ def prune(
     return ev.MessagesPruned(spans, length(spans), tokens_of(log, spans), reason)
 
 
-def _first_kept(
-    log: Log, header: SessionHeader, keep_last: int | None, before: int | None
-) -> int:
+def _first_kept(log: Log, header: SessionHeader, keep_last: int | None, before: int | None) -> int:
     if before is not None:
         first = sum(_older(log, span, before) for span in header.spans)
     else:

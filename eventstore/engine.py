@@ -6,9 +6,8 @@ faster; errors of the tree come out as they are, and then nothing was written.
 """
 
 import asyncio
-import os
 
-from .audit.entry import SALT_BYTES
+from .audit.entry import Salts
 from .clock import Clock
 from .commands import LIVING, OPEN, PRESENT, Part, Request
 from .errors import (
@@ -45,6 +44,7 @@ class Engine:
     ) -> None:
         self.log, self.headers, self.writer = log, headers, writer
         self.max_depth = max_depth
+        self._salts = Salts()
         self._clock, self._actor, self._read_only = clock, actor, read_only
 
     def now(self) -> int:
@@ -115,7 +115,7 @@ class Engine:
         )
 
     def _draft(self, part: Part) -> Draft:
-        salts = os.urandom(SALT_BYTES * len(part.events))
+        salts = self._salts.take(len(part.events))
         return draft(part.session, part.events, self.log.codec, salts, part.occurred)
 
     def _check_standing(self, session: str, needs: str) -> None:

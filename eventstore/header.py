@@ -22,6 +22,9 @@ REVISION = 1
 """Raised when evolve() changes, so that snapshots of older code are left alone."""
 
 
+_Step = Callable[["SessionHeader", Any, Recorded], None]
+
+
 class MergePoint(msgspec.Struct, frozen=True, array_like=True):
     """The last merge with another session: its version, and the place on this side."""
 
@@ -104,10 +107,7 @@ def evolve_frame(header: SessionHeader, frame: Frame, first: int, last: int) -> 
 
 def _messages_appended(header: SessionHeader, frame: Frame, low: int, high: int) -> SessionHeader:
     start = frame.message_number(low)
-    if high - low == frame.count:
-        tokens = sum(row[2] for row in frame.rows())
-    else:
-        tokens = sum(frame.row(index)[2] for index in range(low, high))
+    tokens = sum([row[2] for row in frame.rows(low, high)])
     extended(header.spans, frame.session, start, start + high - low)
     header.appended += high - low
     header.tokens += tokens
@@ -185,29 +185,27 @@ def _ttl(header: SessionHeader, event: ev.TtlExtended, _: Recorded) -> None:
     header.ttl, header.expires_at = event.ttl, event.expires_at
 
 
-def _status(status: str) -> Callable[[SessionHeader, Any, Recorded], None]:
+def _status(status: str) -> _Step:
     def step(header: SessionHeader, _: Any, __: Recorded) -> None:
         header.status = status
 
     return step
 
 
-_STEPS: dict[int, Callable[[SessionHeader, Any, Recorded], None]] = {
-    TYPE_CODES[kind]: step
-    for kind, step in {
-        ev.SessionCreated: _created,
-        ev.BranchCreated: _branched,
-        ev.BranchMerged: _merged,
-        ev.MessagesPruned: _pruned,
-        ev.HistorySummarized: _summarized,
-        ev.MetadataUpdated: _metadata,
-        ev.ContextSet: _context,
-        ev.ToolCallRecorded: _tool_call,
-        ev.ErrorRecorded: _error,
-        ev.TtlExtended: _ttl,
-        ev.SessionClosed: _status("closed"),
-        ev.SessionReopened: _status("active"),
-        ev.SessionArchived: _status("archived"),
-        ev.SessionDeleted: _status("deleted"),
-    }.items()
+_STEPS_BY_TYPE: dict[type[ev.Event], _Step] = {
+    ev.SessionCreated: _created,
+    ev.BranchCreated: _branched,
+    ev.BranchMerged: _merged,
+    ev.MessagesPruned: _pruned,
+    ev.HistorySummarized: _summarized,
+    ev.MetadataUpdated: _metadata,
+    ev.ContextSet: _context,
+    ev.ToolCallRecorded: _tool_call,
+    ev.ErrorRecorded: _error,
+    ev.TtlExtended: _ttl,
+    ev.SessionClosed: _status("closed"),
+    ev.SessionReopened: _status("active"),
+    ev.SessionArchived: _status("archived"),
+    ev.SessionDeleted: _status("deleted"),
 }
+_STEPS = {TYPE_CODES[kind]: step for kind, step in _STEPS_BY_TYPE.items()}

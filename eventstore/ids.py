@@ -6,6 +6,7 @@ an id of its own is called `session#version`, so the id follows from the receipt
 
 import os
 import time
+import unicodedata
 import uuid
 
 from .errors import InvalidEvent
@@ -24,7 +25,7 @@ def check_name(name: object, what: str) -> str:
         raise InvalidEvent(f"{what} holds a lone surrogate, which no UTF-8 can carry") from None
     if size > NAME_BYTES_MAX:
         raise InvalidEvent(f"{what} has {size} bytes, the limit is {NAME_BYTES_MAX}")
-    if not name.isprintable() and any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in name):
+    if not name.isprintable() and any(unicodedata.category(char) == "Cc" for char in name):
         raise InvalidEvent(f"{what} {name!r} holds a control character")
     return name
 
@@ -38,8 +39,8 @@ def fresh_id() -> str:
     """Return a UUID of version 7 (RFC 9562): ids sort by the millisecond they were made in."""
     millis = time.time_ns() // 1_000_000
     noise = int.from_bytes(os.urandom(10), "big")
-    value = millis << 80 | 0x7 << 76 | (noise >> 62 & 0xFFF) << 64 | 0x2 << 62 | noise & (1 << 62) - 1
-    return str(uuid.UUID(int=value))
+    high, low = noise >> 62 & 0xFFF, noise & (1 << 62) - 1
+    return str(uuid.UUID(int=millis << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low))
 
 
 def message_id(session: str, version: int) -> str:

@@ -12,6 +12,9 @@ NAME_BYTES_MAX = 255
 NESTING_DEPTH_MAX = 64
 """Lists and dicts inside each other in one message, metadata, context or custom value."""
 
+TTL_SECONDS_MAX = 1_000_000_000
+"""A session's time to live, about 31 years."""
+
 EVENT_BYTES_MAX = 8 * MIB
 """One event's payload before compression."""
 

@@ -37,6 +37,7 @@ def lineage(
     segments: list[Segment] = []
     while len(segments) < LINEAGE_SEGMENTS_MAX:
         base = snapshots.nearest(session, version) if snapshots else None
+        base = base if base and _belongs(log, base) else None
         first = base.version + 1 if base else 0
         if first > version:
             return base, segments[::-1]
@@ -52,6 +53,16 @@ def lineage(
                 return None, segments[::-1]
             session, version = fork
     raise Corruption(-1, f"the lineage of session {session!r} has no end")
+
+
+def _belongs(log: Log, snapshot: SessionHeader) -> bool:
+    """Return True if the snapshot is of this log: not of one that was set back since."""
+    frames = log.read_stream(snapshot.session, snapshot.version, frames_max=1)
+    if not frames:
+        return False
+    offset = snapshot.version - frames[0].version
+    place = frames[0].position + offset, frames[0].recorded_at
+    return place == (snapshot.position, snapshot.updated_at)
 
 
 def _last_rewind(log: Log, session: str, first: int, last: int) -> tuple[int, int] | None:
@@ -132,26 +143,28 @@ class Headers:
             return header.status, header.expires_at, header.version
 
     def _current(self, session: str) -> SessionHeader:
-        tail = self._log.tail(session)
-        if tail is None:
-            raise SessionNotFound(session)
         header = self._newest.pop(session, None)
         if header is None:
+            tail = self._log.tail(session)
+            if tail is None:
+                raise SessionNotFound(session)
             header = self.at(session, tail.version)
-        elif header.version < tail.version:
-            header = self._caught_up(header, tail.version)
+        header = self._caught_up(header)
         self._newest[session] = header
         if len(self._newest) > HEADERS_CACHED_MAX:
             self._newest.popitem(last=False)
         return header
 
-    def _caught_up(self, header: SessionHeader, version: int) -> SessionHeader:
-        session, first = header.session, header.version + 1
-        if _last_rewind(self._log, session, first, version):
-            return self.at(session, version)
-        header, passed = fold_segments(self._log, header, [Segment(session, first, version)])
-        if passed:
-            self._snapshots.save(passed)
+    def _caught_up(self, header: SessionHeader) -> SessionHeader:
+        """Fold what came since, or start over at a rewind."""
+        saved = header.version
+        while frames := self._log.read_stream(header.session, header.version + 1):
+            for frame in frames:
+                if not frame.only_messages and any(row[3] == _REWOUND for row in frame.rows()):
+                    return self._caught_up(self.at(header.session, frames[-1].last_version))
+                header = evolve_frame(header, frame, header.version + 1, frame.last_version)
+        if header.version // SNAPSHOT_VERSIONS != saved // SNAPSHOT_VERSIONS:
+            self._snapshots.save([header])
         return header
 
 

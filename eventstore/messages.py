@@ -22,7 +22,7 @@ Json = Any
 ROLES = ("", "system", "user", "assistant", "tool", "developer", "function")
 """Roles with a code in the event header; any other role is kept in the payload alone."""
 
-_ROLE_CODES = {role: code for code, role in enumerate(ROLES)}
+_ROLE_CODES: dict[str | None, int] = {role: code for code, role in enumerate(ROLES)}
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ def check_message(value: object) -> dict[str, Json]:
     fields = value.fields if isinstance(value, Message) else value
     if type(fields) is not dict:
         raise InvalidEvent(f"a message must be a dict or Message, not {type(value).__name__}")
-    check_json(fields, "message")
+    _check_dict(fields, "message", NESTING_DEPTH_MAX)
     role, given = fields.get("role"), fields.get("id")
     if role is not None and type(role) is not str:
         raise InvalidEvent(f"message role must be a string, not {type(role).__name__}")
@@ -120,12 +120,13 @@ def check_json(value: object, what: str, room: int = NESTING_DEPTH_MAX) -> None:
         raise InvalidEvent(f"{what} holds {value}, which JSON does not have")
 
 
-def _check_dict(value: dict[object, object], what: str, room: int) -> None:
-    _check_room(what, room)
+def _check_dict(value: dict[Any, object], what: str, room: int) -> None:
+    if room <= 0:
+        _check_room(what, room)
     for key, each in value.items():
         if type(key) is not str:
             raise InvalidEvent(f"{what} has the key {key!r}; JSON keys are strings")
-        if type(each) is not str:
+        if type(each) is not str and each is not None:
             check_json(each, what, room - 1)
 
 
@@ -136,7 +137,7 @@ def _check_room(what: str, room: int) -> None:
 
 def role_code(fields: Mapping[str, Json]) -> int:
     """Return the header code of the message's role, 0 for none or one without a code."""
-    return _ROLE_CODES.get(fields.get("role") or "", 0)
+    return _ROLE_CODES.get(fields.get("role"), 0)
 
 
 def text_of(fields: Mapping[str, Json]) -> str:
@@ -152,8 +153,10 @@ def text_of(fields: Mapping[str, Json]) -> str:
 
 def count_tokens(fields: Mapping[str, Json]) -> int:
     """Estimate tokens: characters of text and tool-call arguments, by four, rounded up."""
-    chars = len(text_of(fields))
-    for call in fields.get("tool_calls") or ():
+    content = fields.get("content")
+    chars = len(content) if type(content) is str else len(text_of(fields))
+    calls = fields.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         arguments = function.get("arguments") if isinstance(function, dict) else None
         chars += len(arguments) if isinstance(arguments, str) else 0
@@ -162,8 +165,8 @@ def count_tokens(fields: Mapping[str, Json]) -> int:
 
 def calls_made(fields: Mapping[str, Json]) -> set[str]:
     """Return the ids of the tool calls that this message asks for."""
-    calls = fields.get("tool_calls")
-    made = [call.get("id") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    calls = fields.get("tool_calls") if isinstance(fields.get("tool_calls"), list) else None
+    made = [call.get("id") for call in calls or () if isinstance(call, dict)]
     made += [part.get("id") for part in _parts(fields, "tool_use")]
     return {each for each in made if isinstance(each, str)}
 

@@ -32,9 +32,7 @@ def assigned(values: Mapping[str, Json], change: Mapping[str, Json]) -> dict[str
 def changes(base: Mapping[str, Json], now: Mapping[str, Json]) -> dict[str, Json]:
     """Return the keys whose value differs; a removed key maps to None."""
     keys = [*now, *(key for key in base if key not in now)]
-    return {
-        key: now.get(key) for key in keys if base.get(key, _ABSENT) != now.get(key, _ABSENT)
-    }
+    return {key: now.get(key) for key in keys if base.get(key, _ABSENT) != now.get(key, _ABSENT)}
 
 
 def conflicts(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> list[str]:

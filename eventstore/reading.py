@@ -95,5 +95,5 @@ def version_at(log: Log, session: str, position: int) -> int:
         elif frame.position > position:
             high = frame.version
         else:
-            return frame.version + position - frame.position
+            return frame.version + (position - frame.position)
     return low - 1

@@ -21,8 +21,8 @@ from .commands import Commands, Options, Request
 from .directory import LOG, SNAPSHOTS, check_store, ensure_store
 from .engine import Engine
 from .errors import InvalidEvent, SessionNotFound, StoreUnavailable
-from .lineage import Headers
 from .limits import BRANCH_DEPTH_MAX, BUFFERED_INTERVAL_MS, MAP_BYTES_DEFAULT
+from .lineage import Headers
 from .log.base import Head, Log, Receipt
 from .log.codec import train
 from .log.format import RAW
@@ -142,11 +142,14 @@ class EventStore(Commands[Receipt]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
-    @overload  # type: ignore[override]
+    @overload
     def close(self) -> None: ...
     @overload
     def close(
@@ -188,10 +191,11 @@ class EventStore(Commands[Receipt]):
         limit: int | None = None,
     ) -> Iterator[Recorded]:
         """Iterate over one stream, both ends included. Raises SessionNotFound."""
-        return reading.flat(self.event_pages(session, from_version, to_version, reverse), limit)
+        pages = self.event_pages(session, from_version, to_version, reverse=reverse)
+        return reading.flat(pages, limit)
 
     def event_pages(
-        self, session: str, first: int, last: int | None, reverse: bool
+        self, session: str, first: int, last: int | None, *, reverse: bool
     ) -> Iterator[reading.Page]:
         """Return the pages behind events()."""
         newest = self.version(session)
@@ -290,7 +294,7 @@ class EventStore(Commands[Receipt]):
             raise StoreUnavailable("the store is open read-only")
         self.flush()
         first = max(self.log.size() - TRAINING_EVENTS_MAX, 0)
-        samples = [each.frame.payload(each.index)[1] for each in self.all(first)]
+        samples = [each.frame.opened(each.index)[2] for each in self.all(first)]
         return self.log.add_dictionary(train(samples))
 
 

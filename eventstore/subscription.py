@@ -8,6 +8,7 @@ ends the iteration from any thread.
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Self
 
 from .limits import POLL_INTERVAL_MS
 from .log.frame import Recorded
@@ -35,19 +36,19 @@ class Signal:
             except RuntimeError:  # that loop is closed
                 self._loops.pop(event, None)
 
-    def wait(self, timeout: float) -> None:
-        """Block until the next commit, at most `timeout` seconds."""
+    def wait(self, seconds: float) -> None:
+        """Block until the next commit, at most so long."""
         with self._condition:
             self._waiting += 1
-            self._condition.wait(timeout)
+            self._condition.wait(seconds)
             self._waiting -= 1
 
-    async def wait_async(self, timeout: float) -> None:
+    async def wait_async(self, seconds: float) -> None:
         """Like wait, for a coroutine."""
         event = asyncio.Event()
         self._loops[event] = asyncio.get_running_loop()
         try:
-            await asyncio.wait_for(event.wait(), timeout)
+            await asyncio.wait_for(event.wait(), seconds)
         except TimeoutError:
             return
         finally:
@@ -66,7 +67,7 @@ class Subscription:
         self._closed = True
         self._signal.notify()
 
-    def __enter__(self) -> "Subscription":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,6 @@ from .errors import Corruption
 from .events import BranchMerged, HistorySummarized, MessageAppended, Span
 from .ids import message_id
 from .log.base import Log
-from .log.format import MESSAGE
 from .log.frame import Recorded
 from .messages import Json, Message
 from .spans import cut, length
@@ -58,12 +57,12 @@ class Transcript(Sequence[Message]):
         while number < span.stop:
             frames_max = min(span.stop - number, PAGE_FRAMES)
             for frame in self._log.read_stream(span.session, version, frames_max=frames_max):
-                for recorded in frame.recorded(version):
-                    if recorded.type_code == MESSAGE and number < span.stop:
-                        event = recorded.event
-                        assert isinstance(event, MessageAppended)
-                        yield Span(span.session, number, number + 1), recorded, event.message
-                        number += 1
+                for index in frame.message_indexes(number, span.stop):
+                    recorded = Recorded(frame, index)
+                    event = recorded.event
+                    assert isinstance(event, MessageAppended)
+                    yield Span(span.session, number, number + 1), recorded, event.message
+                    number += 1
                 version = frame.last_version + 1
 
     def _note(self, span: Span) -> Iterator[tuple[Span, Recorded, Message]]:
@@ -104,11 +103,10 @@ def _note_tokens(log: Log, span: Span) -> int:
 def _run_tokens(log: Log, span: Span) -> int:
     total, number, version = 0, span.start, log.locate(span.session, span.start)
     while number < span.stop:
-        for frame in log.read_stream(span.session, version):
-            for index in range(max(version - frame.version, 0), frame.count):
-                row = frame.row(index)
-                if row[3] == MESSAGE and number < span.stop:
-                    total += row[2]
-                    number += 1
+        frames_max = min(span.stop - number, PAGE_FRAMES)
+        for frame in log.read_stream(span.session, version, frames_max=frames_max):
+            indexes = frame.message_indexes(number, span.stop)
+            total += sum(frame.row(index)[2] for index in indexes)
+            number += len(indexes)
             version = frame.last_version + 1
     return total

@@ -9,7 +9,6 @@ import enum
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from hashlib import sha256
-from itertools import islice
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -25,7 +24,7 @@ from ..errors import (
 )
 from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from .codec import Codec
-from .format import ACTOR_NAME, KEY_ROW, MESSAGE, REF, SESSION_NAME, STREAM_ROW
+from .format import ACTOR_NAME, KEY_ROW, REF, SESSION_NAME, STREAM_ROW
 from .frame import Draft, Frame, place
 
 
@@ -255,17 +254,20 @@ def page(frames: Iterable[Frame], frames_max: int | None = None) -> list[Frame]:
 
 def version_of(frame: Frame, number: int) -> int:
     """Return the version of the message of that number, which is in this frame."""
-    if frame.only_messages:
-        return frame.version + number - frame.number
-    found = (i for i, row in enumerate(frame.rows()) if row[3] == MESSAGE)
-    return frame.version + next(islice(found, number - frame.number, None))
+    return frame.version + frame.message_indexes(number, number + 1)[0]
 
 
 def receipt_again(frame: Frame) -> Receipt:
     """Return the receipt of a frame that is on disk already."""
     last = frame.last_position
     return Receipt(
-        frame.session, frame.version, frame.last_version, last, frame.recorded_at, last + 1, True
+        frame.session,
+        frame.version,
+        frame.last_version,
+        last,
+        frame.recorded_at,
+        tree_size=last + 1,
+        duplicate=True,
     )
 
 

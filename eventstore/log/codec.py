@@ -7,7 +7,7 @@ the size its event head states; dictionaries are numbered and never change.
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import zstandard
@@ -18,7 +18,7 @@ from ..ids import message_id
 from ..limits import DICTIONARY_BYTES_MAX, EVENT_BYTES_MAX
 from ..messages import Message
 from ..upcast import schema_of, upcast
-from .format import MESSAGE, RAW, TYPE_CODES, TYPES, ZSTD
+from .format import MESSAGE, RAW, TYPES, ZSTD
 
 COMPRESS_BYTES_MIN = 32
 """Payloads below this stay raw: the saving would be smaller than the cost of reading it."""
@@ -34,46 +34,55 @@ class _StoredMessage(msgspec.Struct, tag="MessageAppended", tag_field="type", om
     tokens: int = 0
 
 
+SCHEMA_OF = {code: schema_of(kind.__name__) for code, kind in TYPES.items()}
+"""Type code -> the schema number that is written today."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(_StoredMessage).decode
-_decoders = {
-    code: msgspec.msgpack.Decoder(kind).decode for code, kind in TYPES.items() if code != MESSAGE
+_decoders: dict[int, Callable[[bytes], AnyEvent]] = {
+    code: cast("Callable[[bytes], AnyEvent]", msgspec.msgpack.Decoder(kind).decode)
+    for code, kind in TYPES.items()
+    if code != MESSAGE
 }
 
 
-def encode(event: Event) -> bytes:
-    """Return the canonical payload of an event, at most EVENT_BYTES_MAX bytes.
+def encode_all(events: Sequence[Event]) -> list[bytes]:
+    """Return the canonical payload of each event, at most EVENT_BYTES_MAX bytes each.
 
-    Raises InvalidEvent for what msgpack can't carry and EventTooLarge.
+    Raises InvalidEvent for what msgpack can't carry, and EventTooLarge.
     """
-    stored: Any = event
-    if type(event) is MessageAppended:
-        stored = _StoredMessage(event.message.fields, event.tokens)
     try:
-        payload = _encode(stored)
+        payloads = [
+            _encode(_StoredMessage(event.message.fields, event.tokens))
+            if type(event) is MessageAppended
+            else _encode(event)
+            for event in events
+        ]
     except (UnicodeEncodeError, OverflowError, TypeError, RecursionError) as error:
-        raise InvalidEvent(f"{type(event).__name__} can't be stored: {error}") from None
-    if len(payload) > EVENT_BYTES_MAX:
-        raise EventTooLarge(len(payload), EVENT_BYTES_MAX)
-    return payload
+        raise InvalidEvent(f"an event can't be stored: {error}") from None
+    largest = max(map(len, payloads))
+    if largest > EVENT_BYTES_MAX:
+        raise EventTooLarge(largest, EVENT_BYTES_MAX)
+    return payloads
 
 
 def decode(code: int, schema: int, payload: bytes, session: str, version: int) -> AnyEvent:
     """Return the event of a payload; `session` and `version` name a message without an id."""
-    kind = TYPES[code]
-    if schema != schema_of(kind.__name__):
-        plain = upcast(kind.__name__, schema, msgspec.msgpack.decode(payload))
-        payload = _encode(plain)
+    if schema != SCHEMA_OF[code]:
+        payload = _encode(upcast(TYPES[code].__name__, schema, msgspec.msgpack.decode(payload)))
     if code != MESSAGE:
-        return _decoders[code](payload)  # type: ignore[no-any-return]
+        return _decoders[code](payload)
     stored = _decode_message(payload)
     given = stored.message.get("id") or message_id(session, version)
     return MessageAppended(Message(stored.message, given), stored.tokens)
 
 
-def type_code(event: Event) -> int:
-    """Return the number that stands for the event's type on disk."""
-    return TYPE_CODES[type(event)]
+class _Contexts:
+    """One thread's compressors and decompressors, by dictionary number."""
+
+    def __init__(self) -> None:
+        self.compress: dict[int, Callable[[bytes], bytes]] = {}
+        self.decompress: dict[int, Callable[[bytes, int], bytes]] = {}
 
 
 class Codec:
@@ -88,13 +97,16 @@ class Codec:
         self._load = load
         self._local = threading.local()  # zstd contexts must not be shared between threads
 
-    def compress(self, payload: bytes) -> tuple[int, bytes]:
-        """Return (dictionary number, stored bytes), raw where compression does not pay."""
-        if len(payload) < COMPRESS_BYTES_MIN:
-            return RAW, payload
+    def compress_all(self, payloads: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """Return (dictionary number, stored bytes) of each, raw where compression does not pay."""
         number = self.current
-        stored = self._compressor(number).compress(payload)
-        return (number, stored) if len(stored) < len(payload) else (RAW, payload)
+        if number == RAW:
+            return [(RAW, payload) for payload in payloads]
+        compress, packed = self._compressor(number), []
+        for payload in payloads:
+            stored = compress(payload) if len(payload) >= COMPRESS_BYTES_MIN else payload
+            packed.append((number, stored) if len(stored) < len(payload) else (RAW, payload))
+        return packed
 
     def decompress(self, number: int, stored: bytes, size: int) -> bytes:
         """Return the payload of `size` bytes; raises ValueError where the bytes are damaged."""
@@ -102,28 +114,35 @@ class Codec:
             payload = stored
         else:
             try:
-                payload = self._decompressor(number).decompress(stored, max_output_size=size)
+                payload = self._decompressor(number)(stored, size)
             except zstandard.ZstdError as error:
                 raise ValueError(str(error)) from None
         if len(payload) != size:
             raise ValueError(f"payload has {len(payload)} bytes instead of {size}")
         return payload
 
-    def _compressor(self, number: int) -> zstandard.ZstdCompressor:
-        made = self._local.__dict__.get(number)
-        if made is None:
-            made = self._local.__dict__[number] = zstandard.ZstdCompressor(
+    def _compressor(self, number: int) -> Callable[[bytes], bytes]:
+        contexts = self._contexts()
+        if number not in contexts.compress:
+            contexts.compress[number] = zstandard.ZstdCompressor(
                 compression_params=_parameters(), dict_data=self._dictionary(number, compress=True)
-            )
-        return made
+            ).compress
+        return contexts.compress[number]
 
-    def _decompressor(self, number: int) -> zstandard.ZstdDecompressor:
-        made = self._local.__dict__.get(-number)
-        if made is None:
-            made = self._local.__dict__[-number] = zstandard.ZstdDecompressor(
+    def _decompressor(self, number: int) -> Callable[[bytes, int], bytes]:
+        contexts = self._contexts()
+        if number not in contexts.decompress:
+            contexts.decompress[number] = zstandard.ZstdDecompressor(
                 dict_data=self._dictionary(number), format=zstandard.FORMAT_ZSTD1_MAGICLESS
-            )
-        return made
+            ).decompress
+        return contexts.decompress[number]
+
+    def _contexts(self) -> _Contexts:
+        try:
+            return self._local.contexts  # type: ignore[no-any-return]
+        except AttributeError:
+            self._local.contexts = made = _Contexts()
+            return made
 
     def _dictionary(
         self, number: int, *, compress: bool = False
@@ -142,7 +161,7 @@ class Codec:
 def train(payloads: Sequence[bytes], bytes_max: int = DICTIONARY_BYTES_MAX) -> bytes:
     """Return a dictionary trained on these payloads; raises InvalidEvent if they are too few."""
     try:
-        return zstandard.train_dictionary(bytes_max, payloads, level=LEVEL).as_bytes()
+        return zstandard.train_dictionary(bytes_max, list(payloads), level=LEVEL).as_bytes()
     except zstandard.ZstdError as error:
         raise InvalidEvent(f"{len(payloads)} payloads can't train a dictionary: {error}") from None
 

@@ -63,11 +63,13 @@ class Environment:
 
     def _translated(self, error: lmdb.Error) -> EventStoreError:
         if isinstance(error, lmdb.MapFullError):
-            return StoreFull(f"{self.path} has used its map of {self._map_size} bytes; open it with a larger map_size")
+            return StoreFull(
+                f"{self.path} has used its map of {self._map_size} bytes; open it with a larger one"
+            )
         if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadValsizeError)):
             return Corruption(-1, f"{self.path}: {error}")
         if "No space left" in str(error) or "Input/output error" in str(error):
-            return StoreFull(f"{self.path}: the disk refused the write ({error}); free space and retry")
+            return StoreFull(f"{self.path}: the disk refused the write ({error}); free some space")
         return StoreUnavailable(f"{self.path}: {error}")
 
     def copy(self, destination: Path) -> None:
@@ -125,7 +127,7 @@ def _open_halving(path: Path, map_size: int, *, read_only: bool) -> lmdb.Environ
             )
         except lmdb.MemoryError:
             if map_size <= GIB:
-                raise StoreUnavailable(f"{path}: no address space for a map of {map_size} bytes") from None
+                raise StoreUnavailable(f"{path}: no room for a map of {map_size} bytes") from None
             map_size //= 2
         except lmdb.Error as error:
             raise StoreUnavailable(f"{path} can't be opened: {error}") from error

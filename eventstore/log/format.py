@@ -41,6 +41,7 @@ KEY_ROW = Struct(">Q16s")
 HEAD_ROW = Struct(">QQ")
 """Size, recorded_at of the newest event; the frontier's hashes follow."""
 CHECKSUM = Struct(">Q")
+CHECKSUM32 = Struct(">I")
 
 SESSION_NAME, ACTOR_NAME = b"s", b"a"
 """Kinds of interned names: the first byte of a row in `refs` and of a value in `names`."""

@@ -6,9 +6,9 @@ head carries position-bound numbers under one checksum (seeded with the first po
 each event has a checksum of its own. Bytes that don't match raise Corruption, never data.
 """
 
+import struct
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from struct import error as StructError
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -18,10 +18,10 @@ from ..errors import Corruption, EventTooLarge, InvalidEvent
 from ..events import AnyEvent, BranchCreated, Event, MessageAppended, SessionCreated
 from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX
 from ..messages import ROLES, role_code
-from ..upcast import schema_of
-from .codec import Codec, decode, encode, type_code
+from .codec import SCHEMA_OF, Codec, decode, encode_all
 from .format import (
     CHECKSUM,
+    CHECKSUM32,
     EVENT_HEAD,
     EVENT_ROW,
     FRAME_FORMAT,
@@ -31,10 +31,14 @@ from .format import (
     OCCURRED,
     OCCURRED_TIME,
     ONLY_MESSAGES,
+    TYPE_CODES,
     TYPES,
 )
 
 _U32_MAX = (1 << 32) - 1
+
+Row = tuple[int, ...]
+"""An event head as EVENT_ROW has it."""
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -68,41 +72,63 @@ def draft(
     """
     if not 0 < len(events) <= APPEND_EVENTS_MAX:
         raise InvalidEvent(f"an append takes 1 to {APPEND_EVENTS_MAX} events, not {len(events)}")
-    heads: list[bytes] = []
-    bodies: list[bytes] = []
-    leads: list[bytes] = []
-    digests: list[bytes] = []
-    messages = end = total = 0
-    for index, event in enumerate(events):
-        payload = encode(event)
-        salt = salts[index * SALT_BYTES : index * SALT_BYTES + SALT_BYTES]
-        when = occurred[index] if occurred else None
-        code, schema = type_code(event), schema_of(type(event).__name__)
-        role = tokens = 0
-        if type(event) is MessageAppended:
-            role, tokens = role_code(event.message.fields), min(event.tokens, _U32_MAX)
-            messages += 1
-        number, stored = codec.compress(payload)
+    payloads = encode_all(events)
+    total = sum(map(len, payloads))
+    if total > APPEND_BYTES_MAX:
+        raise EventTooLarge(total, APPEND_BYTES_MAX, "append")
+    salted = [salts[at : at + SALT_BYTES] for at in range(0, len(salts), SALT_BYTES)]
+    marks = [_mark(event) for event in events]
+    times = occurred or [None] * len(events)
+    heads, bodies = _encoded(payloads, marks, salted, times, codec)
+    return Draft(
+        session,
+        len(events),
+        sum(code == MESSAGE for code, _, _ in marks),
+        isinstance(events[0], (SessionCreated, BranchCreated)),
+        b"".join(heads),
+        b"".join(bodies),
+        [_lead(code, when) for (code, _, _), when in zip(marks, times, strict=True)],
+        [entry_digests(payload_commitment(*each)) for each in zip(salted, payloads, strict=True)],
+    )
+
+
+def _mark(event: Event) -> tuple[int, int, int]:
+    """Return (type, role, tokens): what the head says so that scans need no payload."""
+    if type(event) is MessageAppended:
+        return MESSAGE, role_code(event.message.fields), min(event.tokens, _U32_MAX)
+    return TYPE_CODES[type(event)], 0, 0
+
+
+def _lead(code: int, when: int | None) -> bytes:
+    return _PLAIN_LEADS[code] if when is None else entry_lead(OCCURRED, code, SCHEMA_OF[code], when)
+
+
+_PLAIN_LEADS = {code: entry_lead(0, code, schema, 0) for code, schema in SCHEMA_OF.items()}
+
+
+def _encoded(
+    payloads: Sequence[bytes],
+    marks: Sequence[tuple[int, int, int]],
+    salts: Sequence[bytes],
+    times: Sequence[int | None],
+    codec: Codec,
+) -> tuple[list[bytes], list[bytes]]:
+    """Return the head with its checksum, and the stored bytes, of each event."""
+    heads, bodies, end = [], [], 0
+    packed = codec.compress_all(payloads)
+    for payload, (number, stored), (code, role, tokens), salt, when in zip(
+        payloads, packed, marks, salts, times, strict=True
+    ):
         flags, body = 0, salt + stored
         if when is not None:
             flags, body = OCCURRED, OCCURRED_TIME.pack(when) + body
         end += len(body)
-        total += len(payload)
-        head = EVENT_HEAD.pack(end, len(payload), tokens, code, schema, flags, role, number, 0)
-        heads.append(head + _event_checksum(head, body))
+        head = EVENT_HEAD.pack(
+            end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number, 0
+        )
+        heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
         bodies.append(body)
-        leads.append(entry_lead(flags, code, schema, when or 0))
-        digests.append(entry_digests(payload_commitment(salt, payload)))
-    if total > APPEND_BYTES_MAX:
-        raise EventTooLarge(total, APPEND_BYTES_MAX, "append")
-    creates = isinstance(events[0], (SessionCreated, BranchCreated))
-    return Draft(
-        session, len(events), messages, creates, b"".join(heads), b"".join(bodies), leads, digests
-    )
-
-
-def _event_checksum(head: bytes, body: bytes) -> bytes:
-    return (xxh3_64_intdigest(head + body) & _U32_MAX).to_bytes(4, "big")
+    return heads, bodies
 
 
 def place(
@@ -163,8 +189,13 @@ class Frame:
         "version",
     )
 
-    session: str
     actor: str | None
+    count: int
+    flags: int
+    number: int
+    recorded_at: int
+    session: str
+    version: int
 
     def __init__(self, raw: bytes, last_position: int, codec: Codec) -> None:
         try:
@@ -184,7 +215,7 @@ class Frame:
             self._heads_at = FRAME_HEAD_BYTES + sum(lengths)
             self._bodies_at = self._heads_at + self.count * EVENT_ROW.size
             checksum = CHECKSUM.unpack_from(raw, FRAME_HEAD.size)[0]
-        except StructError:
+        except struct.error:
             raise Corruption(last_position, f"frame has only {len(raw)} bytes") from None
         self.raw, self.codec = raw, codec
         self.position = last_position - self.count + 1
@@ -231,13 +262,21 @@ class Frame:
         start = FRAME_HEAD_BYTES + sum(self._lengths[:index])
         return self.raw[start : start + self._lengths[index]].decode() or None
 
-    def row(self, index: int) -> tuple[int, ...]:
+    def row(self, index: int) -> Row:
         """Return one event's head: end, size, tokens, type, schema, flags, role, dictionary."""
         return EVENT_ROW.unpack_from(self.raw, self._heads_at + index * EVENT_ROW.size)
 
-    def rows(self) -> Iterator[tuple[int, ...]]:
-        """Iterate over all event heads in order, without touching a payload."""
-        return EVENT_ROW.iter_unpack(self.raw[self._heads_at : self._bodies_at])
+    def rows(self, low: int = 0, high: int | None = None) -> Iterator[Row]:
+        """Iterate over the event heads `low <= index < high` without touching a payload."""
+        stop = self._heads_at + (self.count if high is None else high) * EVENT_ROW.size
+        return EVENT_ROW.iter_unpack(self.raw[self._heads_at + low * EVENT_ROW.size : stop])
+
+    def message_indexes(self, start: int, stop: int) -> Sequence[int]:
+        """Return the indexes of the messages whose number is in `start <= number < stop`."""
+        low, high = max(start - self.number, 0), max(stop - self.number, 0)
+        if self.only_messages:
+            return range(low, min(high, self.count))
+        return [index for index, row in enumerate(self.rows()) if row[3] == MESSAGE][low:high]
 
     def message_number(self, index: int) -> int:
         """Return how many messages of the stream come before the event at `index`."""
@@ -250,32 +289,26 @@ class Frame:
 
     def next_number(self) -> int:
         """Return how many messages the stream holds up to and with this frame."""
-        return self.message_number(self.count) if not self.only_messages else self.number + self.count
+        return self.message_number(self.count)
 
-    def body(self, index: int) -> tuple[tuple[int, ...], bytes]:
-        """Return one event's head and its stored bytes, checked against their checksum."""
-        row = self.row(index)
-        start = self.row(index - 1)[0] if index else 0
-        body = self.raw[self._bodies_at + start : self._bodies_at + row[0]]
+    def opened(self, index: int) -> tuple[Row, bytes, bytes]:
+        """Return one event's head, salt and uncompressed payload, all checked."""
         at = self._heads_at + index * EVENT_ROW.size
-        if _event_checksum(self.raw[at : at + EVENT_HEAD.size], body) != row[9].to_bytes(4, "big"):
+        row = EVENT_ROW.unpack_from(self.raw, at)
+        start = EVENT_ROW.unpack_from(self.raw, at - EVENT_ROW.size)[0] if index else 0
+        body = self.raw[self._bodies_at + start : self._bodies_at + row[0]]
+        if xxh3_64_intdigest(self.raw[at : at + EVENT_HEAD.size] + body) & _U32_MAX != row[9]:
             raise Corruption(self.position + index, "event does not match its checksum")
-        return row, body
-
-    def payload(self, index: int) -> tuple[bytes, bytes]:
-        """Return one event's salt and its uncompressed payload."""
-        row, body = self.body(index)
-        start = OCCURRED_TIME.size if row[5] & OCCURRED else 0
-        salt = body[start : start + SALT_BYTES]
+        if row[5] & OCCURRED:
+            body = body[OCCURRED_TIME.size :]
         try:
-            return salt, self.codec.decompress(row[7], body[start + SALT_BYTES :], row[1])
+            return row, body[:SALT_BYTES], self.codec.decompress(row[7], body[SALT_BYTES:], row[1])
         except ValueError as error:
             raise Corruption(self.position + index, str(error)) from None
 
     def event(self, index: int) -> AnyEvent:
         """Return one event, decoded."""
-        row = self.row(index)
-        _, payload = self.payload(index)
+        row, _, payload = self.opened(index)
         try:
             return decode(row[3], row[4], payload, self.session, self.version + index)
         except (KeyError, msgspec.MsgspecError) as error:
@@ -285,7 +318,9 @@ class Frame:
         """Return the caller's own time of one event, ns, or None."""
         if not self.row(index)[5] & OCCURRED:
             return None
-        return int(OCCURRED_TIME.unpack_from(self.body(index)[1])[0])
+        start = self.row(index - 1)[0] if index else 0
+        self.opened(index)  # a time from damaged bytes must not get out
+        return int(OCCURRED_TIME.unpack_from(self.raw, self._bodies_at + start)[0])
 
     def recorded(
         self, first_version: int = 0, last_version: int = _U32_MAX, *, reverse: bool = False
@@ -311,21 +346,80 @@ class Recorded:
         self.frame, self.index = frame, index
         self._event: AnyEvent | None = None
 
-    position = property(lambda self: self.frame.position + self.index)
-    session = property(lambda self: self.frame.session)
-    version = property(lambda self: self.frame.version + self.index)
-    recorded_at = property(lambda self: self.frame.recorded_at)
-    occurred_at = property(lambda self: self.frame.occurred_at(self.index))
-    actor = property(lambda self: self.frame.actor)
-    correlation_id = property(lambda self: self.frame.correlation_id)
-    causation_id = property(lambda self: self.frame.causation_id)
-    key = property(lambda self: None if self.index else self.frame.key)
-    number = property(lambda self: self.frame.message_number(self.index))
-    type_code = property(lambda self: self.frame.row(self.index)[3])
-    schema = property(lambda self: self.frame.row(self.index)[4])
-    tokens = property(lambda self: self.frame.row(self.index)[2])
-    size = property(lambda self: self.frame.row(self.index)[1])
-    role = property(lambda self: ROLES[self.frame.row(self.index)[6]])
+    @property
+    def position(self) -> int:
+        """Place in the log."""
+        return self.frame.position + self.index
+
+    @property
+    def session(self) -> str:
+        """The stream it belongs to."""
+        return self.frame.session
+
+    @property
+    def version(self) -> int:
+        """Place in the stream."""
+        return self.frame.version + self.index
+
+    @property
+    def recorded_at(self) -> int:
+        """Time of the commit, ns since the epoch; never goes backwards."""
+        return self.frame.recorded_at
+
+    @property
+    def occurred_at(self) -> int | None:
+        """The caller's own time, ns since the epoch."""
+        return self.frame.occurred_at(self.index)
+
+    @property
+    def actor(self) -> str | None:
+        """Who did it."""
+        return self.frame.actor
+
+    @property
+    def correlation_id(self) -> str | None:
+        """What it belongs to."""
+        return self.frame.correlation_id
+
+    @property
+    def causation_id(self) -> str | None:
+        """What caused it."""
+        return self.frame.causation_id
+
+    @property
+    def key(self) -> str | None:
+        """The idempotency key, on the first event of an append."""
+        return None if self.index else self.frame.key
+
+    @property
+    def number(self) -> int:
+        """How many messages of the stream come before it."""
+        return self.frame.message_number(self.index)
+
+    @property
+    def type_code(self) -> int:
+        """Number of the event's type on disk."""
+        return self.frame.row(self.index)[3]
+
+    @property
+    def schema(self) -> int:
+        """Number of the payload's schema."""
+        return self.frame.row(self.index)[4]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a message, counted when it was appended."""
+        return self.frame.row(self.index)[2]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload before compression."""
+        return self.frame.row(self.index)[1]
+
+    @property
+    def role(self) -> str:
+        """Role of a message, where it has a code; else the empty string."""
+        return ROLES[self.frame.row(self.index)[6]]
 
     @property
     def type(self) -> str:

@@ -57,6 +57,9 @@ from .format import (
 )
 from .frame import Frame
 
+Bytes = bytes | memoryview
+"""What LMDB's binding says it returns; without `buffers=True` it is always bytes."""
+
 CHECKSUM_BYTES = 8
 TAILS_CACHED_MAX = 10_000
 
@@ -66,11 +69,12 @@ def sealed_row(value: bytes) -> bytes:
     return xxh3_64_digest(value) + value
 
 
-def opened_row(row: bytes | None, what: str) -> bytes:
+def opened_row(row: Bytes | None, what: str) -> bytes:
     """Return the value of such a row; raises Corruption where it is missing or damaged."""
-    if row is None or xxh3_64_digest(row[CHECKSUM_BYTES:]) != row[:CHECKSUM_BYTES]:
+    value = bytes(row[CHECKSUM_BYTES:]) if row else b""
+    if row is None or xxh3_64_digest(value) != row[:CHECKSUM_BYTES]:
         raise Corruption(-1, f"{what} is missing or does not match its checksum")
-    return row[CHECKSUM_BYTES:]
+    return value
 
 
 def create_log(path: Path, store: str, starter: bytes | None) -> None:
@@ -107,16 +111,17 @@ class LmdbLog:
         try:
             self._meta = self.env.table(META)
             self._check_format()
-            (_, self._frames, self._streams, self._names, self._refs, self._keys, self._tiles, self._dictionaries) = (
-                self.env.table(name, dupfixed=name == STREAMS) for name in TABLES
-            )
+            self._frames, self._keys = self.env.table(FRAMES), self.env.table(KEYS)
+            self._streams = self.env.table(STREAMS, dupfixed=True)
+            self.names, self.refs = self.env.table(NAMES), self.env.table(REFS)
+            self._tiles, self._dictionaries = self.env.table(TILES), self.env.table(DICTIONARIES)
         except (lmdb.NotFoundError, lmdb.ReadonlyError):
             raise StoreUnavailable(f"{self.env.path} holds no event log") from None
         except lmdb.Error as error:
             raise Corruption(-1, f"{self.env.path}: {error}") from error
         self._name_of: dict[int, str] = {}
-        self._tail_of: dict[str, Tail] = {}
-        self._tails_at = -1
+        self._tails: dict[str, Tail] = {}
+        self._tails_size = -1
         with self.env.begin() as txn:
             last = txn.cursor(self._dictionaries)
             current = REF.unpack(last.key())[0] if last.last() else 1
@@ -161,10 +166,16 @@ class LmdbLog:
     def _settle(self, made: Plan) -> None:
         """Remember what a plan that is durable now has changed."""
         self._name_of.update((ref, row[1:].decode()) for row, ref in made.names.items())
-        if len(self._tail_of) > TAILS_CACHED_MAX:
-            self._tail_of.clear()
-        self._tail_of.update(made.tails)
-        self._tails_at = made.frontier.size
+        if len(self._tails) > TAILS_CACHED_MAX:
+            self._tails.clear()
+        self._tails.update(made.tails)
+        self._tails_size = made.frontier.size
+
+    def tails_at(self, size: int) -> dict[str, Tail]:
+        """Return the tails known here, none where another process wrote meanwhile."""
+        if self._tails_size != size:
+            self._tails.clear()
+        return self._tails
 
     def _put(self, txn: lmdb.Transaction, made: Plan) -> None:
         """Write the rows of a plan; the frames go to the end of their tree."""
@@ -172,8 +183,8 @@ class LmdbLog:
         txn.cursor(self._frames).putmulti(frames, append=True)
         txn.cursor(self._streams).putmulti(made.streams)
         for row, ref in made.names.items():
-            txn.put(REF.pack(ref), sealed_row(row), db=self._names)
-            txn.put(row, REF.pack(ref), db=self._refs)
+            txn.put(REF.pack(ref), sealed_row(row), db=self.names)
+            txn.put(row, REF.pack(ref), db=self.refs)
         for key, row in made.keys.items():
             txn.put(key, row, db=self._keys)
         for level, index, node in made.tiles:
@@ -222,7 +233,7 @@ class LmdbLog:
 
     def tail_in(self, txn: lmdb.Transaction, session: str) -> Tail | None:
         """Return the newest place in a stream as this transaction sees it."""
-        ref = txn.get(SESSION_NAME + session.encode(), db=self._refs)
+        ref = txn.get(SESSION_NAME + session.encode(), db=self.refs)
         if ref is None:
             return None
         cursor = txn.cursor(self._streams)
@@ -236,18 +247,27 @@ class LmdbLog:
         """Return the content digest and receipt of a key."""
         self._check_open()
         with self.env.begin() as txn:
-            row = txn.get(key.encode(), db=self._keys)
+            row = self.key_row_in(txn, key.encode())
             if row is None:
                 return None
             position, content = KEY_ROW.unpack(row)
-            return content, self.receipt_in(txn, position, key)
+            return content, self.receipt_in(txn, position)
 
-    def receipt_in(self, txn: lmdb.Transaction, position: int, key: str) -> Receipt:
-        """Return the receipt of the append that starts at `position` and has this key."""
+    def key_row_in(self, txn: lmdb.Transaction, key: bytes) -> bytes | None:
+        """Return the row of an idempotency key, checked against the frame it names."""
+        found = txn.get(key, db=self._keys)
+        if found is None:
+            return None
+        row = bytes(found)
+        position = KEY_ROW.unpack(row)[0]
         frame = next(self._from(txn, position), None)
-        if frame is None or frame.position != position or frame.key != key:
-            raise Corruption(position, f"the index of keys is wrong about {key!r}")
-        return receipt_again(frame)
+        if frame is None or frame.position != position or (frame.key or "").encode() != key:
+            raise Corruption(position, f"the index of keys is wrong about {key.decode()!r}")
+        return row
+
+    def receipt_in(self, txn: lmdb.Transaction, position: int) -> Receipt:
+        """Return the receipt of the append that starts at `position`, as a duplicate."""
+        return receipt_again(next(self._from(txn, position)))
 
     def read_all(self, position: int, frames_max: int | None = None) -> list[Frame]:
         """Return a page of frames from `position` on."""
@@ -259,7 +279,7 @@ class LmdbLog:
         cursor = txn.cursor(self._frames)
         if cursor.set_range(POSITION.pack(position)):
             for key, raw in cursor:
-                yield self._adopted(txn, Frame(raw, _position(key), self.codec))
+                yield self._adopted(txn, Frame(bytes(raw), _position(bytes(key)), self.codec))
 
     def read_stream(
         self, session: str, version: int, *, reverse: bool = False, frames_max: int | None = None
@@ -274,7 +294,7 @@ class LmdbLog:
         self, txn: lmdb.Transaction, session: str, version: int, *, reverse: bool = False
     ) -> Iterator[Row]:
         """Iterate over a stream's index from the frame that holds `version`."""
-        ref = txn.get(SESSION_NAME + session.encode(), db=self._refs)
+        ref = txn.get(SESSION_NAME + session.encode(), db=self.refs)
         cursor = txn.cursor(self._streams)
         if ref is None or not cursor.set_range_dup(ref, STREAM_ROW.pack(version, 0, 0)):
             return
@@ -287,8 +307,8 @@ class LmdbLog:
         """Return the frame that an index row leads to, and check that it is the right one."""
         raw = txn.get(POSITION.pack(row.position), db=self._frames)
         if raw is None:
-            raise Corruption(row.position, f"the frame at the end of version {row.version} is missing")
-        frame = self._adopted(txn, Frame(raw, row.position, self.codec))
+            raise Corruption(row.position, f"the frame of version {row.version} is missing")
+        frame = self._adopted(txn, Frame(bytes(raw), row.position, self.codec))
         if frame.session != session or row[:2] != (frame.last_version, frame.next_number()):
             raise Corruption(row.position, f"the index of session {session!r} is wrong here")
         return frame
@@ -298,8 +318,9 @@ class LmdbLog:
         self._check_open()
         with self.env.begin() as txn:
             tail = self.tail_in(txn, session)
-            assert tail is not None and number < tail.messages, "the message exists"
-            # Usually all events that are no messages are at one end, so guess from both ends first.
+            assert tail is not None, "the session exists"
+            assert number < tail.messages, "the message exists"
+            # Mostly all events that are no messages are at one end: try from both ends first.
             low, high = number + 1, tail.version - (tail.messages - 1 - number)
             probe = low
             while True:
@@ -316,12 +337,12 @@ class LmdbLog:
         self._check_open()
         found: list[str] = []
         with self.env.begin() as txn:
-            cursor = txn.cursor(self._refs)
+            cursor = txn.cursor(self.refs)
             if cursor.set_range(SESSION_NAME + after.encode() + (b"\x00" if after else b"")):
                 for row in cursor.iternext(values=False):
                     if row[:1] != SESSION_NAME or len(found) == NAMES_PAGE:
                         break
-                    found.append(row[1:].decode())
+                    found.append(bytes(row[1:]).decode())
         return found
 
     def wait_applied(self, position: int) -> None:
@@ -346,7 +367,7 @@ class LmdbLog:
     def _name(self, txn: lmdb.Transaction, ref: int) -> str:
         name = self._name_of.get(ref)
         if name is None:
-            row = opened_row(txn.get(REF.pack(ref), db=self._names), f"name {ref}")
+            row = opened_row(txn.get(REF.pack(ref), db=self.names), f"name {ref}")
             name = self._name_of[ref] = row[1:].decode()
         return name
 
@@ -357,24 +378,22 @@ class _Ground:
     def __init__(self, log: LmdbLog, txn: lmdb.Transaction) -> None:
         self._log, self._txn = log, txn
         self.frontier, self.recorded_at = log.edge(txn)
-        last = txn.cursor(log._names)
+        last = txn.cursor(log.names)
         self.next_ref = REF.unpack(last.key())[0] + 1 if last.last() else 1
-        if log._tails_at != self.frontier.size:  # another process wrote meanwhile
-            log._tail_of.clear()
+        self._tails = log.tails_at(self.frontier.size)
 
     def tail(self, session: str) -> Tail | None:
-        return self._log._tail_of.get(session) or self._log.tail_in(self._txn, session)
+        return self._tails.get(session) or self._log.tail_in(self._txn, session)
 
     def ref(self, row: bytes) -> int | None:
-        found = self._txn.get(row, db=self._log._refs)
+        found = self._txn.get(row, db=self._log.refs)
         return None if found is None else int(REF.unpack(found)[0])
 
     def key_row(self, key: bytes) -> bytes | None:
-        return self._txn.get(key, db=self._log._keys)
+        return self._log.key_row_in(self._txn, key)
 
     def receipt_at(self, position: int) -> Receipt:
-        frame = next(self._log._from(self._txn, position))
-        return receipt_again(frame)
+        return self._log.receipt_in(self._txn, position)
 
 
 def _position(key: bytes) -> int:
