@@ -16,7 +16,7 @@ from xxhash import xxh3_128_digest
 from . import decisions
 from . import events as ev
 from .clock import to_ns
-from .errors import DepthExceeded, InvalidEvent
+from .errors import DepthExceeded, InvalidEvent, VersionConflict
 from .events import Event
 from .ids import check_name, fresh_id, optional_name
 from .limits import TTL_SECONDS_MAX
@@ -307,8 +307,12 @@ class Commands(ABC, Generic[Result]):
         branch = fresh_id() if session is None else check_name(session, "session id")
         content = ["branch", parent, session, at, _text(name), _text(description)]
 
+        seen = options.pop("expected", ANY)  # of the parent: the branch itself is new
+
         def decide(ground: Ground) -> list[Part]:
             header = ground.headers.now(parent)
+            if isinstance(seen, int) and seen != header.version:
+                raise VersionConflict(parent, seen, header.version)
             if header.depth >= ground.max_depth:
                 raise DepthExceeded(header.depth + 1, ground.max_depth)
             version = header.version if at is None else decisions.version_at(ground.log, header, at)

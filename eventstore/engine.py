@@ -6,6 +6,7 @@ faster; errors of the tree come out as they are, and then nothing was written.
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 from .audit.entry import Salts
 from .clock import Clock
@@ -35,14 +36,17 @@ class Engine:
         self,
         log: Log,
         headers: Headers,
-        writer: Writer,
         clock: Clock,
         *,
+        notify: Callable[[], None],
+        interval_ms: int,
         actor: str | None,
         max_depth: int,
         read_only: bool,
     ) -> None:
-        self.log, self.headers, self.writer = log, headers, writer
+        self.log, self.headers = log, headers
+        self.writer = Writer(log, clock, self._committed, interval_ms)
+        self._notify = notify
         self.max_depth = max_depth
         self._salts = Salts()
         self._clock, self._actor, self._read_only = clock, actor, read_only
@@ -126,6 +130,14 @@ class Engine:
             raise SessionExpired(session, expires_at)
         if needs == OPEN and status != "active":
             raise InvalidEvent(f"session {session!r} is {status}; reopen it first")
+
+    def _committed(self, appends: Sequence[Append], outcomes: Sequence[Outcome]) -> None:
+        """Let the standing of sessions that only got messages move on without a look at them."""
+        for append, outcome in zip(appends, outcomes, strict=True):
+            draft = append.drafts[0]
+            if draft.messages == draft.count and isinstance(outcome, Receipt):
+                self.headers.passed(outcome.session, outcome.first_version, outcome.version)
+        self._notify()
 
 
 def _changes_standing(request: Request, append: Append) -> bool:

@@ -30,6 +30,14 @@ class Segment(NamedTuple):
     last: int
 
 
+class Standing(NamedTuple):
+    """A session's status and time of expiry (ns or None), true at `version`."""
+
+    status: str
+    expires_at: int | None
+    version: int
+
+
 def lineage(
     log: Log, session: str, version: int, snapshots: Snapshots | None = None
 ) -> tuple[SessionHeader | None, list[Segment]]:
@@ -122,6 +130,7 @@ class Headers:
         self._log, self._snapshots = log, snapshots
         self._lock = threading.Lock()
         self._newest: OrderedDict[str, SessionHeader] = OrderedDict()
+        self._standing: dict[str, Standing] = {}
 
     def at(self, session: str, version: int) -> SessionHeader:
         """Return the header at `version`, which must exist; the caller owns it."""
@@ -136,11 +145,25 @@ class Headers:
         with self._lock:
             return self._current(session).copy()
 
-    def standing(self, session: str) -> tuple[str, int | None, int]:
-        """Return (status, expires_at, version) without copying. Raises SessionNotFound."""
+    def standing(self, session: str) -> Standing:
+        """Return what commands must know of a session. Raises SessionNotFound."""
+        tail = self._log.tail(session)
         with self._lock:
-            header = self._current(session)
-            return header.status, header.expires_at, header.version
+            known = self._standing.get(session)
+            if known is None or tail is None or known.version != tail.version:
+                header = self._current(session)
+                known = Standing(header.status, header.expires_at, header.version)
+                if len(self._standing) > HEADERS_CACHED_MAX:
+                    self._standing.clear()
+                self._standing[session] = known
+            return known
+
+    def passed(self, session: str, first: int, last: int) -> None:
+        """Move a known standing on: versions `first..last` were nothing but messages."""
+        with self._lock:
+            known = self._standing.get(session)
+            if known is not None and known.version + 1 == first:
+                self._standing[session] = known._replace(version=last)
 
     def _current(self, session: str) -> SessionHeader:
         header = self._newest.pop(session, None)

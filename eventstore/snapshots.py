@@ -6,6 +6,8 @@ on disk keeps them in memory.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from struct import Struct
 from typing import Protocol
@@ -18,6 +20,7 @@ from .header import REVISION, SessionHeader
 from .log.environment import open_environment
 
 _VERSION = Struct(">I")
+_PAGE_ROWS = 1_000
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SessionHeader).decode
 
@@ -62,10 +65,11 @@ class MemorySnapshots:
 class LmdbSnapshots:
     """Snapshots in an LMDB environment of their own beside the log."""
 
-    def __init__(self, path: Path) -> None:
-        path.mkdir(exist_ok=True)
-        self._env = open_environment(path)
-        self._table = self._env.table(b"headers-%d" % REVISION, create=True)
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        if not read_only:
+            path.mkdir(exist_ok=True)
+        self._env = open_environment(path, read_only=read_only)
+        self._table = self._env.table(b"headers-%d" % REVISION, create=not read_only)
 
     def nearest(self, session: str, version: int) -> SessionHeader | None:
         """Return the newest saved header at or before `version`."""
@@ -78,18 +82,28 @@ class LmdbSnapshots:
                 found = cursor.prev() if found else cursor.last()
             if not found or cursor.key()[:-4] != prefix:
                 return None
-            row = cursor.value()
-        if xxh3_64_digest(row[8:]) != row[:8]:
-            return None  # a damaged cache is as good as none
-        return _decode(row[8:])
+            return _opened(bytes(cursor.key()), bytes(cursor.value()))
+
+    def keys(self) -> Iterator[tuple[str, int]]:
+        """Iterate over (session, version) of all that is saved."""
+        after = b""
+        while True:
+            with self._env.begin() as txn:
+                cursor = txn.cursor(self._table)
+                rows = cursor.iternext(values=False) if cursor.set_range(after) else iter(())
+                page = [bytes(row) for row in islice(rows, _PAGE_ROWS)]
+            for key in page:
+                yield key[:-5].decode(errors="replace"), _VERSION.unpack(key[-4:])[0]
+            if len(page) < _PAGE_ROWS:
+                return
+            after = page[-1] + b"\x00"
 
     def save(self, headers: list[SessionHeader]) -> None:
         """Keep these headers; a disk that refuses them only costs time later."""
         rows = []
         for header in headers:
             value = _encode(header)
-            key = header.session.encode() + b"\x00" + _VERSION.pack(header.version)
-            rows.append((key, xxh3_64_digest(value) + value))
+            rows.append((_key(header.session, header.version), xxh3_64_digest(value) + value))
         try:
             with self._env.begin(write=True) as txn:
                 txn.cursor(self._table).putmulti(rows)
@@ -99,3 +113,15 @@ class LmdbSnapshots:
     def close(self) -> None:
         """Release the environment."""
         self._env.close()
+
+
+def _key(session: str, version: int) -> bytes:
+    return session.encode() + b"\x00" + _VERSION.pack(version)
+
+
+def _opened(key: bytes, row: bytes) -> SessionHeader | None:
+    """Return the header of a row, None where row or key is damaged: as good as no cache."""
+    if xxh3_64_digest(row[8:]) != row[:8]:
+        return None
+    header = _decode(row[8:])
+    return header if _key(header.session, header.version) == key else None

@@ -32,7 +32,6 @@ from .log.memory import MemoryLog
 from .messages import TokenCounter, count_tokens
 from .snapshots import LmdbSnapshots, MemorySnapshots, Snapshots
 from .subscription import Signal, Subscription
-from .writer import Writer
 
 TRAINING_EVENTS_MAX = 20_000
 """Newest events that a dictionary is trained on."""
@@ -61,12 +60,12 @@ class EventStore(Commands[Receipt]):
         self.count_tokens = count_tokens
         self._snapshots = snapshots
         self._signal = Signal()
-        self._writer = Writer(log, clock, self._signal.notify, interval_ms)
         self._engine = Engine(
             log,
             self.headers,
-            self._writer,
             clock,
+            notify=self._signal.notify,
+            interval_ms=interval_ms,
             actor=actor or process_actor(),
             max_depth=max_depth,
             read_only=read_only,
@@ -165,7 +164,7 @@ class EventStore(Commands[Receipt]):
         """Close a session, as a fact; without a session, release the store (idempotent)."""
         if session is not None:
             return super().close(session, reason=reason, **options)
-        self._writer.close()
+        self._engine.writer.close()
         while self._on_close:
             self._on_close.pop()()
         self._snapshots.close()
@@ -283,7 +282,7 @@ class EventStore(Commands[Receipt]):
 
     def flush(self) -> None:
         """Return once everything acknowledged so far is durable."""
-        self._writer.flush()
+        self._engine.writer.flush()
 
     def train_dictionary(self) -> int:
         """Train a compression dictionary on this store's newest events; returns its number.

@@ -21,6 +21,9 @@ from .log.base import Append, Log, Outcome
 GATHER_SECONDS = 0.0005
 """With `interval_ms`: how long the writer thread lets appends gather between two batches."""
 
+Committed = Callable[[Sequence[Append], Sequence[Outcome]], None]
+"""Told of every batch that is in the log, before its callers are."""
+
 Failure = BaseException
 Loop = asyncio.AbstractEventLoop
 
@@ -65,9 +68,7 @@ class Ticket:
 class Writer:
     """The queue in front of a log, its leader, and the thread that leads when callers queue."""
 
-    def __init__(
-        self, log: Log, clock: Clock, committed: Callable[[], None], interval_ms: int = 0
-    ) -> None:
+    def __init__(self, log: Log, clock: Clock, committed: Committed, interval_ms: int = 0) -> None:
         self._log, self._clock, self._committed = log, clock, committed
         self._interval = interval_ms / 1_000
         self._queue: deque[Ticket] = deque()
@@ -163,22 +164,23 @@ class Writer:
     # -- the leader ----------------------------------------------------------------------
 
     def _commit_alone(self, append: Append) -> Outcome:
-        outcome = self._log.commit([append], self._clock())[0]
-        self._committed()
-        return outcome
+        outcomes = self._log.commit([append], self._clock())
+        self._committed([append], outcomes)
+        return outcomes[0]
 
     def _commit_batch(self) -> None:
         """Commit what is queued, up to the limits of a batch, and wake its callers."""
         batch = self._taken()
+        appends = [ticket.append for ticket in batch]
         try:
-            outcomes = self._log.commit([ticket.append for ticket in batch], self._clock())
+            outcomes = self._log.commit(appends, self._clock())
         except BaseException as failure:  # every caller must hear of it, whatever it is
             _resolve(batch, None, failure)
             if not isinstance(failure, Exception):
                 raise
             return
+        self._committed(appends, outcomes)
         _resolve(batch, outcomes, None)
-        self._committed()
 
     def _taken(self) -> list[Ticket]:
         batch: list[Ticket] = []
@@ -234,8 +236,8 @@ class Writer:
                         self._hurry.wait(min(left, GATHER_SECONDS))
         except Exception as failure:  # noqa: BLE001 - they were told otherwise: tell them next time
             self._lost = failure
-            _resolve([t for t in batch if not t.resolved], None, failure)
-        self._committed()
+            _resolve([ticket for ticket in batch if not ticket.resolved], None, failure)
+        self._committed([], [])
 
 
 def _resolve(

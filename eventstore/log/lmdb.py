@@ -166,9 +166,10 @@ class LmdbLog:
     def _settle(self, made: Plan) -> None:
         """Remember what a plan that is durable now has changed."""
         self._name_of.update((ref, row[1:].decode()) for row, ref in made.names.items())
-        if len(self._tails) > TAILS_CACHED_MAX:
-            self._tails.clear()
-        self._tails.update(made.tails)
+        known = {} if len(self._tails) > TAILS_CACHED_MAX else self._tails
+        self._tails_size = -1  # readers must not take new tails for those of an older size
+        known.update(made.tails)
+        self._tails = known
         self._tails_size = made.frontier.size
 
     def tails_at(self, size: int) -> dict[str, Tail]:
@@ -215,7 +216,11 @@ class LmdbLog:
         """Return the number of events."""
         self._check_open()
         with self.env.begin() as txn:
-            return self.edge(txn)[0].size
+            return self._size(txn)
+
+    def _size(self, txn: lmdb.Transaction) -> int:
+        row = opened_row(txn.get(HEAD_KEY, db=self._meta), "the tree head")
+        return int(HEAD_ROW.unpack_from(row)[0])
 
     def edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int]:
         """Return the frontier and the time of the newest event."""
@@ -229,7 +234,8 @@ class LmdbLog:
         """Return the newest place in a stream."""
         self._check_open()
         with self.env.begin() as txn:
-            return self.tail_in(txn, session)
+            known = self._tails.get(session) if self._tails_size == self._size(txn) else None
+            return known or self.tail_in(txn, session)
 
     def tail_in(self, txn: lmdb.Transaction, session: str) -> Tail | None:
         """Return the newest place in a stream as this transaction sees it."""
