@@ -5,6 +5,7 @@ LMDB error leaves here as one of our tree; a full disk or map is StoreFull and l
 """
 
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,8 @@ class Environment:
             raise StoreLocked(f"{self.path} was resized by another process; retry") from None
         except lmdb.Error as error:
             raise self._translated(error) from error
+        except struct.error as error:
+            raise Corruption(-1, f"{self.path}: a row of the wrong size: {error}") from None
 
     def _translated(self, error: lmdb.Error) -> EventStoreError:
         if isinstance(error, lmdb.MapFullError):

@@ -119,9 +119,11 @@ class LmdbLog:
             raise StoreUnavailable(f"{self.env.path} holds no event log") from None
         except lmdb.Error as error:
             raise Corruption(-1, f"{self.env.path}: {error}") from error
-        self._name_of: dict[int, str] = {}
-        self._tails: dict[str, Tail] = {}
-        self._tails_size = -1
+        self._name_of: dict[int, str]
+        self._ref_of: dict[bytes, int]
+        self._tails: dict[str, Tail]
+        self._tails_size: int
+        self._forget()
         with self.env.begin() as txn:
             last = txn.cursor(self._dictionaries)
             current = REF.unpack(last.key())[0] if last.last() else 1
@@ -158,14 +160,23 @@ class LmdbLog:
                 self._put(txn, plans[-1])
             return plans[-1].outcomes
 
-        with self.env.begin(write=True) as txn:
-            yield stage
+        try:
+            with self.env.begin(write=True) as txn:
+                yield stage
+        except BaseException:
+            self._forget()
+            raise
         for made in plans:
             self._settle(made)
+
+    def _forget(self) -> None:
+        """Drop what was learnt inside a transaction that did not become durable."""
+        self._name_of, self._ref_of, self._tails, self._tails_size = {}, {}, {}, -1
 
     def _settle(self, made: Plan) -> None:
         """Remember what a plan that is durable now has changed."""
         self._name_of.update((ref, row[1:].decode()) for row, ref in made.names.items())
+        self._ref_of.update(made.names)
         known = {} if len(self._tails) > TAILS_CACHED_MAX else self._tails
         self._tails_size = -1  # readers must not take new tails for those of an older size
         known.update(made.tails)
@@ -187,7 +198,7 @@ class LmdbLog:
             txn.put(REF.pack(ref), sealed_row(row), db=self.names)
             txn.put(row, REF.pack(ref), db=self.refs)
         for key, row in made.keys.items():
-            txn.put(key, row, db=self._keys)
+            txn.put(key, sealed_row(row), db=self._keys)
         for level, index, node in made.tiles:
             txn.put(TILE_KEY.pack(level, index), node, db=self._tiles)
         head = HEAD_ROW.pack(made.frontier.size, made.recorded_at)
@@ -230,6 +241,13 @@ class LmdbLog:
         starts = range(0, len(nodes), HASH_BYTES)
         return Frontier(size, [nodes[i : i + HASH_BYTES] for i in starts]), recorded_at
 
+    def ref_in(self, txn: lmdb.Transaction, row: bytes) -> int | None:
+        """Return the reference of an interned name; names never change."""
+        ref = self._ref_of.get(row)
+        if ref is None and (found := txn.get(row, db=self.refs)) is not None:
+            ref = self._ref_of[row] = int(REF.unpack(found)[0])
+        return ref
+
     def tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream."""
         self._check_open()
@@ -264,7 +282,7 @@ class LmdbLog:
         found = txn.get(key, db=self._keys)
         if found is None:
             return None
-        row = bytes(found)
+        row = opened_row(found, f"the row of key {key.decode()!r}")
         position = KEY_ROW.unpack(row)[0]
         frame = next(self._from(txn, position), None)
         if frame is None or frame.position != position or (frame.key or "").encode() != key:
@@ -282,10 +300,17 @@ class LmdbLog:
             return page(self._from(txn, position), frames_max)
 
     def _from(self, txn: lmdb.Transaction, position: int) -> Iterator[Frame]:
+        """Iterate over frames without a gap, so that a damaged tree of pages hides nothing."""
         cursor = txn.cursor(self._frames)
         if cursor.set_range(POSITION.pack(position)):
             for key, raw in cursor:
-                yield self._adopted(txn, Frame(bytes(raw), _position(bytes(key)), self.codec))
+                frame = self._adopted(txn, Frame(bytes(raw), _position(bytes(key)), self.codec))
+                if frame.position > position:
+                    break
+                yield frame
+                position = frame.last_position + 1
+        if position < self._size(txn):
+            raise Corruption(position, "the frame that holds it is missing")
 
     def read_stream(
         self, session: str, version: int, *, reverse: bool = False, frames_max: int | None = None
@@ -293,8 +318,21 @@ class LmdbLog:
         """Return a page of a stream's frames, from `version` on or back."""
         self._check_open()
         with self.env.begin() as txn:
-            rows = self._index(txn, session, version, reverse=reverse)
-            return page((self._indexed(txn, session, row) for row in rows), frames_max)
+            return page(self._stream(txn, session, version, reverse=reverse), frames_max)
+
+    def _stream(
+        self, txn: lmdb.Transaction, session: str, version: int, *, reverse: bool = False
+    ) -> Iterator[Frame]:
+        """Iterate over a stream's frames without a gap, so that a damaged index hides nothing."""
+        for row in self._index(txn, session, version, reverse=reverse):
+            frame = self._indexed(txn, session, row)
+            if not frame.version <= version <= frame.last_version:
+                raise Corruption(row.position, f"version {version} of {session!r} is missing here")
+            yield frame
+            version = frame.version - 1 if reverse else frame.last_version + 1
+        tail = None if reverse and version < 0 else self.tail_in(txn, session)
+        if tail is not None and version <= tail.version:
+            raise Corruption(-1, f"version {version} of session {session!r} is missing")
 
     def _index(
         self, txn: lmdb.Transaction, session: str, version: int, *, reverse: bool = False
@@ -324,19 +362,19 @@ class LmdbLog:
         self._check_open()
         with self.env.begin() as txn:
             tail = self.tail_in(txn, session)
-            assert tail is not None, "the session exists"
-            assert number < tail.messages, "the message exists"
+            if tail is None or number >= tail.messages:
+                raise Corruption(-1, f"session {session!r} has no message {number}")
             # Mostly all events that are no messages are at one end: try from both ends first.
             low, high = number + 1, tail.version - (tail.messages - 1 - number)
             probe = low
-            while True:
-                row = next(self._index(txn, session, probe))
-                frame = self._indexed(txn, session, row)
-                if frame.number <= number < row.messages:
+            while low <= high:
+                frame = next(self._stream(txn, session, probe))
+                if frame.number <= number < frame.next_number():
                     return version_of(frame, number)
-                low = row.version + 1 if row.messages <= number else low
+                low = frame.last_version + 1 if frame.number <= number else low
                 high = frame.version - 1 if frame.number > number else high
                 probe = high if probe == number + 1 else (low + high) // 2
+        raise Corruption(-1, f"message {number} of session {session!r} is missing")
 
     def sessions(self, after: str = "") -> list[str]:
         """Return a page of stream names in order."""
@@ -345,10 +383,12 @@ class LmdbLog:
         with self.env.begin() as txn:
             cursor = txn.cursor(self.refs)
             if cursor.set_range(SESSION_NAME + after.encode() + (b"\x00" if after else b"")):
-                for row in cursor.iternext(values=False):
+                for row, ref in cursor:
                     if row[:1] != SESSION_NAME or len(found) == NAMES_PAGE:
                         break
-                    found.append(bytes(row[1:]).decode())
+                    found.append(self._name(txn, REF.unpack(ref)[0]))
+                    if found[-1].encode() != row[1:]:
+                        raise Corruption(-1, f"session {found[-1]!r} is listed under another name")
         return found
 
     def wait_applied(self, position: int) -> None:
@@ -392,8 +432,7 @@ class _Ground:
         return self._tails.get(session) or self._log.tail_in(self._txn, session)
 
     def ref(self, row: bytes) -> int | None:
-        found = self._txn.get(row, db=self._log.refs)
-        return None if found is None else int(REF.unpack(found)[0])
+        return self._log.ref_in(self._txn, row)
 
     def key_row(self, key: bytes) -> bytes | None:
         return self._log.key_row_in(self._txn, key)
