@@ -5,6 +5,7 @@ the engine turns into one atomic append; the class is generic in what a caller g
 Receipt, or an awaitable of one), so sync and async share every line.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -23,7 +24,7 @@ from .limits import TTL_SECONDS_MAX
 from .lineage import Headers, checked_version
 from .log.base import ANY, Expected, Log
 from .messages import Json, Message, TokenCounter, check_json, check_message
-from .patch import patched
+from .patch import assigned, patched
 
 Result = TypeVar("Result")
 
@@ -156,7 +157,7 @@ class Commands(ABC, Generic[Result]):
             _check_limit(limit, what)
         facts = {
             "metadata": patched({}, _checked_dict(metadata or {}, "metadata")),
-            "context": patched({}, _checked_dict(context or {}, "context")),
+            "context": assigned({}, _checked_dict(context or {}, "context")),
             "user": user,
             "ttl": ttl,
             "max_messages": max_messages,
@@ -237,7 +238,7 @@ class Commands(ABC, Generic[Result]):
         **options: Unpack[Options],
     ) -> Result:
         """Hide messages: all but the last N, the named ones, or those recorded before a time."""
-        named = None if messages is None else [check_name(m, "message id") for m in messages]
+        named = None if messages is None else _names(messages)
         moment = None if before is None else to_ns(before)
         content = ["prune", session, keep_last, named, moment, _text(reason)]
 
@@ -388,8 +389,10 @@ class Commands(ABC, Generic[Result]):
     ) -> Result:
         """Record that a tool ran, for statistics and audit."""
         check_name(name, "tool name")
-        check_json([arguments, result, call_id, error, duration_ms], "tool call")
-        fact = ev.ToolCallRecorded(name, arguments, result, call_id, _text(error), duration_ms)
+        check_json([arguments, result], "tool call")
+        _check_duration(duration_ms)
+        texts = _text(call_id), _text(error)
+        fact = ev.ToolCallRecorded(name, arguments, result, *texts, duration_ms)
         return self._fact(session, fact, LIVING, options)
 
     def record_error(
@@ -441,6 +444,12 @@ def _times(
     return [None if each is None else to_ns(each) for each in times]
 
 
+def _names(messages: object) -> list[str]:
+    if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable):
+        raise InvalidEvent(f"messages must be a list of ids, not {messages!r}")
+    return [check_name(each, "message id") for each in messages]
+
+
 def _checked_dict(value: object, what: str) -> dict[str, Json]:
     if type(value) is not dict:
         raise InvalidEvent(f"{what} must be a dict, not {type(value).__name__}")
@@ -468,6 +477,14 @@ def _check_choice(value: object, choices: Sequence[str], what: str) -> None:
 def _check_limit(value: object, what: str) -> None:
     if value is not None and (type(value) is not int or not 0 < value < 1 << 63):
         raise InvalidEvent(f"{what} must be a whole number above 0, not {value!r}")
+
+
+def _check_duration(duration_ms: object) -> None:
+    if duration_ms is None:
+        return
+    number = isinstance(duration_ms, (int, float)) and not isinstance(duration_ms, bool)
+    if not number or not 0 <= duration_ms < math.inf:  # type: ignore[operator]
+        raise InvalidEvent(f"duration_ms must be a number from 0 on, or None, not {duration_ms!r}")
 
 
 def _check_ttl(ttl: object) -> None:

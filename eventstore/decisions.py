@@ -5,7 +5,7 @@ very lines, the values, the tokens) stands in the fact, so that replay decides n
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from . import events as ev
 from .errors import InvalidEvent, MergeConflict, SessionNotFound
@@ -89,61 +89,78 @@ def prune(
     if sum(each is not None for each in (keep_last, messages, before)) != 1:
         raise InvalidEvent("prune takes exactly one of keep_last, messages and before")
     if messages is not None:
-        spans = _with_their_tools(log, header, [find_line(log, header, m)[0] for m in messages])
+        spans = _with_their_tools(log, header, {find_line(log, header, m)[0] for m in messages})
+    elif before is not None:
+        spans = _older_lines(log, header, before)
     else:
-        first = _first_kept(log, header, keep_last, before)
-        spans = cut(header.spans, 0, first)
+        spans = cut(header.spans, 0, _first_kept(log, header, keep_last))
     return ev.MessagesPruned(spans, length(spans), tokens_of(log, spans), reason)
 
 
-def _first_kept(log: Log, header: SessionHeader, keep_last: int | None, before: int | None) -> int:
-    if before is not None:
-        first = sum(_older(log, span, before) for span in header.spans)
-    else:
-        if isinstance(keep_last, bool) or not isinstance(keep_last, int) or keep_last < 0:
-            raise InvalidEvent(f"keep_last must be a whole number from 0 on, not {keep_last!r}")
-        first = max(header.messages - keep_last, 0)
-    return _whole_groups(Transcript(log, header.spans), first)
+def _first_kept(log: Log, header: SessionHeader, keep_last: int | None) -> int:
+    """Return the index of the first line kept: no result after it lacks its call."""
+    if isinstance(keep_last, bool) or not isinstance(keep_last, int) or keep_last < 0:
+        raise InvalidEvent(f"keep_last must be a whole number from 0 on, not {keep_last!r}")
+    lines = Transcript(log, header.spans)
+    first = index = max(header.messages - keep_last, 0)
+    missing: set[str] = set()
+    for message in reversed(lines[first:]):
+        missing = (missing - calls_made(message.fields)) | calls_answered(message.fields)
+    passed: set[str] = set()
+    while missing and index > 0:
+        index -= 1
+        fields = lines[index].fields
+        made = calls_made(fields)
+        passed = (passed - made) | calls_answered(fields)
+        if missing & made:
+            first, missing, passed = index, (missing - made) | passed, set()
+    return first
 
 
-def _older(log: Log, span: Span, before: int) -> int:
-    """Return how many lines of a span were recorded before that time, by bisection."""
+def _older_lines(log: Log, header: SessionHeader, before: int) -> list[Span]:
+    """Return the lines recorded before that time, without those whose call or result is not."""
+    older = [each for span in header.spans for each in _older(log, span, before)]
+    kept = minus(header.spans, older)
+    lines = list(Transcript(log, kept).lines(0, length(kept)))
+    if any(calls_made(each.fields) or calls_answered(each.fields) for _, _, each in lines):
+        kept = _with_their_tools(log, header, {line for line, _, _ in lines})
+    return minus(header.spans, kept)
+
+
+def _older(log: Log, span: Span, before: int) -> list[Span]:
+    """Return the part of a span that was recorded before that time, by bisection."""
 
     def recorded_at(place: int) -> int:
         version = place if span.note else log.locate(span.session, place)
         return log.read_stream(span.session, version, frames_max=1)[0].recorded_at
 
-    return bisect_left(range(span.start, span.stop), before, key=recorded_at)
+    count = bisect_left(range(span.start, span.stop), before, key=recorded_at)
+    return cut([span], 0, count)
 
 
-def _whole_groups(lines: Transcript, first: int) -> int:
-    """Move the first kept line back until no kept result lacks its call."""
-    missing: set[str] = set()
-    for message in reversed(lines[first:]):
-        missing = (missing | calls_answered(message.fields)) - calls_made(message.fields)
-    back = first
-    while missing and back > 0:
-        back -= 1
-        fields = lines[back].fields
-        missing = (missing | calls_answered(fields)) - calls_made(fields)
-    return first if missing else back
-
-
-def _with_their_tools(log: Log, header: SessionHeader, chosen: Sequence[Span]) -> list[Span]:
+def _with_their_tools(log: Log, header: SessionHeader, chosen: set[Span]) -> list[Span]:
     """Return the chosen lines and those that share a tool call with one of them."""
-    lines = Transcript(log, header.spans)
-    wanted = set(chosen)
-    groups: dict[str, set[Span]] = {}
-    for span, _, message in lines.lines(0, len(lines)):
-        for call in calls_made(message.fields) | calls_answered(message.fields):
-            groups.setdefault(call, set()).add(span)
-    before = 0
+    groups = _tool_groups(Transcript(log, header.spans))
+    wanted, before = chosen, -1
     while before != len(wanted):
         before = len(wanted)
-        for group in groups.values():
+        for group in groups:
             if group & wanted:
-                wanted |= group
+                wanted = wanted | group
     return joined(sorted(wanted, key=lambda span: (span.session, span.note, span.start)))
+
+
+def _tool_groups(lines: Transcript) -> list[set[Span]]:
+    """Return each tool call with its results: those up to the next call of the same id."""
+    groups: list[set[Span]] = []
+    latest: dict[str, set[Span]] = {}
+    for span, _, message in lines.lines(0, len(lines)):
+        for call in calls_answered(message.fields) & latest.keys():
+            latest[call].add(span)
+        for call in calls_made(message.fields):
+            latest[call] = {span}
+            groups.append(latest[call])
+    return groups
 
 
 def summarize(
@@ -155,30 +172,38 @@ def summarize(
     upto: int | str,
 ) -> ev.HistorySummarized:
     """Decide which lines the summary stands for: all shown up to a version or message id."""
-    if isinstance(upto, str):
-        line, _ = find_line(log, header, upto)
-        covered = cut(header.spans, 0, index_of(header.spans, line) + 1)
-    else:
-        then = headers.at(header.session, checked_version(log, header.session, upto))
-        covered = minus(header.spans, minus(header.spans, then.spans))
-    covered = cut(header.spans, 0, _results_too(Transcript(log, header.spans), length(covered)))
-    if not covered:
+    stop = _covered(log, headers, header, upto)
+    if not stop:
         raise InvalidEvent(f"session {header.session!r} shows no message up to {upto!r}")
+    covered = cut(header.spans, 0, _results_too(Transcript(log, header.spans), stop))
     count = length(covered)
     return ev.HistorySummarized(summary, covered, count, tokens_of(log, covered), tokens)
 
 
+def _covered(log: Log, headers: Headers, header: SessionHeader, upto: int | str) -> int:
+    """Return how many lines there are up to that message, or the last shown at that version."""
+    if isinstance(upto, str):
+        return index_of(header.spans, find_line(log, header, upto)[0]) + 1
+    then = headers.at(header.session, checked_version(log, header.session, upto))
+    shown = minus(header.spans, minus(header.spans, then.spans))
+    last = cut(shown, length(shown) - 1, length(shown))
+    return index_of(header.spans, last[0]) + 1 if last else 0
+
+
 def _results_too(lines: Transcript, stop: int) -> int:
-    """Move the end of the covered lines on until no covered call lacks its results."""
-    open_calls: set[str] = set()
+    """Move the end of the covered lines on until no line after it is a covered call's result."""
+    made: set[str] = set()
     for message in lines[:stop]:
-        open_calls = (open_calls | calls_made(message.fields)) - calls_answered(message.fields)
-    end = stop
-    for _, _, message in lines.lines(stop, len(lines)) if open_calls else ():
-        open_calls -= calls_answered(message.fields)
-        end += 1
-        if not open_calls:
-            return end
+        made |= calls_made(message.fields)
+    passed: set[str] = set()
+    for index in range(stop, len(lines)) if made else ():
+        fields = lines[index].fields
+        if made & calls_answered(fields):
+            made, passed, stop = made | passed, set(), index + 1
+            made |= calls_made(fields)
+        else:
+            passed |= calls_made(fields)
+            made -= passed
     return stop
 
 
@@ -233,7 +258,7 @@ def _bases(
     """Return both sides at the last merge between them, else at their fork, else empty."""
     point = into.merges.get(source.session)
     if point is not None:
-        theirs = headers.at(source.session, point.their_version)
+        theirs = headers.at(point.their_session, point.their_version)
         ours = headers.at(point.session, point.version)
         return theirs, ours, (point.their_version, point.version)
     fork = _common_ancestor(log, source, into)
@@ -278,16 +303,11 @@ def _joined_values(
         paths += [f"{field}.{key}" for key in clashes]
         if on_conflict != "theirs":
             theirs = {key: value for key, value in theirs.items() if key not in clashes}
-        patches.append(_effective(getattr(into, field), theirs))
+        values = getattr(into, field)
+        patches.append(changes(values, assigned(values, theirs)))
     if paths and on_conflict == "error":
         raise MergeConflict(sorted(paths))
     return patches[0], patches[1]
-
-
-def _effective(values: Mapping[str, Json], change: dict[str, Json]) -> dict[str, Json]:
-    """Return the part of a change that changes anything."""
-    after = assigned(values, change)
-    return {key: value for key, value in change.items() if values.get(key) != after.get(key)}
 
 
 def _woven(log: Log, ours: Sequence[Span], theirs: Sequence[Span]) -> list[Span]:

@@ -31,8 +31,8 @@ def ensure_store(path: Path, starter: bytes | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise StoreUnavailable(f"no store can be made at {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise StoreUnavailable(f"no store can be made at {path}: {error}") from None
     try:
         _fill(beside, starter)
         _move(beside, path)

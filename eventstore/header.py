@@ -18,7 +18,7 @@ from .log.frame import Frame, Recorded
 from .patch import assigned, patched
 from .spans import extended, length, minus, replaced
 
-REVISION = 1
+REVISION = 2
 """Raised when evolve() changes, so that snapshots of older code are left alone."""
 
 
@@ -26,8 +26,13 @@ _Step = Callable[["SessionHeader", Any, Recorded], None]
 
 
 class MergePoint(msgspec.Struct, frozen=True, array_like=True):
-    """The last merge with another session: its version, and the place on this side."""
+    """The last merge with another session: the states, theirs and ours, that both sides had in.
 
+    After this session took `other` in, those are other as it was, and what became of us. After
+    other took this session in, both are this session as it was: more of other did not come here.
+    """
+
+    their_session: str
     their_version: int
     session: str
     version: int
@@ -143,7 +148,7 @@ def _branched(header: SessionHeader, event: ev.BranchCreated, recorded: Recorded
 def _merged(header: SessionHeader, event: ev.BranchMerged, recorded: Recorded) -> None:
     own = recorded.session
     if event.source == own:
-        header.merges[event.into] = MergePoint(event.into_version, own, recorded.version)
+        header.merges[event.into] = MergePoint(own, event.source_version, own, event.source_version)
         return
     header.spans = minus(header.spans, event.hidden) + event.brought
     if event.summary is not None:
@@ -151,7 +156,8 @@ def _merged(header: SessionHeader, event: ev.BranchMerged, recorded: Recorded) -
     header.metadata = assigned(header.metadata, event.metadata)
     header.context = assigned(header.context, event.context)
     header.tokens += event.tokens
-    header.merges[event.source] = MergePoint(event.source_version, own, recorded.version)
+    theirs = event.source, event.source_version
+    header.merges[event.source] = MergePoint(*theirs, own, recorded.version)
 
 
 def _pruned(header: SessionHeader, event: ev.MessagesPruned, _: Recorded) -> None:

@@ -12,6 +12,9 @@ import uuid
 from .errors import InvalidEvent
 from .limits import NAME_BYTES_MAX
 
+VERSION_DIGITS_MAX = 10
+"""Digits of the largest version: it has 32 bits."""
+
 
 def check_name(name: object, what: str) -> str:
     """Return `name` if it is a valid name, else raise InvalidEvent that starts with `what`."""
@@ -52,5 +55,7 @@ def parse_message_id(text: str) -> tuple[str, int] | None:
     """Return (session, version) when `text` has the shape of a made message id, else None."""
     session, sep, version = text.rpartition("#")
     if not (sep and session and version.isascii() and version.isdigit()):
+        return None
+    if len(version) > VERSION_DIGITS_MAX:
         return None
     return session, int(version)

@@ -5,9 +5,12 @@ Invariants: pure; the arguments are never changed, what is returned may share pa
 
 from collections.abc import Mapping
 
+import msgspec
+
 from .messages import Json
 
 _ABSENT = object()
+_text = msgspec.json.Encoder(order="sorted").encode
 
 
 def patched(target: Json, patch: Json) -> Json:
@@ -32,9 +35,20 @@ def assigned(values: Mapping[str, Json], change: Mapping[str, Json]) -> dict[str
 def changes(base: Mapping[str, Json], now: Mapping[str, Json]) -> dict[str, Json]:
     """Return the keys whose value differs; a removed key maps to None."""
     keys = [*now, *(key for key in base if key not in now)]
-    return {key: now.get(key) for key in keys if base.get(key, _ABSENT) != now.get(key, _ABSENT)}
+    return {
+        key: now.get(key)
+        for key in keys
+        if not _same(base.get(key, _ABSENT), now.get(key, _ABSENT))
+    }
 
 
 def conflicts(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> list[str]:
     """Return the keys, sorted, that both sides changed to different values."""
-    return sorted(key for key in ours if key in theirs and ours[key] != theirs[key])
+    return sorted(key for key in ours if key in theirs and not _same(ours[key], theirs[key]))
+
+
+def _same(one: Json, other: Json) -> bool:
+    """Return True for the same JSON; to Python 1, 1.0 and True are equal, here they are three."""
+    if one is _ABSENT or other is _ABSENT:
+        return one is other
+    return _text(one) == _text(other)

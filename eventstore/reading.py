@@ -14,6 +14,9 @@ from .log.frame import Recorded
 
 Page = list[Recorded]
 
+POSITION_MAX = (1 << 63) - 1
+"""Beyond any log: a reader that is sent further waits there."""
+
 _CODES = {kind.__name__: code for kind, code in TYPE_CODES.items()}
 
 
@@ -37,6 +40,7 @@ def stream_pages(
 def log_pages(log: Log, position: int, types: Collection[str] | None = None) -> Iterator[Page]:
     """Iterate over the log from `position` on; `types` are names of event types to keep."""
     codes = None if types is None else type_codes(types)
+    position = min(max(position, 0), POSITION_MAX)
     while frames := log.read_all(position):
         page: Page = []
         for frame in frames:
@@ -58,7 +62,9 @@ def type_codes(types: Collection[str]) -> set[int]:
 
 
 def flat(pages: Iterator[Page], limit: int | None) -> Iterator[Recorded]:
-    """Iterate over the events of pages, at most `limit`."""
+    """Iterate over the events of pages, at most `limit`. Raises InvalidEvent below 0."""
+    if limit is not None and limit < 0:
+        raise InvalidEvent(f"limit must be a whole number from 0 on, not {limit}")
     return islice((recorded for page in pages for recorded in page), limit)
 
 

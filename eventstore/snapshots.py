@@ -84,7 +84,7 @@ class LmdbSnapshots:
                 return None
             return _opened(bytes(cursor.key()), bytes(cursor.value()))
 
-    def keys(self) -> Iterator[tuple[str, int]]:
+    def saved(self) -> Iterator[tuple[str, int]]:
         """Iterate over (session, version) of all that is saved."""
         after = b""
         while True:

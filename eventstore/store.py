@@ -215,9 +215,10 @@ class EventStore(Commands[Receipt]):
     def event(self, position: int) -> Recorded:
         """Return the event at a position. Raises InvalidEvent where there is none."""
         self.flush()
-        frames = self.log.read_all(position, frames_max=1) if position >= 0 else []
-        if not frames:
-            raise InvalidEvent(f"positions go from 0 to {self.log.size() - 1}, not {position}")
+        size = self.log.size()
+        if not 0 <= position < size:
+            raise InvalidEvent(f"positions go from 0 to {size - 1}, not {position}")
+        frames = self.log.read_all(position, frames_max=1)
         return Recorded(frames[0], position - frames[0].position)
 
     def head(self) -> Head:
@@ -266,7 +267,7 @@ class EventStore(Commands[Receipt]):
     def follow(self, session: str, from_version: int = 0) -> Subscription:
         """Return an iterator over one session's events that waits for more."""
         self.version(session)
-        version = from_version
+        version = max(from_version, 0)
 
         def fetch() -> reading.Page:
             nonlocal version

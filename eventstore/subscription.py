@@ -76,7 +76,10 @@ class Subscription:
     def __iter__(self) -> Iterator[Recorded]:
         while not self._closed:
             page = self._fetch()
-            yield from page
+            for recorded in page:
+                if self._closed:
+                    return
+                yield recorded
             if not page:
                 if not self._follow:
                     return
@@ -86,6 +89,8 @@ class Subscription:
         while not self._closed:
             page = await asyncio.to_thread(self._fetch)
             for recorded in page:
+                if self._closed:
+                    return
                 yield recorded
             if not page:
                 if not self._follow:

@@ -105,7 +105,7 @@ class Writer:
         self._enqueue(ticket)
         self._rouse()
         assert ticket.future is not None
-        await asyncio.shield(ticket.future)
+        await ticket.future
         return ticket.result()
 
     @contextmanager

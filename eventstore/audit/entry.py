@@ -7,12 +7,15 @@ commitment over its uncompressed bytes, so compression is no part of what is pro
 
 import os
 import threading
+from functools import lru_cache
 from hashlib import sha256
 from struct import Struct
 
 ENTRY_BYTES = 232
 ENTRY_FORMAT = 1
 NONE_DIGEST = bytes(32)
+
+NAMES_CACHED_MAX = 4_096
 
 SALT_BYTES = 16
 PAYLOAD_TAG = b"eventstore/payload/1\x00"
@@ -51,11 +54,13 @@ def payload_commitment(salt: bytes, payload: bytes) -> bytes:
     return sha256(PAYLOAD_TAG + salt + payload).digest()
 
 
+@lru_cache(maxsize=NAMES_CACHED_MAX)
 def session_digest(session: str) -> bytes:
     """Return the digest that stands for a session id in an entry."""
     return sha256(SESSION_TAG + session.encode()).digest()
 
 
+@lru_cache(maxsize=NAMES_CACHED_MAX)
 def name_digest(name: str | None) -> bytes:
     """Return the digest that stands for an actor or id in an entry; zeros for None."""
     return NONE_DIGEST if name is None else sha256(NAME_TAG + name.encode()).digest()

@@ -22,7 +22,7 @@ from ..errors import (
     SessionNotFound,
     VersionConflict,
 )
-from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
+from ..limits import NAME_BYTES_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from .codec import Codec
 from .format import ACTOR_NAME, KEY_ROW, REF, SESSION_NAME, STREAM_ROW
 from .frame import Draft, Frame, place
@@ -250,6 +250,12 @@ def page(frames: Iterable[Frame], frames_max: int | None = None) -> list[Frame]:
         if events >= PAGE_EVENTS_MAX or size >= PAGE_BYTES_MAX or len(taken) == frames_max:
             break
     return taken
+
+
+def session_row(session: str) -> bytes:
+    """Return a session's row in `refs`; for a text that is no name, a row that none has."""
+    row = SESSION_NAME + session.encode("utf-8", "surrogatepass")
+    return row if len(row) <= NAME_BYTES_MAX + 1 else SESSION_NAME
 
 
 def version_of(frame: Frame, number: int) -> int:

@@ -75,6 +75,10 @@ class Environment:
             return StoreFull(f"{self.path}: the disk refused the write ({error}); free some space")
         return StoreUnavailable(f"{self.path}: {error}")
 
+    def newest_commit(self) -> int:
+        """Return the number of the newest commit of any process; costs no transaction."""
+        return int(self._env.info()["last_txnid"])
+
     def copy(self, destination: Path) -> None:
         """Write a compacted, consistent copy into an existing empty directory, while in use."""
         try:

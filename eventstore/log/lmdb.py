@@ -28,6 +28,7 @@ from .base import (
     page,
     plan,
     receipt_again,
+    session_row,
     version_of,
 )
 from .codec import Codec
@@ -123,6 +124,7 @@ class LmdbLog:
         self._ref_of: dict[bytes, int]
         self._tails: dict[str, Tail]
         self._tails_size: int
+        self._commit: int
         self._forget()
         with self.env.begin() as txn:
             last = txn.cursor(self._dictionaries)
@@ -163,22 +165,24 @@ class LmdbLog:
         try:
             with self.env.begin(write=True) as txn:
                 yield stage
+                commit = txn.id()
         except BaseException:
             self._forget()
             raise
         for made in plans:
             self._settle(made)
+        self._commit = commit
 
     def _forget(self) -> None:
         """Drop what was learnt inside a transaction that did not become durable."""
         self._name_of, self._ref_of, self._tails, self._tails_size = {}, {}, {}, -1
+        self._commit = -1
 
     def _settle(self, made: Plan) -> None:
         """Remember what a plan that is durable now has changed."""
         self._name_of.update((ref, row[1:].decode()) for row, ref in made.names.items())
         self._ref_of.update(made.names)
         known = {} if len(self._tails) > TAILS_CACHED_MAX else self._tails
-        self._tails_size = -1  # readers must not take new tails for those of an older size
         known.update(made.tails)
         self._tails = known
         self._tails_size = made.frontier.size
@@ -186,7 +190,7 @@ class LmdbLog:
     def tails_at(self, size: int) -> dict[str, Tail]:
         """Return the tails known here, none where another process wrote meanwhile."""
         if self._tails_size != size:
-            self._tails.clear()
+            self._commit, self._tails = -1, {}
         return self._tails
 
     def _put(self, txn: lmdb.Transaction, made: Plan) -> None:
@@ -251,13 +255,14 @@ class LmdbLog:
     def tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream."""
         self._check_open()
+        if self.env.newest_commit() == self._commit and session in self._tails:
+            return self._tails[session]  # nobody wrote since we did: no transaction needed
         with self.env.begin() as txn:
-            known = self._tails.get(session) if self._tails_size == self._size(txn) else None
-            return known or self.tail_in(txn, session)
+            return self.tail_in(txn, session)
 
     def tail_in(self, txn: lmdb.Transaction, session: str) -> Tail | None:
         """Return the newest place in a stream as this transaction sees it."""
-        ref = txn.get(SESSION_NAME + session.encode(), db=self.refs)
+        ref = txn.get(session_row(session), db=self.refs)
         if ref is None:
             return None
         cursor = txn.cursor(self._streams)
@@ -330,15 +335,23 @@ class LmdbLog:
                 raise Corruption(row.position, f"version {version} of {session!r} is missing here")
             yield frame
             version = frame.version - 1 if reverse else frame.last_version + 1
-        tail = None if reverse and version < 0 else self.tail_in(txn, session)
-        if tail is not None and version <= tail.version:
+        if 0 <= version <= self._newest(txn, session):
             raise Corruption(-1, f"version {version} of session {session!r} is missing")
+
+    def _newest(self, txn: lmdb.Transaction, session: str) -> int:
+        """Return the newest version that a stream's index names, -1 for no such stream."""
+        ref = txn.get(session_row(session), db=self.refs)
+        cursor = txn.cursor(self._streams)
+        if ref is None or not cursor.set_key(ref):
+            return -1
+        cursor.last_dup()
+        return Row(*STREAM_ROW.unpack(cursor.value())).version
 
     def _index(
         self, txn: lmdb.Transaction, session: str, version: int, *, reverse: bool = False
     ) -> Iterator[Row]:
         """Iterate over a stream's index from the frame that holds `version`."""
-        ref = txn.get(SESSION_NAME + session.encode(), db=self.refs)
+        ref = txn.get(session_row(session), db=self.refs)
         cursor = txn.cursor(self._streams)
         if ref is None or not cursor.set_range_dup(ref, STREAM_ROW.pack(version, 0, 0)):
             return

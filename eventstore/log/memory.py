@@ -23,6 +23,7 @@ from .base import (
     page,
     plan,
     receipt_again,
+    session_row,
     version_of,
 )
 from .codec import Codec
@@ -66,7 +67,7 @@ class MemoryLog:
         """Return the newest place in a stream."""
         with self._lock:
             self._check_open()
-            ref = self._refs.get(SESSION_NAME + session.encode())
+            ref = self._refs.get(session_row(session))
             return None if ref is None else Tail(ref, *self._streams[ref][-1])
 
     # -- writing -------------------------------------------------------------------------
@@ -97,6 +98,7 @@ class MemoryLog:
     def add_dictionary(self, dictionary: bytes) -> int:
         """Keep a dictionary and compress with it from now on."""
         with self._lock:
+            self._check_open()
             number = max(self._dictionaries, default=STARTER - 1) + 1
             self._dictionaries[number] = dictionary
             self.codec.current = number
@@ -118,6 +120,7 @@ class MemoryLog:
     def receipt_of(self, key: str) -> tuple[bytes, Receipt] | None:
         """Return the content digest and receipt of a key."""
         with self._lock:
+            self._check_open()
             row = self._keys.get(key.encode())
             if row is None:
                 return None
@@ -146,6 +149,7 @@ class MemoryLog:
     def locate(self, session: str, number: int) -> int:
         """Return the version of a message of the stream."""
         with self._lock:
+            self._check_open()
             rows = self._rows(session)
             row = rows[bisect_right(rows, number, key=lambda row: row.messages)]
             return version_of(self._frame(bisect_left(self._lasts, row.position)), number)
@@ -169,7 +173,7 @@ class MemoryLog:
             raise StoreUnavailable("the store is closed")
 
     def _rows(self, session: str) -> list[Row]:
-        ref = self._refs.get(SESSION_NAME + session.encode())
+        ref = self._refs.get(session_row(session))
         return [] if ref is None else self._streams[ref]
 
     def _frame(self, index: int) -> Frame:

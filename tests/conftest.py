@@ -1,0 +1,54 @@
+"""What every test file may ask for: stores and logs of both kinds, and Hypothesis profiles.
+
+Invariants: a fixture's store lives in the test's own directory and is closed with the test;
+with CI set, Hypothesis draws the same examples on every run.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from eventstore import EventStore
+from eventstore.directory import LOG, ensure_store
+from eventstore.log.lmdb import LmdbLog
+from eventstore.log.memory import MemoryLog
+from eventstore.store import starter_dictionary
+
+_CALM = (HealthCheck.too_slow, HealthCheck.data_too_large)
+
+settings.register_profile("fast", deadline=None, max_examples=40, suppress_health_check=_CALM)
+settings.register_profile("ci", settings.get_profile("fast"), derandomize=True)
+settings.register_profile("long", settings.get_profile("fast"), max_examples=2_000)
+settings.load_profile(os.environ.get("TEST_PROFILE") or ("ci" if os.environ.get("CI") else "fast"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path):
+    """Give a store in the directory `history`."""
+    with EventStore.open(tmp_path / "history") as opened:
+        yield opened
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def store(request: pytest.FixtureRequest, tmp_path: Path):
+    """Give a store in memory, then one on disk."""
+    if request.param == "lmdb":
+        opened = EventStore.open(tmp_path / "history")
+    else:
+        opened = EventStore.in_memory()
+    with opened:
+        yield opened
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def log(request: pytest.FixtureRequest, tmp_path: Path):
+    """Give an empty log in memory, then one on disk."""
+    if request.param == "memory":
+        opened = MemoryLog(starter_dictionary())
+    else:
+        ensure_store(tmp_path / "history", starter_dictionary())
+        opened = LmdbLog(tmp_path / "history" / LOG)
+    yield opened
+    opened.close()
