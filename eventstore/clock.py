@@ -40,9 +40,9 @@ def to_datetime(ns: int) -> datetime:
 
 def parse_time(text: str) -> int:
     """Return an ISO 8601 text (zone required, `Z` allowed) or integer ns as ns."""
-    if text.lstrip("-").isdigit():
-        return to_ns(int(text))
     try:
+        if text.lstrip("-").isdigit():
+            return to_ns(int(text))
         return to_ns(datetime.fromisoformat(text))
     except ValueError:
         raise InvalidEvent(f"{text!r} is no ISO 8601 time such as 2026-01-31T12:00:00Z") from None

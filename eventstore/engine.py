@@ -6,6 +6,7 @@ faster; errors of the tree come out as they are, and then nothing was written.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 
 from .audit.entry import Salts
@@ -47,6 +48,7 @@ class Engine:
         self.log, self.headers = log, headers
         self.writer = Writer(log, clock, self._committed, interval_ms)
         self._notify = notify
+        self._pid = os.getpid()
         self.max_depth = max_depth
         self._salts = Salts()
         self._clock, self._actor, self._read_only = clock, actor, read_only
@@ -57,6 +59,7 @@ class Engine:
 
     def run(self, request: Request) -> Receipt:
         """Run a request to its receipt."""
+        self.check_process()
         known = self._known(request)
         if known is not None:
             return known
@@ -72,6 +75,7 @@ class Engine:
         """Run a request without blocking the event loop."""
         if request.reads_state:
             return await asyncio.to_thread(self.run, request)
+        self.check_process()
         known = self._known(request)
         if known is not None:
             return known
@@ -80,6 +84,16 @@ class Engine:
         if _changes_standing(request, append):
             await asyncio.to_thread(self.writer.flush)
         return receipt
+
+    @property
+    def forked(self) -> bool:
+        """True in a child of the process that opened the store."""
+        return os.getpid() != self._pid
+
+    def check_process(self) -> None:
+        """Refuse to go on in a forked child: locks and threads did not come along."""
+        if self.forked:
+            raise StoreUnavailable("the store was opened before a fork; open it in this process")
 
     def _run_alone(self, request: Request) -> Receipt:
         with self.writer.exclusive() as commit:

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 from xxhash import xxh3_64_digest
 
-from .errors import StoreUnavailable
+from .errors import EventStoreError, StoreUnavailable
 from .header import REVISION, SessionHeader
 from .log.environment import open_environment
 
@@ -113,6 +113,14 @@ class LmdbSnapshots:
     def close(self) -> None:
         """Release the environment."""
         self._env.close()
+
+
+def disk_snapshots(path: Path) -> Snapshots:
+    """Return snapshots on disk, or in memory where the disk can't keep them."""
+    try:
+        return LmdbSnapshots(path)
+    except (OSError, EventStoreError):
+        return MemorySnapshots()
 
 
 def _key(session: str, version: int) -> bytes:

@@ -30,7 +30,7 @@ from .log.frame import Recorded
 from .log.lmdb import LmdbLog
 from .log.memory import MemoryLog
 from .messages import TokenCounter, count_tokens
-from .snapshots import LmdbSnapshots, MemorySnapshots, Snapshots
+from .snapshots import MemorySnapshots, Snapshots, disk_snapshots
 from .subscription import Signal, Subscription
 
 TRAINING_EVENTS_MAX = 20_000
@@ -103,7 +103,7 @@ class EventStore(Commands[Receipt]):
         log = LmdbLog(place / LOG, map_size=map_size, read_only=read_only)
         if compression == "none":
             log.codec.current = RAW
-        snapshots = MemorySnapshots() if read_only else LmdbSnapshots(place / SNAPSHOTS)
+        snapshots = MemorySnapshots() if read_only else disk_snapshots(place / SNAPSHOTS)
         return cls(
             log,
             snapshots,
@@ -164,6 +164,8 @@ class EventStore(Commands[Receipt]):
         """Close a session, as a fact; without a session, release the store (idempotent)."""
         if session is not None:
             return super().close(session, reason=reason, **options)
+        if self._engine.forked:  # what was opened is the parent's, and so is closing it
+            return None
         self._engine.writer.close()
         while self._on_close:
             self._on_close.pop()()
@@ -283,6 +285,7 @@ class EventStore(Commands[Receipt]):
 
     def flush(self) -> None:
         """Return once everything acknowledged so far is durable."""
+        self._engine.check_process()
         self._engine.writer.flush()
 
     def train_dictionary(self) -> int:

@@ -24,7 +24,6 @@ GATHER_SECONDS = 0.0005
 Committed = Callable[[Sequence[Append], Sequence[Outcome]], None]
 """Told of every batch that is in the log, before its callers are."""
 
-Failure = BaseException
 Loop = asyncio.AbstractEventLoop
 
 
@@ -36,13 +35,13 @@ class Ticket:
     def __init__(self, append: Append, loop: Loop | None = None) -> None:
         self.append = append
         self.outcome: Outcome | None = None
-        self.failure: Failure | None = None
+        self.failure: Exception | None = None
         self.loop = loop
         self.future = loop.create_future() if loop else None
         self._done = threading.Lock()
         self._done.acquire()
 
-    def resolve(self, outcome: Outcome | None, failure: Failure | None) -> None:
+    def resolve(self, outcome: Outcome | None, failure: Exception | None) -> None:
         """Wake the thread that waits; event loops are woken once per batch by the writer."""
         self.outcome, self.failure = outcome, failure
         self._done.release()
@@ -139,7 +138,7 @@ class Writer:
         self._closed = True
         with self._starting:
             thread = self._thread
-        if thread is not None:
+        if thread is not None and thread is not threading.current_thread():
             self._wake.set()
             thread.join()
         with self._leading():
@@ -172,15 +171,18 @@ class Writer:
         """Commit what is queued, up to the limits of a batch, and wake its callers."""
         batch = self._taken()
         appends = [ticket.append for ticket in batch]
+        outcomes: Sequence[Outcome] = ()
+        failure: Exception | None = StoreUnavailable(
+            "the commit was interrupted and may have happened; repeat it with a key to know"
+        )
         try:
             outcomes = self._log.commit(appends, self._clock())
-        except BaseException as failure:  # every caller must hear of it, whatever it is
-            _resolve(batch, None, failure)
-            if not isinstance(failure, Exception):
-                raise
-            return
-        self._committed(appends, outcomes)
-        _resolve(batch, outcomes, None)
+            self._committed(appends, outcomes)
+            failure = None
+        except Exception as error:  # noqa: BLE001 - every caller must hear of it, whatever it is
+            failure = error
+        finally:  # also when Ctrl-C hits the caller that leads: the others must not wait for ever
+            _resolve(batch, outcomes, failure)
 
     def _taken(self) -> list[Ticket]:
         batch: list[Ticket] = []
@@ -197,6 +199,8 @@ class Writer:
         if self._thread is None:
             self._start()
         self._wake.set()
+        if self._closed:  # close() came between: the thread may be gone
+            self.close()
 
     def _start(self) -> None:
         with self._starting:
@@ -236,17 +240,17 @@ class Writer:
                         self._hurry.wait(min(left, GATHER_SECONDS))
         except Exception as failure:  # noqa: BLE001 - they were told otherwise: tell them next time
             self._lost = failure
-            _resolve([ticket for ticket in batch if not ticket.resolved], None, failure)
+            _resolve([ticket for ticket in batch if not ticket.resolved], (), failure)
         self._committed([], [])
 
 
 def _resolve(
-    batch: Sequence[Ticket], outcomes: Sequence[Outcome] | None, failure: Failure | None
+    batch: Sequence[Ticket], outcomes: Sequence[Outcome], failure: Exception | None
 ) -> None:
     """Hand out outcomes; each event loop is entered once, whatever the number of callers."""
     loops: dict[Loop, list[Ticket]] = {}
     for index, ticket in enumerate(batch):
-        ticket.resolve(outcomes[index] if outcomes else None, failure)
+        ticket.resolve(None if failure else outcomes[index], failure)
         if ticket.loop is not None:
             loops.setdefault(ticket.loop, []).append(ticket)
     for loop, tickets in loops.items():

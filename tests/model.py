@@ -227,17 +227,17 @@ class Model:
             del values[key]
         return self._wrote(name, replace(now, context=values))
 
-    def record_tool_call(self, name, tool):
+    def record_tool_call(self, name, _tool):
         self._living(name)
         now = self.sessions[name].now
         return self._wrote(name, replace(now, tool_calls=now.tool_calls + 1))
 
-    def record_error(self, name, kind):
+    def record_error(self, name, _kind):
         self._living(name)
         now = self.sessions[name].now
         return self._wrote(name, replace(now, errors=now.errors + 1))
 
-    def record(self, name, kind, value):
+    def record(self, name, _kind, _value):
         self._living(name)
         return self._wrote(name, self.sessions[name].now)
 

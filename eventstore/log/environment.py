@@ -41,10 +41,17 @@ class Environment:
         """Return the handle of a named table."""
         made = self._tables.get(name)
         if made is None:
-            made = self._tables[name] = self._env.open_db(
-                name, create=create, dupsort=dupfixed, dupfixed=dupfixed
-            )
+            made = self._opened(name, dupfixed=dupfixed, create=create)
+            self._tables[name] = made
         return made
+
+    def _opened(self, name: bytes, *, dupfixed: bool, create: bool) -> lmdb._Database:
+        try:
+            return self._env.open_db(name, create=create, dupsort=dupfixed, dupfixed=dupfixed)
+        except lmdb.Error as error:
+            if not create:
+                raise  # a table that is missing says what the directory is not
+            raise self._translated(error) from error
 
     @contextmanager
     def begin(self, *, write: bool = False) -> Iterator[lmdb.Transaction]:

@@ -245,6 +245,15 @@ class LmdbLog:
         starts = range(0, len(nodes), HASH_BYTES)
         return Frontier(size, [nodes[i : i + HASH_BYTES] for i in starts]), recorded_at
 
+    def tiles(self, level: int, start: int, stop: int) -> list[bytes]:
+        """Return the roots of the full subtrees `start <= index < stop` of 2**level leaves."""
+        self._check_open()
+        with self.env.begin() as txn:
+            rows = [txn.get(TILE_KEY.pack(level, i), db=self._tiles) for i in range(start, stop)]
+        if not all(rows):
+            raise Corruption(start << level, f"a tile of level {level} from here on is missing")
+        return [bytes(row) for row in rows if row]
+
     def ref_in(self, txn: lmdb.Transaction, row: bytes) -> int | None:
         """Return the reference of an interned name; names never change."""
         ref = self._ref_of.get(row)
@@ -310,7 +319,7 @@ class LmdbLog:
         if cursor.set_range(POSITION.pack(position)):
             for key, raw in cursor:
                 frame = self._adopted(txn, Frame(bytes(raw), _position(bytes(key)), self.codec))
-                if frame.position > position:
+                if not frame.position <= position <= frame.last_position:
                     break
                 yield frame
                 position = frame.last_position + 1
