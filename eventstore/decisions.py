@@ -13,7 +13,7 @@ from .events import Span
 from .header import SessionHeader
 from .ids import parse_message_id
 from .lineage import Headers, checked_version, fork_of
-from .log.base import Log
+from .log.base import Log, frames_at
 from .messages import Json, calls_answered, calls_made
 from .patch import assigned, changes, conflicts
 from .spans import cut, index_of, joined, length, minus
@@ -46,7 +46,7 @@ def _made_line(log: Log, header: SessionHeader, session: str, version: int) -> S
     tail = log.tail(session)
     if tail is None or version > tail.version:
         return None
-    frame = log.read_stream(session, version, frames_max=1)[0]
+    frame = frames_at(log, session, version, frames_max=1)[0]
     index = version - frame.version
     number = frame.message_number(index)
     message, note = (
@@ -132,7 +132,7 @@ def _older(log: Log, span: Span, before: int) -> list[Span]:
 
     def recorded_at(place: int) -> int:
         version = place if span.note else log.locate(span.session, place)
-        return log.read_stream(span.session, version, frames_max=1)[0].recorded_at
+        return frames_at(log, span.session, version, frames_max=1)[0].recorded_at
 
     count = bisect_left(range(span.start, span.stop), before, key=recorded_at)
     return cut([span], 0, count)
@@ -325,7 +325,7 @@ def undo(log: Log, header: SessionHeader) -> ev.SessionRewound:
     tail = log.tail(header.session)
     if tail is None:
         raise SessionNotFound(header.session)
-    frame = log.read_stream(header.session, tail.version, reverse=True, frames_max=1)[0]
+    frame = frames_at(log, header.session, tail.version, reverse=True, frames_max=1)[0]
     if frame.version == 0:
         raise InvalidEvent(f"session {header.session!r} has nothing to undo")
     return ev.SessionRewound(frame.version - 1)

@@ -60,11 +60,11 @@ class Engine:
     def run(self, request: Request) -> Receipt:
         """Run a request to its receipt."""
         self.check_process()
+        if request.reads_state:
+            return self._run_alone(request)
         known = self._known(request)
         if known is not None:
             return known
-        if request.reads_state:
-            return self._run_alone(request)
         append = self._append(request)
         receipt = _accepted(self.writer.submit(append))
         if _changes_standing(request, append):
@@ -98,6 +98,9 @@ class Engine:
     def _run_alone(self, request: Request) -> Receipt:
         with self.writer.exclusive() as commit:
             for _ in range(DECISIONS_MAX):
+                known = self._known(request)  # the same key may have come in while this waited
+                if known is not None:
+                    return known
                 outcome = commit(self._append(request))
                 if not isinstance(outcome, VersionConflict) or outcome.expected is request.expected:
                     return _accepted(outcome)

@@ -14,7 +14,7 @@ from .errors import Corruption, InvalidEvent, SessionNotFound
 from .events import BranchCreated, SessionRewound
 from .header import SessionHeader, evolve_frame
 from .limits import HEADERS_CACHED_MAX, LINEAGE_SEGMENTS_MAX, SNAPSHOT_VERSIONS
-from .log.base import Log
+from .log.base import Log, frames_at
 from .log.format import TYPE_CODES
 from .snapshots import Snapshots
 
@@ -77,7 +77,7 @@ def _last_rewind(log: Log, session: str, first: int, last: int) -> tuple[int, in
     """Return (version, target) of the newest rewind among the versions first..last."""
     version, frames_max = last, _FIRST_PAGE_FRAMES
     while version >= first:
-        for frame in log.read_stream(session, version, reverse=True, frames_max=frames_max):
+        for frame in frames_at(log, session, version, reverse=True, frames_max=frames_max):
             if frame.last_version < first:
                 return None
             if not frame.only_messages:
@@ -93,7 +93,7 @@ def _last_rewind(log: Log, session: str, first: int, last: int) -> tuple[int, in
 
 def fork_of(log: Log, session: str) -> tuple[str, int] | None:
     """Return the (parent, version) that a branch started from, None for a root session."""
-    event = log.read_stream(session, 0, frames_max=1)[0].event(0)
+    event = frames_at(log, session, 0, frames_max=1)[0].event(0)
     return (event.parent, event.at_version) if isinstance(event, BranchCreated) else None
 
 
@@ -108,7 +108,7 @@ def fold_segments(
     for segment in segments:
         version = saved = segment.first
         while version <= segment.last:
-            for frame in log.read_stream(segment.session, version):
+            for frame in frames_at(log, segment.session, version):
                 header = evolve_frame(header, frame, version, segment.last)
                 version = frame.last_version + 1
                 if header.version - saved >= every:

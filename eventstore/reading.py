@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 
 from .errors import InvalidEvent
-from .log.base import Log
+from .log.base import Log, frames_at
 from .log.format import TYPE_CODES
 from .log.frame import Recorded
 
@@ -95,7 +95,7 @@ def version_at(log: Log, session: str, position: int) -> int:
     low, high = 0, tail.version + 1
     while low < high:
         middle = (low + high) // 2
-        frame = log.read_stream(session, middle, frames_max=1)[0]
+        frame = frames_at(log, session, middle, frames_max=1)[0]
         if frame.last_position <= position:
             low = frame.last_version + 1
         elif frame.position > position:

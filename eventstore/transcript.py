@@ -11,7 +11,7 @@ from typing import overload
 from .errors import Corruption
 from .events import BranchMerged, HistorySummarized, MessageAppended, Span
 from .ids import message_id
-from .log.base import Log
+from .log.base import Log, frames_at
 from .log.frame import Recorded
 from .messages import Json, Message
 from .spans import cut, length
@@ -56,7 +56,7 @@ class Transcript(Sequence[Message]):
         number, version = span.start, self._log.locate(span.session, span.start)
         while number < span.stop:
             frames_max = min(span.stop - number, PAGE_FRAMES)
-            for frame in self._log.read_stream(span.session, version, frames_max=frames_max):
+            for frame in frames_at(self._log, span.session, version, frames_max=frames_max):
                 for index in frame.message_indexes(number, span.stop):
                     recorded = Recorded(frame, index)
                     event = recorded.event
@@ -66,7 +66,7 @@ class Transcript(Sequence[Message]):
                 version = frame.last_version + 1
 
     def _note(self, span: Span) -> Iterator[tuple[Span, Recorded, Message]]:
-        frame = self._log.read_stream(span.session, span.start, frames_max=1)[0]
+        frame = frames_at(self._log, span.session, span.start, frames_max=1)[0]
         recorded = next(frame.recorded(span.start, span.start))
         yield span, recorded, note_message(recorded)
 
@@ -93,7 +93,7 @@ def tokens_of(log: Log, spans: Sequence[Span]) -> int:
 
 
 def _note_tokens(log: Log, span: Span) -> int:
-    event = log.read_stream(span.session, span.start, frames_max=1)[0]
+    event = frames_at(log, span.session, span.start, frames_max=1)[0]
     found = next(event.recorded(span.start, span.start)).event
     if isinstance(found, HistorySummarized):
         return found.tokens
@@ -104,7 +104,7 @@ def _run_tokens(log: Log, span: Span) -> int:
     total, number, version = 0, span.start, log.locate(span.session, span.start)
     while number < span.stop:
         frames_max = min(span.stop - number, PAGE_FRAMES)
-        for frame in log.read_stream(span.session, version, frames_max=frames_max):
+        for frame in frames_at(log, span.session, version, frames_max=frames_max):
             indexes = frame.message_indexes(number, span.stop)
             total += sum(frame.row(index)[2] for index in indexes)
             number += len(indexes)

@@ -1,6 +1,37 @@
 """Views: state, trees and statistics, rebuilt from facts on demand or kept up incrementally.
 
-The map: `projection` (the recipe and its fold), `session` (SessionState), `branches`
-(BranchTree), `statistics` (Statistics), `catalog` (session lists), `diff`, `blame`, `engine`
-(Views: kept beside the log, caught up on read). Views know facts; facts know nothing of views.
+The map: `moment` (names of past moments), `projection` (the recipe and its fold), `session`
+(SessionState), `branches` (BranchTree), `statistics` (Statistics), `catalog` (session lists),
+`diff`, `blame`, `shelf` and `engine` (Views: kept beside the log, caught up on read). Views know
+facts; facts know nothing of views.
 """
+
+from .blame import Blame, BlamedMessage, Origin, blame
+from .branches import BranchTree, Merge, Node
+from .catalog import CatalogRow, SessionPage
+from .diff import Change, Diff, diff
+from .engine import Views
+from .projection import Projection, fold
+from .session import SessionState
+from .statistics import Statistics, ToolUse
+
+__all__ = [
+    "Blame",
+    "BlamedMessage",
+    "BranchTree",
+    "CatalogRow",
+    "Change",
+    "Diff",
+    "Merge",
+    "Node",
+    "Origin",
+    "Projection",
+    "SessionPage",
+    "SessionState",
+    "Statistics",
+    "ToolUse",
+    "Views",
+    "blame",
+    "diff",
+    "fold",
+]

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self
 
-from eventstore import EventStore, InvalidEvent, Message, SessionDeleted, SessionNotFound
+from eventstore import EventStore, Message, SessionDeleted
 from eventstore.clock import to_datetime
 from eventstore.header import SessionHeader
-from eventstore.lineage import checked_version
-from eventstore.reading import version_at
 from eventstore.transcript import Transcript
+
+from .moment import moment_version
 
 
 class SessionState:
@@ -73,23 +73,3 @@ class SessionState:
             f"<SessionState {self.session!r}@{self.version} {self.status}, "
             f"{len(self.messages)} messages, {self.tokens} tokens>"
         )
-
-
-def moment_version(
-    store: EventStore,
-    session: str,
-    at_version: int | None,
-    at_position: int | None,
-    at_time: datetime | int | None,
-) -> int:
-    """Return the version of a session that one of three ways to name a moment means."""
-    if sum(each is not None for each in (at_version, at_position, at_time)) != 1:
-        raise InvalidEvent("name one moment: at_version, at_position or at_time")
-    if at_version is not None:
-        return checked_version(store.log, session, at_version)
-    position = store.position_at(at_time) if at_time is not None else at_position
-    assert position is not None
-    version = version_at(store.log, session, position)
-    if version < 0:
-        raise SessionNotFound(session)
-    return version

@@ -16,6 +16,7 @@ import msgspec
 from ..audit.entry import entry_common, entry_middle
 from ..audit.tree import Frontier
 from ..errors import (
+    Corruption,
     EventStoreError,
     KeyReused,
     SessionExists,
@@ -256,6 +257,16 @@ def session_row(session: str) -> bytes:
     """Return a session's row in `refs`; for a text that is no name, a row that none has."""
     row = SESSION_NAME + session.encode("utf-8", "surrogatepass")
     return row if len(row) <= NAME_BYTES_MAX + 1 else SESSION_NAME
+
+
+def frames_at(
+    log: "Log", session: str, version: int, *, reverse: bool = False, frames_max: int | None = None
+) -> list[Frame]:
+    """Return a page from a version on that some fact says exists; raises Corruption without it."""
+    frames = log.read_stream(session, version, reverse=reverse, frames_max=frames_max)
+    if not frames:
+        raise Corruption(-1, f"session {session!r} lacks version {version}, which a fact names")
+    return frames
 
 
 def version_of(frame: Frame, number: int) -> int:

@@ -112,11 +112,13 @@ class Codec:
         """Return the payload of `size` bytes; raises ValueError where the bytes are damaged."""
         if number == RAW:
             payload = stored
+        elif not size:  # zstd would take 0 for "as large as it likes"
+            raise ValueError("payload is compressed and has 0 bytes")
         else:
             try:
                 payload = self._decompressor(number)(stored, size)
-            except zstandard.ZstdError as error:
-                raise ValueError(str(error)) from None
+            except (zstandard.ZstdError, MemoryError) as error:
+                raise ValueError(f"payload can't be decompressed: {error}") from None
         if len(payload) != size:
             raise ValueError(f"payload has {len(payload)} bytes instead of {size}")
         return payload

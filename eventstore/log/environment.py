@@ -4,6 +4,7 @@ Invariants: default sync mode only, never writemap; the map is large, sparse and
 LMDB error leaves here as one of our tree; a full disk or map is StoreFull and loses nothing.
 """
 
+import ctypes
 import os
 import struct
 import threading
@@ -15,6 +16,9 @@ import lmdb
 
 from ..errors import Corruption, EventStoreError, StoreFull, StoreLocked, StoreUnavailable
 from ..limits import GIB, MAP_BYTES_DEFAULT
+
+NO_ROOM = ("No space left", "Input/output error", "File too large", "Disk quota exceeded")
+"""What the system says when a disk, a quota or a file may not grow; LMDB calls a cut write I/O."""
 
 READERS_MAX = 1_024
 TABLES_MAX = 64
@@ -39,15 +43,23 @@ class Environment:
 
     def table(self, name: bytes, *, dupfixed: bool = False, create: bool = False) -> lmdb._Database:
         """Return the handle of a named table."""
-        made = self._tables.get(name)
-        if made is None:
-            made = self._opened(name, dupfixed=dupfixed, create=create)
-            self._tables[name] = made
-        return made
+        with self._lock:
+            made = self._tables.get(name)
+            if made is None:
+                made = self._opened(name, dupfixed=dupfixed, create=create)
+                self._tables[name] = made
+            return made
 
     def _opened(self, name: bytes, *, dupfixed: bool, create: bool) -> lmdb._Database:
         try:
-            return self._env.open_db(name, create=create, dupsort=dupfixed, dupfixed=dupfixed)
+            if self.read_only:
+                return self._env.open_db(name, create=False, dupsort=dupfixed, dupfixed=dupfixed)
+            # Without a transaction of ours open_db() would wait for the write lock with the GIL
+            # in hand, and so for ever if a thread of this process has that lock.
+            with self._env.begin(write=True) as txn:
+                return self._env.open_db(
+                    name, txn=txn, create=create, dupsort=dupfixed, dupfixed=dupfixed
+                )
         except lmdb.Error as error:
             if not create:
                 raise  # a table that is missing says what the directory is not
@@ -78,7 +90,7 @@ class Environment:
             )
         if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadValsizeError)):
             return Corruption(-1, f"{self.path}: {error}")
-        if "No space left" in str(error) or "Input/output error" in str(error):
+        if any(reason in str(error) for reason in NO_ROOM):
             return StoreFull(f"{self.path}: the disk refused the write ({error}); free some space")
         return StoreUnavailable(f"{self.path}: {error}")
 
@@ -87,9 +99,13 @@ class Environment:
         return int(self._env.info()["last_txnid"])
 
     def copy(self, destination: Path) -> None:
-        """Write a compacted, consistent copy into an existing empty directory, while in use."""
+        """Write a consistent copy into an existing empty directory, while in use.
+
+        Page by page: py-lmdb 3.0.0 dies of a segmentation fault when it compacts a table with
+        `dupfixed` whose values of one key fill more than a page, as a long stream's index does.
+        """
         try:
-            self._env.copy(str(destination), compact=True)
+            self._env.copy(str(destination), compact=False)
         except lmdb.Error as error:
             raise self._translated(error) from error
 
@@ -105,9 +121,24 @@ class Environment:
                 self._env.close()
                 _registry.pop((self._pid, self.path), None)
 
+    def outlive(self) -> None:
+        """Never be freed in this process: LMDB would free the slots of the parent's readers."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._env))
+
 
 _registry: dict[tuple[int, Path], Environment] = {}
 _registry_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Leave alone, in a forked child, what the parent has open."""
+    global _registry_lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _registry_lock = threading.Lock()
+    for inherited in _registry.values():
+        inherited.outlive()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def open_environment(
@@ -120,9 +151,18 @@ def open_environment(
         if made is not None and made.read_only and not read_only:
             raise StoreLocked(f"{path} is open read-only in this process; close that first")
         if made is None:
+            _check_inherited(key[1])
             made = _registry[key] = Environment(key[1], map_size, read_only=read_only)
         made.users += 1
         return made
+
+
+def _check_inherited(path: Path) -> None:
+    """Refuse what the parent had open at a fork: LMDB can't close it here, nor open it twice."""
+    if any(path == inherited for _, inherited in _registry):
+        raise StoreUnavailable(
+            f"{path} was open when this process was forked; open it in a process started afresh"
+        )
 
 
 def _open_halving(path: Path, map_size: int, *, read_only: bool) -> lmdb.Environment:

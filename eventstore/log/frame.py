@@ -291,14 +291,19 @@ class Frame:
         """Return how many messages the stream holds up to and with this frame."""
         return self.message_number(self.count)
 
-    def opened(self, index: int) -> tuple[Row, bytes, bytes]:
-        """Return one event's head, salt and uncompressed payload, all checked."""
+    def stored(self, index: int) -> tuple[Row, bytes]:
+        """Return one event's head and its body as it is on disk, checked."""
         at = self._heads_at + index * EVENT_ROW.size
         row = EVENT_ROW.unpack_from(self.raw, at)
         start = EVENT_ROW.unpack_from(self.raw, at - EVENT_ROW.size)[0] if index else 0
         body = self.raw[self._bodies_at + start : self._bodies_at + row[0]]
         if xxh3_64_intdigest(self.raw[at : at + EVENT_HEAD.size] + body) & _U32_MAX != row[9]:
             raise Corruption(self.position + index, "event does not match its checksum")
+        return row, body
+
+    def opened(self, index: int) -> tuple[Row, bytes, bytes]:
+        """Return one event's head, salt and uncompressed payload, all checked."""
+        row, body = self.stored(index)
         if row[5] & OCCURRED:
             body = body[OCCURRED_TIME.size :]
         try:
@@ -318,9 +323,7 @@ class Frame:
         """Return the caller's own time of one event, ns, or None."""
         if not self.row(index)[5] & OCCURRED:
             return None
-        start = self.row(index - 1)[0] if index else 0
-        self.opened(index)  # a time from damaged bytes must not get out
-        return int(OCCURRED_TIME.unpack_from(self.raw, self._bodies_at + start)[0])
+        return int(OCCURRED_TIME.unpack_from(self.stored(index)[1])[0])
 
     def recorded(
         self, first_version: int = 0, last_version: int = _U32_MAX, *, reverse: bool = False

@@ -103,10 +103,18 @@ class LmdbLog:
         self.env: Environment = open_environment(path, map_size, read_only=read_only)
         self._closed = False
         try:
+            self._check_whole()
             self._open_tables()
         except BaseException:
             self.env.close()
             raise
+
+    def _check_whole(self) -> None:
+        """Raise where the file was cut: reading behind its end would kill the process."""
+        used = self.env.used_bytes()
+        size = (self.env.path / "data.mdb").stat().st_size
+        if size < used:
+            raise Corruption(-1, f"the file was cut: {used} bytes are in use, it has {size}")
 
     def _open_tables(self) -> None:
         try:
@@ -351,9 +359,10 @@ class LmdbLog:
         """Return the newest version that a stream's index names, -1 for no such stream."""
         ref = txn.get(session_row(session), db=self.refs)
         cursor = txn.cursor(self._streams)
-        if ref is None or not cursor.set_key(ref):
+        if ref is None:
             return -1
-        cursor.last_dup()
+        if not (cursor.set_key(ref) and cursor.last_dup()):
+            raise Corruption(-1, f"session {session!r} has no rows in the index")
         return Row(*STREAM_ROW.unpack(cursor.value())).version
 
     def _index(

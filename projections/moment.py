@@ -1,0 +1,56 @@
+"""Moments: a place in the past, named by version, position or time.
+
+Invariants: one name at most, none means now; a position or time after the newest event means
+the newest event; time travel is exact, since recorded time never goes back along positions.
+"""
+
+from datetime import datetime
+
+from eventstore import EventStore, InvalidEvent, SessionNotFound
+from eventstore.lineage import checked_version
+from eventstore.reading import version_at
+
+
+def moment_position(
+    store: EventStore,
+    at_position: int | None = None,
+    at_time: datetime | int | None = None,
+) -> int:
+    """Return the newest position at a moment of the whole store, -1 before the first event."""
+    check_one_moment(at_position, at_time)
+    newest = store.log.size() - 1
+    if at_time is not None:
+        return store.position_at(at_time)
+    if at_position is None:
+        return newest
+    if isinstance(at_position, bool) or not isinstance(at_position, int):
+        raise InvalidEvent(f"a position must be an integer, not {at_position!r}")
+    return min(at_position, newest)
+
+
+def moment_version(
+    store: EventStore,
+    session: str,
+    at_version: int | None = None,
+    at_position: int | None = None,
+    at_time: datetime | int | None = None,
+) -> int:
+    """Return the newest version of a session at a moment.
+
+    Raises SessionNotFound (also where the session did not exist yet) and InvalidEvent.
+    """
+    check_one_moment(at_version, at_position, at_time)
+    if at_version is not None:
+        return checked_version(store.log, session, at_version)
+    if at_position is None and at_time is None:
+        return store.version(session)
+    version = version_at(store.log, session, moment_position(store, at_position, at_time))
+    if version < 0:
+        raise SessionNotFound(session)
+    return version
+
+
+def check_one_moment(*names: object) -> None:
+    """Raise InvalidEvent where a moment is named in more than one way."""
+    if sum(name is not None for name in names) > 1:
+        raise InvalidEvent("name one moment: at_version, at_position or at_time")

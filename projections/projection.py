@@ -1,0 +1,124 @@
+"""Projection, the recipe of a view, and fold(), which follows it on demand.
+
+Invariants: a recipe depends on nothing but the facts it is shown, in order, so that the same
+facts always give the same state; evolve() may change and return the state it is given; a frame
+as a whole gives the state that its events give one by one, which tests hold every fast path to.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar
+
+from eventstore import EventStore, InvalidEvent, Recorded
+from eventstore.lineage import Segment, lineage
+from eventstore.log.base import Log
+from eventstore.log.format import MESSAGE
+from eventstore.log.frame import Frame
+from eventstore.reading import type_codes
+
+from .moment import check_one_moment, moment_position, moment_version
+
+State = TypeVar("State")
+
+Stretch = tuple[Frame, int, int]
+"""A frame and the versions `first..last` (both included, cut to the frame) that count."""
+
+
+class Projection(ABC, Generic[State]):
+    """A recipe that turns facts into a view.
+
+    `name` and `revision` say whose state it is: raise the revision when evolve() changes.
+    `types` are the names of the event types it wants to see, None for all. The state of a
+    `keyed` projection is a mutable mapping of str to rows, kept row by row. `row_type` is what
+    msgspec rebuilds a kept state (or row) as; `Any` suits dicts, lists and scalars.
+    """
+
+    name: ClassVar[str]
+    revision: ClassVar[int] = 1
+    types: ClassVar[frozenset[str] | None] = None
+    keyed: ClassVar[bool] = False
+    row_type: ClassVar[Any] = Any
+
+    @abstractmethod
+    def initial(self) -> State:
+        """Return the state before the first fact."""
+
+    @abstractmethod
+    def evolve(self, state: State, recorded: Recorded) -> State:
+        """Return the state after one more fact; `recorded.event` is decoded when looked at."""
+
+    def evolve_frame(self, state: State, frame: Frame, first: int, last: int) -> State:
+        """Return the state after the frame's events of versions `first..last`.
+
+        Override it where a whole frame is cheaper than its events one by one.
+        """
+        codes = self._codes
+        if codes is not None and frame.only_messages and MESSAGE not in codes:
+            return state
+        for recorded in frame.recorded(first, last):
+            if codes is None or recorded.type_code in codes:
+                state = self.evolve(state, recorded)
+        return state
+
+    @cached_property
+    def _codes(self) -> set[int] | None:
+        return None if self.types is None else type_codes(self.types)
+
+
+def fold(
+    store: EventStore,
+    projection: Projection[State],
+    *,
+    session: str | None = None,
+    inherited: bool = False,
+    at_version: int | None = None,
+    at_position: int | None = None,
+    at_time: datetime | int | None = None,
+) -> State:
+    """Return the projection's state over the whole log or one session, now or at a moment.
+
+    Of a session the facts of its own stream are folded; with `inherited` the facts its state is
+    made of: those of its ancestors up to the fork, and none that were rewound. Raises
+    SessionNotFound and InvalidEvent.
+    """
+    store.flush()
+    check_one_moment(at_version, at_position, at_time)
+    if session is not None:
+        version = moment_version(store, session, at_version, at_position, at_time)
+        segments = [Segment(session, 0, version)]
+        if inherited:
+            _, segments = lineage(store.log, session, version)
+        stretches = segment_stretches(store.log, segments)
+    elif at_version is None and not inherited:
+        stretches = log_stretches(store.log, moment_position(store, at_position, at_time))
+    else:
+        raise InvalidEvent("at_version and inherited need the session they are about")
+    state = projection.initial()
+    for frame, first, last in stretches:
+        state = projection.evolve_frame(state, frame, first, last)
+    return state
+
+
+def log_stretches(log: Log, last: int) -> Iterator[Stretch]:
+    """Iterate over the log up to and with position `last`."""
+    position = 0
+    while position <= last:
+        for frame in log.read_all(position):
+            if frame.position > last:
+                return
+            yield frame, frame.version, frame.version + last - frame.position
+            position = frame.last_position + 1
+
+
+def segment_stretches(log: Log, segments: Iterable[Segment]) -> Iterator[Stretch]:
+    """Iterate over the segments of a lineage, in order."""
+    for segment in segments:
+        version = segment.first
+        while version <= segment.last:
+            for frame in log.read_stream(segment.session, version):
+                if frame.version > segment.last:
+                    break
+                yield frame, version, segment.last
+                version = frame.last_version + 1

@@ -1,0 +1,284 @@
+"""Statistics: what happened in the store or in one session, counted.
+
+Invariants: it counts facts, so a rewound message counts and an inherited one counts where it was
+said: the numbers of a store are the sums of its sessions'. Of messages only the heads are read;
+the payloads of the rarer events are decoded where a number is in them.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import msgspec
+
+from eventstore import EventStore, Recorded
+from eventstore import events as ev
+from eventstore.clock import to_datetime
+from eventstore.lineage import Headers
+from eventstore.log.format import MESSAGE, OCCURRED, TYPE_CODES
+from eventstore.log.frame import Frame
+from eventstore.messages import ROLES
+
+from .projection import Projection, fold
+
+DAY_NS = 86_400 * 10**9
+ROLE_NAMES = tuple(role or "other" for role in ROLES)
+_ASSISTANT = ROLES.index("assistant")
+_MESSAGE_NAME = ev.MessageAppended.__name__
+
+
+class ToolUse(msgspec.Struct):
+    """How often a tool ran, how often that failed, and how long it took in all, in ms."""
+
+    calls: int = 0
+    errors: int = 0
+    duration_ms: float = 0.0
+
+
+class Statistics(msgspec.Struct):
+    """Counters over facts.
+
+    `sessions` counts branches too and is the sum of `active`, `closed`, `archived`, `deleted`.
+    `tokens_out` are the assistant's, `tokens_in` everybody else's; `bytes` are payloads before
+    compression; `pruned` messages were hidden by prunes, which with summaries made the context
+    `tokens_reclaimed` tokens shorter. `first_at`, `last_at` are recorded times; messages have
+    the time their caller gave, else their recorded one; all in ns. `days` are UTC dates.
+    """
+
+    events: int = 0
+    bytes: int = 0
+    sessions: int = 0
+    active: int = 0
+    closed: int = 0
+    archived: int = 0
+    deleted: int = 0
+    branches: int = 0
+    merges: int = 0
+    prunes: int = 0
+    pruned: int = 0
+    summaries: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_reclaimed: int = 0
+    first_at: int | None = None
+    last_at: int | None = None
+    first_message_at: int | None = None
+    last_message_at: int | None = None
+    by_type: dict[str, int] = {}
+    by_role: dict[str, int] = {}
+    days: dict[str, int] = {}
+    tools: dict[str, ToolUse] = {}
+    errors: dict[str, int] = {}
+
+    @classmethod
+    def of(
+        cls,
+        store: EventStore,
+        session: str | None = None,
+        *,
+        at_version: int | None = None,
+        at_position: int | None = None,
+        at_time: datetime | int | None = None,
+    ) -> "Statistics":
+        """Count the whole store or one session's own stream, now or at a moment.
+
+        Raises SessionNotFound and InvalidEvent.
+        """
+        return fold(
+            store,
+            StatisticsProjection(store.headers),
+            session=session,
+            at_version=at_version,
+            at_position=at_position,
+            at_time=at_time,
+        )
+
+    @property
+    def messages(self) -> int:
+        """Messages appended."""
+        return self.by_type.get(_MESSAGE_NAME, 0)
+
+    @property
+    def messages_per_session(self) -> float:
+        """Messages appended a session, on average."""
+        return self.messages / self.sessions if self.sessions else 0.0
+
+    @property
+    def duration(self) -> int:
+        """Time between the first and the last message, in ns."""
+        if self.first_message_at is None or self.last_message_at is None:
+            return 0
+        return self.last_message_at - self.first_message_at
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers, derived ones too, as plain JSON; days in order."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain["days"] = dict(sorted(self.days.items()))
+        plain["messages"] = self.messages
+        plain["messages_per_session"] = self.messages_per_session
+        plain["duration"] = self.duration
+        return plain
+
+
+class StatisticsProjection(Projection[Statistics]):
+    """The recipe of Statistics; of `headers` it asks a session's status before it changed."""
+
+    name: ClassVar[str] = "statistics"
+    row_type: ClassVar[Any] = Statistics
+
+    def __init__(self, headers: Headers) -> None:
+        self._headers = headers
+
+    def initial(self) -> Statistics:
+        """Return zeros."""
+        return Statistics()
+
+    def evolve(self, state: Statistics, recorded: Recorded) -> Statistics:
+        """Count one event."""
+        _count(state, recorded.type, 1, recorded.size, recorded.recorded_at)
+        if recorded.type_code == MESSAGE:
+            code = recorded.frame.row(recorded.index)[6]
+            _say(state, code, 1, recorded.tokens)
+            occurred_at = recorded.occurred_at
+            _date(state, [recorded.recorded_at if occurred_at is None else occurred_at])
+            return state
+        step = _STEPS.get(recorded.type_code)
+        if step is not None:
+            step(state, recorded.event, recorded)
+        elif recorded.type_code in _STATUS_CODES:
+            self._change_status(state, recorded)
+        return state
+
+    def evolve_frame(self, state: Statistics, frame: Frame, first: int, last: int) -> Statistics:
+        """Count a frame of nothing but messages by its heads alone."""
+        if not frame.only_messages:
+            return super().evolve_frame(state, frame, first, last)
+        low, high = max(first - frame.version, 0), min(last - frame.version + 1, frame.count)
+        _count_messages(state, frame, low, high)
+        return state
+
+    def _change_status(self, state: Statistics, recorded: Recorded) -> None:
+        """Move the session from one status to another; a rewind may bring any back."""
+        before = self._headers.at(recorded.session, recorded.version - 1).status
+        after = self._headers.at(recorded.session, recorded.version).status
+        setattr(state, before, getattr(state, before) - 1)
+        setattr(state, after, getattr(state, after) + 1)
+
+
+def _count_messages(state: Statistics, frame: Frame, low: int, high: int) -> None:
+    counts, tokens, size, marks = [0] * len(ROLES), [0] * len(ROLES), 0, 0
+    for _, bytes_, tokens_, _, _, flags, role, _, _, _ in frame.rows(low, high):
+        counts[role] += 1
+        tokens[role] += tokens_
+        size += bytes_
+        marks |= flags
+    _count(state, _MESSAGE_NAME, high - low, size, frame.recorded_at)
+    for role, count in enumerate(counts):
+        if count:
+            _say(state, role, count, tokens[role])
+    moments = [frame.recorded_at] * (high - low)
+    if marks & OCCURRED:
+        given = [frame.occurred_at(index) for index in range(low, high)]
+        moments = [frame.recorded_at if each is None else each for each in given]
+    _date(state, moments)
+
+
+def _count(state: Statistics, kind: str, count: int, size: int, recorded_at: int) -> None:
+    state.events += count
+    state.bytes += size
+    state.by_type[kind] = state.by_type.get(kind, 0) + count
+    state.first_at = recorded_at if state.first_at is None else state.first_at
+    state.last_at = recorded_at
+
+
+def _say(state: Statistics, code: int, count: int, tokens: int) -> None:
+    name = ROLE_NAMES[code]
+    state.by_role[name] = state.by_role.get(name, 0) + count
+    if code == _ASSISTANT:
+        state.tokens_out += tokens
+    else:
+        state.tokens_in += tokens
+
+
+def _date(state: Statistics, moments: Sequence[int]) -> None:
+    """Note when messages were said; there is at least one."""
+    first, last = min(moments), max(moments)
+    known_first, known_last = state.first_message_at, state.last_message_at
+    state.first_message_at = first if known_first is None else min(known_first, first)
+    state.last_message_at = last if known_last is None else max(known_last, last)
+    if first // DAY_NS == last // DAY_NS:
+        day = _day(first // DAY_NS)
+        state.days[day] = state.days.get(day, 0) + len(moments)
+        return
+    for moment in moments:
+        day = _day(moment // DAY_NS)
+        state.days[day] = state.days.get(day, 0) + 1
+
+
+@lru_cache(maxsize=4_096)
+def _day(number: int) -> str:
+    """Return the ISO date of a day counted from the epoch."""
+    return to_datetime(number * DAY_NS).date().isoformat()
+
+
+# -- one step per kind of event that holds a number ------------------------------------------
+
+
+def _created(state: Statistics, _: ev.SessionCreated, __: Recorded) -> None:
+    state.sessions += 1
+    state.active += 1
+
+
+def _branched(state: Statistics, _: ev.BranchCreated, __: Recorded) -> None:
+    state.sessions += 1
+    state.active += 1
+    state.branches += 1
+
+
+def _merged(state: Statistics, event: ev.BranchMerged, recorded: Recorded) -> None:
+    state.merges += event.into == recorded.session  # the fact stands in both streams
+
+
+def _pruned(state: Statistics, event: ev.MessagesPruned, _: Recorded) -> None:
+    state.prunes += 1
+    state.pruned += event.count
+    state.tokens_reclaimed += event.tokens
+
+
+def _summarized(state: Statistics, event: ev.HistorySummarized, _: Recorded) -> None:
+    state.summaries += 1
+    state.tokens_reclaimed += event.tokens_before - event.tokens
+
+
+def _tool_called(state: Statistics, event: ev.ToolCallRecorded, _: Recorded) -> None:
+    tool = state.tools.setdefault(event.name, ToolUse())
+    tool.calls += 1
+    tool.errors += event.error is not None
+    tool.duration_ms += event.duration_ms or 0.0
+
+
+def _failed(state: Statistics, event: ev.ErrorRecorded, _: Recorded) -> None:
+    state.errors[event.kind] = state.errors.get(event.kind, 0) + 1
+
+
+_STEP_OF: dict[type[ev.Event], Callable[[Statistics, Any, Recorded], None]] = {
+    ev.SessionCreated: _created,
+    ev.BranchCreated: _branched,
+    ev.BranchMerged: _merged,
+    ev.MessagesPruned: _pruned,
+    ev.HistorySummarized: _summarized,
+    ev.ToolCallRecorded: _tool_called,
+    ev.ErrorRecorded: _failed,
+}
+_STEPS = {TYPE_CODES[kind]: step for kind, step in _STEP_OF.items()}
+_STATUS_CODES = {
+    TYPE_CODES[kind]
+    for kind in (
+        ev.SessionClosed,
+        ev.SessionReopened,
+        ev.SessionArchived,
+        ev.SessionDeleted,
+        ev.SessionRewound,
+    )
+}

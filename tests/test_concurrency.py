@@ -1,0 +1,650 @@
+"""Many callers at once: threads, tasks and processes lose nothing, double nothing, keep order."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from eventstore import EventStore, InvalidEvent, StoreUnavailable, VersionConflict
+from eventstore.audit.verify import verify
+from eventstore.lineage import Headers
+from eventstore.snapshots import MemorySnapshots
+from projections.session import SessionState
+
+SECONDS_MAX = 60
+"""How long a thread or process may take before it counts as hung."""
+
+
+def message(caller: int, number: int) -> dict[str, object]:
+    """Return the message that a caller says as its n-th."""
+    return {"role": "user", "content": f"line {number} of caller {caller}", "by": [caller, number]}
+
+
+def in_threads(jobs: Sequence[Callable[[], object]]) -> list[object]:
+    """Run all jobs at once; return what they return, in order, or raise what one of them raised."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        start = threading.Barrier(len(jobs))
+        tasks = [pool.submit(lambda job=job: (start.wait(), job())[1]) for job in jobs]
+        return [task.result(SECONDS_MAX) for task in tasks]
+
+
+def check_whole(store: EventStore, said: dict[str, Counter]) -> None:
+    """Assert that a sound, dense log holds exactly these messages, in their callers' order."""
+    events = list(store.all())
+    assert [each.position for each in events] == list(range(store.head().size))
+    versions, lines = defaultdict(list), defaultdict(list)
+    for each in events:
+        versions[each.session].append(each.version)
+        if each.type == "MessageAppended":
+            lines[each.session].append(tuple(each.event.message.fields["by"]))
+    for session, found in versions.items():
+        assert found == list(range(len(found))) and store.version(session) == len(found) - 1
+    assert {session: Counter(found) for session, found in lines.items()} == said
+    for found in lines.values():
+        for caller in {caller for caller, _ in found}:
+            own = [number for by, number in found if by == caller]
+            assert own == sorted(own), f"caller {caller}'s lines came out of order"
+    assert verify(store).findings == []
+
+
+# -- one process -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sessions", [2, 40])
+def test_64_threads_lose_nothing(store, sessions):
+    """64 threads on few or many sessions: every append once, in its caller's order."""
+    names = [f"s{index}" for index in range(sessions)]
+    for name in names:
+        store.create(name)
+
+    def caller(index: int) -> list[object]:
+        own = [names[(index + number) % sessions] for number in range(12)]
+        return [store.append(own[number], message(index, number)) for number in range(12)]
+
+    receipts = in_threads([lambda index=index: caller(index) for index in range(64)])
+    positions = [receipt.position for own in receipts for receipt in own]
+    assert len(set(positions)) == 64 * 12
+    said: dict[str, Counter] = defaultdict(Counter)
+    for index in range(64):
+        for number in range(12):
+            said[names[(index + number) % sessions]][index, number] += 1
+    check_whole(store, said)
+
+
+def test_500_tasks_share_commits(store):
+    """500 asyncio tasks: every append once, in its task's order, and each receipt its own."""
+    names = [f"s{index}" for index in range(5)]
+
+    async def caller(index: int) -> list[int]:
+        receipts = [
+            await store.aio.append(names[index % 5], message(index, number)) for number in range(4)
+        ]
+        return [receipt.position for receipt in receipts]
+
+    async def everybody() -> list[list[int]]:
+        await asyncio.gather(*(store.aio.create(name) for name in names))
+        return await asyncio.gather(*(caller(index) for index in range(500)))
+
+    found = asyncio.run(everybody())
+    assert all(own == sorted(own) for own in found)
+    assert len({position for own in found for position in own}) == 2_000
+    said = {
+        names[s]: Counter((index, n) for index in range(s, 500, 5) for n in range(4))
+        for s in range(5)
+    }
+    check_whole(store, said)
+
+
+def test_threads_tasks_and_decisions_together(store):
+    """Appends of threads and tasks, with prunes, merges and undos between them, all land."""
+    store.create("main")
+    store.branch("main", "side")
+
+    def thread(index: int) -> None:
+        for number in range(15):
+            store.append(("main", "side")[number % 2], message(index, number))
+
+    async def task(index: int) -> None:
+        for number in range(5):
+            await store.aio.append("side", message(index, number))
+
+    async def tasks() -> None:
+        await asyncio.gather(*(task(100 + index) for index in range(40)))
+
+    def decide() -> None:
+        for number in range(8):
+            store.prune("main", keep_last=20)
+            store.merge("side", into="main")
+            store.update_metadata("main", {"merged": number})
+            store.undo("side")
+
+    jobs = [lambda index=index: thread(index) for index in range(8)]
+    in_threads([*jobs, lambda: asyncio.run(tasks()), decide])
+    both = Counter((index, number) for index in range(8) for number in range(15))
+    said = {
+        "main": Counter({each: 1 for each in both if each[1] % 2 == 0}),
+        "side": Counter({each: 1 for each in both if each[1] % 2 == 1}),
+    }
+    said["side"].update((100 + index, number) for index in range(40) for number in range(5))
+    check_whole(store, said)
+    for name in ("main", "side"):
+        fresh = Headers(store.log, MemorySnapshots())
+        assert store.headers.now(name) == fresh.at(name, store.version(name))
+
+
+def test_an_expected_version_lets_one_through(store):
+    """Of many callers that expect the same version exactly one is written, each time."""
+    store.create("s")
+
+    def caller(index: int) -> int:
+        wins = 0
+        for version in range(10):
+            with suppress(VersionConflict):
+                store.append("s", message(index, version), expected=version)
+                wins += 1
+        return wins
+
+    wins = in_threads([lambda index=index: caller(index) for index in range(16)])
+    assert sum(wins) == store.version("s") <= 10
+    assert [each.version for each in store.events("s")] == list(range(sum(wins) + 1))
+
+
+COMMANDS = {
+    "append": lambda s, key: s.append("main", {"content": "once"}, key=key),
+    "summarize": lambda s, key: s.summarize("main", "short", upto="main#2", key=key),
+    "prune": lambda s, key: s.prune("main", messages=["main#1"], key=key),
+    "merge": lambda s, key: s.merge("side", into="main", key=key),
+    "branch": lambda s, key: s.branch("main", "new", key=key),
+    "create": lambda s, key: s.create(key=key),
+    "delete": lambda s, key: s.delete("side", key=key),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_one_key_at_the_same_time_is_one_event(store, command):
+    """Callers that repeat a command with one key at once: one writes, all get its receipt."""
+    store.create("main")
+    store.append("main", [{"content": "one"}, {"content": "two"}])
+    store.branch("main", "side")
+    before = store.head().size
+    receipts = in_threads([lambda: COMMANDS[command](store, "k")] * 8)
+    assert len({receipt.position for receipt in receipts}) == 1
+    assert [receipt.duplicate for receipt in receipts].count(False) == 1
+    assert store.head().size - before == (2 if command == "merge" else 1)
+
+
+def test_decisions_get_their_turn(store):
+    """A command that reads state is served while others append without a pause."""
+    store.create("busy")
+    store.create("s", metadata={"n": 0})
+    done = threading.Event()
+
+    def appender(index: int) -> bool:
+        for number in range(5_000):
+            if done.is_set():
+                return True
+            store.append("busy", message(index, number))
+        return False
+
+    def decide() -> bool:
+        try:
+            for number in range(20):
+                store.rewind("s", number)
+        finally:
+            done.set()
+        return True
+
+    appenders = [lambda index=index: appender(index) for index in range(6)]
+    assert all(in_threads([*appenders, decide]))
+    assert store.version("s") == 20
+
+
+def test_readers_see_whole_appends_only(store):
+    """While others write, a reader sees the log up to some append: no gap and nothing half."""
+    store.create("s")
+    done = threading.Event()
+
+    def write() -> None:
+        try:
+            for number in range(60):
+                store.append("s", [message(0, number * 3 + part) for part in range(3)])
+        finally:
+            done.set()
+
+    def read() -> None:
+        seen = 0
+        while not done.is_set() or seen < 181:
+            positions = [each.position for each in store.all()]
+            assert positions == list(range(len(positions))) and len(positions) % 3 == 1
+            assert len(positions) >= seen
+            seen = len(positions)
+            state = SessionState.of(store, "s")
+            assert [m.fields["by"][1] for m in state.messages] == list(range(len(state.messages)))
+            assert len(state.messages) % 3 == 0 and len(state.messages) >= seen - 1
+
+    in_threads([write, read, read])
+
+
+def test_closing_while_others_write(tmp_path):
+    """Callers that a close() catches get a clear error; whatever was acknowledged is there."""
+    store = EventStore.open(tmp_path / "h")
+    store.create("s")
+    begun = threading.Barrier(11)
+
+    def caller(index: int) -> set[tuple[int, int]]:
+        acknowledged = set()
+
+        def append_for_ever() -> None:
+            for number in count():
+                store.append("s", message(index, number))
+                acknowledged.add((index, number))
+
+        begun.wait()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            append_for_ever()
+        return acknowledged
+
+    def close() -> set[tuple[int, int]]:
+        begun.wait()
+        while store.version("s") < 50:
+            continue
+        store.close()
+        return set()
+
+    def read() -> set[tuple[int, int]]:
+        begun.wait()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            while store.exists("s"):
+                assert len(SessionState.of(store, "s").messages[-5:]) <= len(list(store.all()))
+        return set()
+
+    jobs = [lambda index=index: caller(index) for index in range(8)]
+    acknowledged = set().union(*in_threads([*jobs, close, read, read]))
+    with EventStore.open(tmp_path / "h") as again:
+        found = [tuple(m.fields["by"]) for m in SessionState.of(again, "s").messages]
+        assert acknowledged <= set(found) and len(found) == len(set(found))
+
+
+def test_a_cancelled_task_leaves_a_sound_store(store):
+    """A cancelled caller stops waiting; its append lands whole or not at all; others go on."""
+
+    async def story() -> None:
+        await store.aio.create("s")
+        tasks = [asyncio.create_task(store.aio.append("s", message(0, n))) for n in range(50)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in outcomes[1::2]:
+            assert outcome.session == "s"
+        await store.aio.append("s", message(1, 0))
+        prune = asyncio.create_task(store.aio.prune("s", keep_last=1))
+        await asyncio.sleep(0)
+        prune.cancel()
+        await asyncio.gather(prune, return_exceptions=True)
+        await store.aio.append("s", message(1, 1))
+
+    asyncio.run(story())
+    found = [e.event.message.fields["by"] for e in store.events("s") if e.type == "MessageAppended"]
+    assert {number for by, number in found if by == 0} >= set(range(1, 50, 2))
+    assert len(found) == len({tuple(each) for each in found}) and found[-1] == [1, 1]
+    assert verify(store).findings == []
+
+
+# -- durability="buffered" -------------------------------------------------------------------
+
+
+def test_buffered_callers_read_what_they_wrote(tmp_path):
+    """With early acknowledgement every read still sees what was acknowledged before it."""
+    with EventStore.open(tmp_path / "h", durability="buffered") as store:
+
+        def caller(index: int) -> None:
+            name = f"s{index}"
+            store.create(name)
+            for number in range(15):
+                receipt = store.append(name, message(index, number))
+                assert store.version(name) == receipt.version == number + 1
+                assert store.event(receipt.position).version == receipt.version
+                assert len(SessionState.of(store, name).messages) == number + 1
+                assert store.head().size >= receipt.tree_size
+            with pytest.raises(VersionConflict):
+                store.append(name, message(index, 99), expected=0)
+            store.prune(name, keep_last=5)
+            store.delete(name)
+            with pytest.raises(Exception, match="deleted"):
+                store.append(name, message(index, 99))
+
+        in_threads([lambda index=index: caller(index) for index in range(8)])
+    with EventStore.open(tmp_path / "h") as again:
+        said = {f"s{i}": Counter((i, n) for n in range(15)) for i in range(8)}
+        check_whole(again, said)
+
+
+def test_buffered_keys_and_errors_are_those_of_sync(tmp_path):
+    """Early acknowledgement changes no outcome: duplicates, conflicts and refusals are the same."""
+    with EventStore.open(tmp_path / "h", durability="buffered") as store:
+        store.create("s")
+        first = store.append("s", message(0, 0), key="k")
+        again = store.append("s", message(0, 0), key="k")
+        assert again.duplicate and again.position == first.position
+        store.close("s")
+        with pytest.raises(InvalidEvent, match="closed"):
+            store.append("s", message(0, 1))
+
+
+# -- subscriptions ---------------------------------------------------------------------------
+
+
+def test_a_subscriber_catches_up_and_follows(store):
+    """A subscription gives every event once and in order, old and new, until it is closed."""
+    store.create("s")
+    for number in range(10):
+        store.append("s", message(0, number))
+    subscription = store.subscribe(3)
+    caught_up = threading.Event()
+
+    def read() -> list[int]:
+        found = []
+        for recorded in subscription:
+            found.append(recorded.position)
+            if recorded.position == 10:
+                caught_up.set()
+            if recorded.position == 110:
+                subscription.close()
+        return found
+
+    def write() -> None:
+        assert caught_up.wait(SECONDS_MAX)
+        for number in range(10, 120):
+            store.append("s", message(0, number))
+
+    found, _ = in_threads([read, write])
+    assert found == list(range(3, 111))
+
+
+def test_a_session_can_be_followed(store):
+    """follow() gives one session's events only, from a version on."""
+    store.create("a")
+    store.create("b")
+    for number in range(20):
+        store.append("ab"[number % 2], message(0, number))
+    with store.follow("b", 4) as following:
+        found = []
+        for recorded in following:
+            found.append((recorded.session, recorded.version))
+            if recorded.version == 10:
+                break
+    assert found == [("b", version) for version in range(4, 11)]
+
+
+def test_a_task_can_follow(store):
+    """Async subscriptions catch up, follow what tasks write, and end when they are closed."""
+
+    async def story() -> list[int]:
+        await store.aio.create("s")
+        subscription, found = store.aio.subscribe(), []
+
+        async def read() -> None:
+            async for recorded in subscription:
+                found.append(recorded.position)
+                if len(found) == 41:
+                    subscription.close()
+
+        reading = asyncio.create_task(read())
+        for number in range(40):
+            await store.aio.append("s", message(0, number))
+        await asyncio.wait_for(reading, SECONDS_MAX)
+        return found
+
+    assert asyncio.run(story()) == list(range(41))
+
+
+def test_close_ends_a_waiting_subscriber(store):
+    """close() from another thread ends a subscriber that waits for news."""
+    store.create("s")
+    subscription, waiting = store.subscribe(), threading.Event()
+
+    def read() -> int:
+        count = 0
+        for _ in subscription:
+            count += 1
+            waiting.set()
+        return count
+
+    def close() -> None:
+        assert waiting.wait(SECONDS_MAX)
+        subscription.close()
+
+    assert in_threads([read, close])[0] == 1
+
+
+# -- several processes -----------------------------------------------------------------------
+
+WORKER = """
+import sys
+from eventstore import EventStore, VersionConflict
+
+path, caller, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with EventStore.open(path) as store:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(count):
+        line = {"content": "x" * (number % 50), "by": [caller, number]}
+        session = ("shared", f"own{caller}")[number % 2]
+        print(store.append(session, line).position)
+        if number % 10 == 0:
+            store.append("keys", {"content": "k", "by": [0, number]}, key=f"k{number}")
+            store.prune("shared", keep_last=10)
+            store.rewind("shared", store.version("shared"))
+"""
+
+
+def started(path: Path, script: str, *arguments: object) -> subprocess.Popen:
+    """Start a Python child that works on the store at `path`."""
+    command = [sys.executable, "-c", script, str(path), *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_one_store(tmp_path, processes):
+    """Several processes on one store: dense positions, order per caller, one event per key."""
+    with EventStore.open(tmp_path / "h") as store:
+        for name in ("shared", "keys", *(f"own{index}" for index in range(processes))):
+            store.create(name)
+        children = [started(tmp_path / "h", WORKER, i, 40) for i in range(processes)]
+        for child in children:
+            assert child.stdout.readline() == "ready\n", child.stderr.read()
+        for child in children:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        followed = store.subscribe()
+        receipts = [
+            [int(line) for line in child.communicate(timeout=60)[0].split()] for child in children
+        ]
+        assert [child.returncode for child in children] == [0] * processes
+        assert all(own == sorted(own) and len(own) == 40 for own in receipts)
+        numbers = range(40)
+        said = {f"own{i}": Counter((i, n) for n in numbers if n % 2) for i in range(processes)}
+        said["shared"] = Counter((i, n) for i in range(processes) for n in numbers if not n % 2)
+        said["keys"] = Counter((0, n) for n in numbers if n % 10 == 0)
+        check_whole(store, said)
+        seen = []
+        for recorded in followed:
+            seen.append(recorded.position)
+            if len(seen) == store.head().size:
+                followed.close()
+        assert seen == list(range(len(seen)))
+
+
+FOLLOWED = """
+import sys
+from eventstore import EventStore
+
+with EventStore.open(sys.argv[1]) as store:
+    for number in range(30):
+        store.append("s", {"content": "from elsewhere", "by": [9, number]})
+"""
+
+
+def test_a_subscriber_follows_other_processes(disk):
+    """What another process writes arrives too, in order, without a commit in this one."""
+    disk.create("s")
+    found = []
+    with disk.subscribe() as subscription:
+        child = started(disk.path, FOLLOWED)
+        for recorded in subscription:
+            found.append(recorded.position)
+            if recorded.position == 30:
+                break
+        _, complaint = child.communicate(timeout=SECONDS_MAX)
+        assert (child.returncode, complaint) == (0, "")
+    assert found == list(range(31))
+    assert disk.version("s") == 30 and len(SessionState.of(disk, "s").messages) == 30
+
+
+CREATORS = """
+import sys
+from eventstore import EventStore
+
+sys.stdin.readline()
+with EventStore.open(sys.argv[1]) as store:
+    print(store.id, store.create().version)
+"""
+
+
+def test_processes_may_create_one_store_at_once(tmp_path):
+    """Processes that all open a store which does not exist yet end up in the same one."""
+    children = [started(tmp_path / "h", CREATORS) for _ in range(4)]
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    said = [child.communicate(timeout=SECONDS_MAX) for child in children]
+    assert [child.returncode for child in children] == [0] * 4, said
+    assert len({out for out, _ in said}) == 1
+    with EventStore.open(tmp_path / "h") as store:
+        assert len(list(store.sessions())) == 4
+    assert [each.name for each in tmp_path.iterdir()] == ["h"]
+
+
+# -- forks -----------------------------------------------------------------------------------
+
+
+def forked(act: Callable[[], None]) -> int:
+    """Run `act` in a forked child; return its exit code, 0 where it raised nothing."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("durability", ["sync", "buffered"])
+def test_a_forked_child_is_told_to_open_anew(tmp_path, durability):
+    """The parent's store refuses all work in a child, at once and clearly; the parent goes on."""
+    with EventStore.open(tmp_path / "h", durability=durability) as store:
+        store.create("s")
+        asyncio.run(store.aio.append("s", message(0, 0)))
+        calls = (
+            lambda: store.append("s", message(0, 1)),
+            store.create,
+            lambda: store.prune("s", keep_last=0),
+            lambda: store.version("s"),
+            lambda: list(store.all()),
+            store.head,
+            lambda: SessionState.of(store, "s"),
+            lambda: asyncio.run(store.aio.append("s", message(0, 1))),
+        )
+        for call in calls:
+
+            def refused(call: Callable[[], object] = call) -> None:
+                with pytest.raises(StoreUnavailable, match="fork"):
+                    call()
+
+            assert forked(refused) == 0
+        assert forked(store.close) == 0
+        assert store.append("s", message(0, 2)).version == 2
+
+
+def test_a_fork_in_the_middle_of_work(tmp_path):
+    """Forked while threads write, a child is refused instead of waiting for their locks."""
+    with EventStore.open(tmp_path / "h") as store:
+        store.create("s")
+        done = threading.Event()
+
+        def write(index: int) -> None:
+            number = 0
+            while not done.is_set():
+                store.append("s", message(index, number))
+                number += 1
+
+        def refused() -> None:
+            for call in (store.create, lambda: store.append("s", {}), lambda: store.version("s")):
+                with pytest.raises(StoreUnavailable, match="fork"):
+                    call()
+
+        def fork() -> list[int]:
+            try:
+                return [forked(refused) for _ in range(10)]
+            finally:
+                done.set()
+
+        codes = in_threads([fork, *(lambda index=index: write(index) for index in range(3))])[0]
+        assert codes == [0] * 10
+        assert verify(store).findings == []
+
+
+def test_a_forked_child_is_told_that_it_can_t_share(tmp_path):
+    """A child can't open what its parent has open, and hears why; other stores it can."""
+    with EventStore.open(tmp_path / "h") as store:
+        store.create("s")
+
+        def work() -> None:
+            with pytest.raises(StoreUnavailable, match="forked"):
+                EventStore.open(tmp_path / "h")
+            with EventStore.open(tmp_path / "other") as own:
+                own.create("s")
+                own.append("s", message(1, 0))
+
+        assert forked(work) == 0
+        assert store.append("s", message(0, 0)).version == 1
+        with EventStore.open(tmp_path / "other") as other:
+            assert other.version("s") == 1
+
+
+FORKER = """
+import os, sys
+from eventstore import EventStore
+
+store = EventStore.open(sys.argv[1])
+store.create("s")
+for number in range(5):
+    if os.fork() == 0:
+        if number % 2:
+            store.close()
+        sys.exit(0)  # unlike os._exit, this takes all objects down
+    assert os.wait()[1] == 0
+    assert store.version("s") == number
+    assert store.append("s", {"n": number}).version == number + 1
+    assert len(list(store.events("s"))) == number + 2
+print("sound")
+"""
+
+
+def test_a_child_that_ends_leaves_its_parent_alone(tmp_path):
+    """Children that end in the ordinary way, objects freed, take nothing from the parent."""
+    child = started(tmp_path / "h", FORKER)
+    assert child.communicate(timeout=SECONDS_MAX) == ("sound\n", "")
