@@ -5,7 +5,6 @@ the engine turns into one atomic append; the class is generic in what a caller g
 Receipt, or an awaitable of one), so sync and async share every line.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -20,7 +19,7 @@ from .clock import to_ns
 from .errors import DepthExceeded, InvalidEvent, VersionConflict
 from .events import Event
 from .ids import check_name, fresh_id, optional_name
-from .limits import TTL_SECONDS_MAX
+from .limits import DURATION_MS_MAX, TTL_SECONDS_MAX
 from .lineage import Headers, checked_version
 from .log.base import ANY, Expected, Log
 from .messages import Json, Message, TokenCounter, check_json, check_message
@@ -152,7 +151,7 @@ class Commands(ABC, Generic[Result]):
         name = fresh_id() if session is None else check_name(session, "session id")
         optional_name(user, "user")
         optional_name(template, "template")
-        _check_ttl(ttl)
+        ttl = _seconds(ttl)
         for limit, what in ((max_messages, "max_messages"), (token_limit, "token_limit")):
             _check_limit(limit, what)
         facts = {
@@ -195,7 +194,7 @@ class Commands(ABC, Generic[Result]):
 
     def extend_ttl(self, session: str, ttl: float | None, **options: Unpack[Options]) -> Result:
         """Let the session live `ttl` seconds from now, or for ever with None."""
-        _check_ttl(ttl)
+        ttl = _seconds(ttl)
 
         def decide(ground: Ground) -> list[Part]:
             return [Part(session, [ev.TtlExtended(ttl, _expiry(ground, ttl))])]
@@ -390,9 +389,9 @@ class Commands(ABC, Generic[Result]):
         """Record that a tool ran, for statistics and audit."""
         check_name(name, "tool name")
         check_json([arguments, result], "tool call")
-        _check_duration(duration_ms)
         texts = _text(call_id), _text(error)
-        fact = ev.ToolCallRecorded(name, arguments, result, *texts, duration_ms)
+        millis = _milliseconds(duration_ms)
+        fact = ev.ToolCallRecorded(name, arguments, result, *texts, millis)
         return self._fact(session, fact, LIVING, options)
 
     def record_error(
@@ -479,19 +478,28 @@ def _check_limit(value: object, what: str) -> None:
         raise InvalidEvent(f"{what} must be a whole number above 0, not {value!r}")
 
 
-def _check_duration(duration_ms: object) -> None:
+def _milliseconds(duration_ms: float | None) -> float | None:
+    """Return a checked duration; a float, since 60 and 60.0 would be other bytes on disk."""
     if duration_ms is None:
-        return
-    number = isinstance(duration_ms, (int, float)) and not isinstance(duration_ms, bool)
-    if not number or not 0 <= duration_ms < math.inf:  # type: ignore[operator]
-        raise InvalidEvent(f"duration_ms must be a number from 0 on, or None, not {duration_ms!r}")
+        return None
+    if not _is_number(duration_ms) or not 0 <= duration_ms <= DURATION_MS_MAX:
+        raise InvalidEvent(
+            f"duration_ms must be 0 to {DURATION_MS_MAX}, or None, not {duration_ms!r}"
+        )
+    return float(duration_ms)
 
 
-def _check_ttl(ttl: object) -> None:
+def _seconds(ttl: float | None) -> float | None:
+    """Return a checked time to live, as a float for the same reason."""
     if ttl is None:
-        return
-    if not isinstance(ttl, (int, float)) or isinstance(ttl, bool) or not 0 < ttl <= TTL_SECONDS_MAX:
+        return None
+    if not _is_number(ttl) or not 0 < ttl <= TTL_SECONDS_MAX:
         raise InvalidEvent(f"ttl must be 0 to {TTL_SECONDS_MAX} seconds, or None, not {ttl!r}")
+    return float(ttl)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _expiry(ground: Ground, ttl: float | None) -> int | None:

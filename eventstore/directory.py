@@ -49,7 +49,7 @@ def check_store(path: Path) -> str:
         raise StoreUnavailable(f"{path} holds no event store") from None
     except OSError as error:
         raise StoreUnavailable(f"{path} can't be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreUnavailable(f"{path / MARKER} is no store's description") from None
     if found > FORMAT:
         raise FormatTooNew(found, FORMAT)

@@ -51,7 +51,8 @@ class Engine:
         self._pid = os.getpid()
         self.max_depth = max_depth
         self._salts = Salts()
-        self._clock, self._actor, self._read_only = clock, actor, read_only
+        self.actor = actor
+        self._clock, self._read_only = clock, read_only
 
     def now(self) -> int:
         """Return the time in ns since the epoch."""
@@ -128,7 +129,7 @@ class Engine:
         return Append(
             drafts=tuple(self._draft(part) for part in parts),
             expected=expected,
-            actor=request.actor or self._actor,
+            actor=request.actor or self.actor,
             correlation_id=request.correlation_id,
             causation_id=request.causation_id,
             key=request.key,

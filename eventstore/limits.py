@@ -15,6 +15,9 @@ NESTING_DEPTH_MAX = 64
 TTL_SECONDS_MAX = 1_000_000_000
 """A session's time to live, about 31 years."""
 
+DURATION_MS_MAX = 1_000_000_000_000
+"""How long a tool call may have taken, as it is recorded."""
+
 EVENT_BYTES_MAX = 8 * MIB
 """One event's payload before compression."""
 

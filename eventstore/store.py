@@ -60,7 +60,7 @@ class EventStore(Commands[Receipt]):
         self.count_tokens = count_tokens
         self._snapshots = snapshots
         self._signal = Signal()
-        self._engine = Engine(
+        self.engine = Engine(
             log,
             self.headers,
             clock,
@@ -71,7 +71,7 @@ class EventStore(Commands[Receipt]):
             read_only=read_only,
         )
         self._on_close: list[Callable[[], None]] = []
-        self.aio = AsyncStore(self, self._engine)
+        self.aio = AsyncStore(self, self.engine)
 
     @classmethod
     def open(
@@ -164,9 +164,9 @@ class EventStore(Commands[Receipt]):
         """Close a session, as a fact; without a session, release the store (idempotent)."""
         if session is not None:
             return super().close(session, reason=reason, **options)
-        if self._engine.forked:  # what was opened is the parent's, and so is closing it
+        if self.engine.forked:  # what was opened is the parent's, and so is closing it
             return None
-        self._engine.writer.close()
+        self.engine.writer.close()
         while self._on_close:
             self._on_close.pop()()
         self._snapshots.close()
@@ -178,7 +178,7 @@ class EventStore(Commands[Receipt]):
         self._on_close.append(release)
 
     def _submit(self, request: Request) -> Receipt:
-        return self._engine.run(request)
+        return self.engine.run(request)
 
     # -- reading facts -------------------------------------------------------------------
 
@@ -285,8 +285,8 @@ class EventStore(Commands[Receipt]):
 
     def flush(self) -> None:
         """Return once everything acknowledged so far is durable."""
-        self._engine.check_process()
-        self._engine.writer.flush()
+        self.engine.check_process()
+        self.engine.writer.flush()
 
     def train_dictionary(self) -> int:
         """Train a compression dictionary on this store's newest events; returns its number.

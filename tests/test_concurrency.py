@@ -261,10 +261,14 @@ def test_closing_while_others_write(tmp_path):
         return set()
 
     def read() -> set[tuple[int, int]]:
-        begun.wait()
-        with pytest.raises(StoreUnavailable, match="closed"):
+
+        def read_for_ever() -> None:
             while store.exists("s"):
                 assert len(SessionState.of(store, "s").messages[-5:]) <= len(list(store.all()))
+
+        begun.wait()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            read_for_ever()
         return set()
 
     jobs = [lambda index=index: caller(index) for index in range(8)]

@@ -369,7 +369,7 @@ EXAMPLES = settings.default.max_examples
 TestLawsInMemory = Laws.TestCase
 TestLawsInMemory.settings = settings(max_examples=EXAMPLES, stateful_step_count=40)
 TestLawsOnDisk = DiskLaws.TestCase
-TestLawsOnDisk.settings = settings(max_examples=EXAMPLES // 2, stateful_step_count=30)
+TestLawsOnDisk.settings = settings(max_examples=EXAMPLES // 3, stateful_step_count=30)
 
 
 # -- laws that are told best by a story --------------------------------------------------
@@ -424,6 +424,34 @@ def test_merging_both_ways_loses_no_message(steps):
     for side in "ab":
         lines = shown(store, side)
         assert len(lines) == len(set(lines)) and set(lines) == said[side]
+
+
+TOOL_LINES = st.builds(dict, role=st.just("assistant"), content=st.just("!")) | st.builds(
+    lambda made, answered: {
+        "tool_calls": [{"id": each} for each in made],
+        **({"tool_call_id": answered} if answered else {}),
+    },
+    st.lists(st.sampled_from(["c1", "c2"]), max_size=2),
+    st.sampled_from([None, "c1", "c1", "c2"]),
+)
+
+
+@given(lines=st.lists(TOOL_LINES, min_size=1, max_size=9))
+def test_tool_calls_stay_with_their_results(lines):
+    """Wherever a prune or summary cuts, and whichever line is named, no result loses its call."""
+    clock = Clock()
+    store, model = EventStore.in_memory(clock=clock), Model(clock)
+    for side in (store, model):
+        side.create("a")
+        side.append("a", lines)
+        for number in range(len(lines)):
+            for name in ("keep", "cover", "name"):
+                side.branch("a", f"{name}{number}")
+            side.prune(f"keep{number}", keep_last=number)
+            side.summarize(f"cover{number}", "short", upto=f"a#{number + 1}")
+            side.prune(f"name{number}", messages=[f"a#{number + 1}"])
+    for name, session in model.sessions.items():
+        assert _seen(store, store.headers.now(name)) == _meant(session.now)
 
 
 def test_a_branch_kept_up_to_date_can_be_merged_back(store):

@@ -61,6 +61,9 @@ from .frame import Frame
 Bytes = bytes | memoryview
 """What LMDB's binding says it returns; without `buffers=True` it is always bytes."""
 
+Learnt = tuple[dict[bytes, int], dict[str, Tail], int]
+"""What one plan says of names and tails, and the log's size after it."""
+
 CHECKSUM_BYTES = 8
 TAILS_CACHED_MAX = 10_000
 
@@ -162,13 +165,14 @@ class LmdbLog:
     def group(self) -> Iterator[Stage]:
         """Open one transaction for several batches; they are durable when the block ends."""
         self._check_open()
-        plans: list[Plan] = []
+        learnt: list[Learnt] = []
 
         def stage(batch: Sequence[Append], now: int) -> list[Outcome]:
-            plans.append(plan(batch, _Ground(self, txn), now))
-            if plans[-1].frames:
-                self._put(txn, plans[-1])
-            return plans[-1].outcomes
+            made = plan(batch, _Ground(self, txn), now)
+            if made.frames:
+                self._put(txn, made)
+            learnt.append((made.names, made.tails, made.frontier.size))
+            return made.outcomes
 
         try:
             with self.env.begin(write=True) as txn:
@@ -177,8 +181,8 @@ class LmdbLog:
         except BaseException:
             self._forget()
             raise
-        for made in plans:
-            self._settle(made)
+        for names, tails, size in learnt:
+            self._settle(names, tails, size)
         self._commit = commit
 
     def _forget(self) -> None:
@@ -186,14 +190,13 @@ class LmdbLog:
         self._name_of, self._ref_of, self._tails, self._tails_size = {}, {}, {}, -1
         self._commit = -1
 
-    def _settle(self, made: Plan) -> None:
+    def _settle(self, names: dict[bytes, int], tails: dict[str, Tail], size: int) -> None:
         """Remember what a plan that is durable now has changed."""
-        self._name_of.update((ref, row[1:].decode()) for row, ref in made.names.items())
-        self._ref_of.update(made.names)
+        self._name_of.update((ref, row[1:].decode()) for row, ref in names.items())
+        self._ref_of.update(names)
         known = {} if len(self._tails) > TAILS_CACHED_MAX else self._tails
-        known.update(made.tails)
-        self._tails = known
-        self._tails_size = made.frontier.size
+        known.update(tails)
+        self._tails, self._tails_size = known, size
 
     def tails_at(self, size: int) -> dict[str, Tail]:
         """Return the tails known here, none where another process wrote meanwhile."""

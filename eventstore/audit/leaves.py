@@ -1,0 +1,116 @@
+"""The leaves of a log's tree, made again from its frames, and the roots of tiles kept beside them.
+
+Invariants: an entry follows from its frame alone, checksums checked; leaves are recomputed by
+whole tiles of 256 and a few of these are remembered; what is appended meanwhile changes nothing
+that was there.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from ..errors import ProofError
+from ..log.base import Log
+from ..log.format import OCCURRED, OCCURRED_TIME
+from ..log.frame import Frame
+from ..log.lmdb import LmdbLog
+from .entry import entry_common, entry_digests, entry_lead, entry_middle, payload_commitment
+from .tree import TILE_BITS, Frontier, leaf_hash, root_of
+
+TILE_LEAVES = 1 << TILE_BITS
+
+TILES_CACHED_MAX = 64
+"""Tiles of leaf hashes that one reader remembers, 8 KiB each."""
+
+
+class Leaves(Protocol):
+    """What proofs are made of: hashes of a tree by level and index."""
+
+    def nodes(self, level: int, start: int, stop: int) -> Sequence[bytes]:
+        """Return the roots of the full subtrees `start <= index < stop` of 2**level leaves.
+
+        `level` is a multiple of 8; at 0 these are the leaf hashes themselves.
+        """
+
+
+class LogLeaves:
+    """The hashes of a log: tile roots as they are kept, leaf hashes out of the frames.
+
+    `edge` is the frontier of a log that keeps tile roots, None of one that keeps none.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log, self._size = log, log.size()
+        self.edge: Frontier | None = None
+        if isinstance(log, LmdbLog):
+            with log.env.begin() as txn:
+                self.edge, _ = log.edge(txn)
+            self._size = self.edge.size
+        self._tile = lru_cache(TILES_CACHED_MAX)(self._recomputed)
+
+    def nodes(self, level: int, start: int, stop: int) -> Sequence[bytes]:
+        """Return roots of full subtrees; raises Corruption, and ProofError beyond the log."""
+        if stop << level > self._size:
+            raise ProofError(f"the log has only {self._size} events")
+        if not level:
+            return self._leaves(start, stop)
+        if isinstance(self._log, LmdbLog):
+            return self._log.tiles(level, start, stop)
+        lower = level - TILE_BITS
+        spans = ((index << TILE_BITS, index + 1 << TILE_BITS) for index in range(start, stop))
+        return [root_of(self.nodes(lower, *span)) for span in spans]
+
+    def _leaves(self, start: int, stop: int) -> Sequence[bytes]:
+        """Return leaf hashes out of as many tiles as they are in."""
+        found: list[bytes] = []
+        for tile in range(start >> TILE_BITS, (stop - 1 >> TILE_BITS) + 1):
+            first = tile << TILE_BITS
+            found += self._tile(tile)[max(start - first, 0) : stop - first]
+        return found
+
+    def _recomputed(self, tile: int) -> list[bytes]:
+        first = tile << TILE_BITS
+        made = log_entries(self._log, first, min(first + TILE_LEAVES, self._size))
+        return [leaf_hash(entry) for entry in made]
+
+
+def log_entries(log: Log, start: int, stop: int) -> list[bytes]:
+    """Return the entries at the positions `start <= position < stop`; raises Corruption."""
+    made: list[bytes] = []
+    while (position := start + len(made)) < stop:
+        for frame in log.read_all(position, stop - position):
+            made += frame_entries(frame, start + len(made), stop)
+    return made
+
+
+def frame_entries(frame: Frame, start: int = 0, stop: int | None = None) -> list[bytes]:
+    """Return the entries of a frame's events at these positions, all by default.
+
+    Raises Corruption where an event's bytes don't match its checksum.
+    """
+    common = entry_common(
+        frame.recorded_at, frame.session, frame.actor, frame.correlation_id, frame.causation_id
+    )
+    low = max(start - frame.position, 0)
+    high = frame.count if stop is None else min(stop - frame.position, frame.count)
+    return [frame_entry(frame, index, common) for index in range(low, high)]
+
+
+def frame_entry(frame: Frame, index: int, common: bytes) -> bytes:
+    """Return one event's entry; `common` is what all events of the frame share."""
+    row, salt, payload = frame.opened(index)
+    occurred = _occurred(frame, index) if row[5] & OCCURRED else 0
+    previous = frame.position + index - 1 if index else frame.previous
+    return (
+        entry_lead(row[5], row[3], row[4], occurred)
+        + entry_middle(frame.version + index, previous)
+        + common
+        + entry_digests(payload_commitment(salt, payload))
+    )
+
+
+def _occurred(frame: Frame, index: int) -> int:
+    """Return the caller's own time, which stands in front of a body that was checked before."""
+    bodies = len(frame.raw) - frame.row(frame.count - 1)[0]
+    start = frame.row(index - 1)[0] if index else 0
+    return int(OCCURRED_TIME.unpack_from(frame.raw, bodies + start)[0])

@@ -1,0 +1,135 @@
+"""What an event says about other events, checked against the log as it stood at that moment.
+
+Invariants: events come in the order of the log; what is kept in memory is three numbers for each
+stream and the merges whose other half is still to come.
+"""
+
+from array import array
+from collections.abc import Callable
+
+from ..errors import EventStoreError
+from ..events import (
+    AnyEvent,
+    BranchCreated,
+    BranchMerged,
+    HistorySummarized,
+    MessagesPruned,
+    Redacted,
+    SessionCreated,
+    SessionRewound,
+    Span,
+)
+from ..log.frame import Frame
+from ..spans import length
+from .report import Notes
+
+Complaint = str | None
+Named = Callable[[str], int | None]
+"""Returns the reference of a session's name, None for no such session."""
+
+
+class Places:
+    """How far each stream has come, by reference: next version, messages, last position."""
+
+    def __init__(self) -> None:
+        self._versions, self._messages, self._positions = array("q"), array("q"), array("q")
+
+    def at(self, ref: int) -> tuple[int, int, int]:
+        """Return (next version, messages, last position or -1) of a stream."""
+        if ref >= len(self._versions):
+            return 0, 0, -1
+        return self._versions[ref], self._messages[ref], self._positions[ref]
+
+    def move(self, ref: int, version: int, messages: int, position: int) -> None:
+        """Note where a stream goes on."""
+        missing = ref + 1 - len(self._versions)
+        if missing > 0:
+            self._versions.extend([0] * missing)
+            self._messages.extend([0] * missing)
+            self._positions.extend([-1] * missing)
+        self._versions[ref], self._messages[ref] = version, messages
+        self._positions[ref] = position
+
+
+class Relations:
+    """Forks, merges, rewinds and spans of lines, one event after the other."""
+
+    def __init__(self, places: Places, named: Named, notes: Notes) -> None:
+        self._places, self._named, self._notes = places, named, notes
+        self._halves: dict[tuple[str, int], tuple[BranchMerged, str, int]] = {}
+
+    def check(self, frame: Frame, index: int, event: AnyEvent) -> None:
+        """Check an event that is no message."""
+        position, version = frame.position + index, frame.version + index
+        # Its own stream has come as far as the event before it.
+        self._places.move(frame.session_ref, version, frame.message_number(index), position - 1)
+        if (version == 0) != isinstance(event, (SessionCreated, BranchCreated)):
+            self._notes.add(position, f"{type(event).__name__} at version {version}")
+        try:
+            complaint = self._complaint(event, frame.session, version, position)
+        except EventStoreError as error:
+            self._notes.add_error(error, position)
+        else:
+            if complaint:
+                self._notes.add(position, f"{type(event).__name__}: {complaint}")
+
+    def finish(self) -> None:
+        """Note every merge of which only one half was seen."""
+        for event, session, position in self._halves.values():
+            other = event.into if session == event.source else event.source
+            self._notes.add(position, f"BranchMerged: no such fact in session {other!r}")
+
+    def _complaint(self, event: AnyEvent, session: str, version: int, position: int) -> Complaint:
+        if isinstance(event, BranchCreated):
+            return self._missing(event.parent, event.at_version)
+        if isinstance(event, (SessionRewound, Redacted)):
+            target = event.to_version if isinstance(event, SessionRewound) else event.version
+            return None if 0 <= target < version else f"version {target} is not before it"
+        if isinstance(event, (MessagesPruned, HistorySummarized)):
+            return self._lines(event.spans, event.count)
+        if isinstance(event, BranchMerged):
+            return self._merge(event, session, version, position)
+        return None
+
+    def _missing(self, session: str, version: int) -> Complaint:
+        """Say so if a session had no such version yet."""
+        ref = self._named(session)
+        known = 0 if ref is None else self._places.at(ref)[0]
+        return None if 0 <= version < known else f"session {session!r} had no version {version}"
+
+    def _lines(self, spans: list[Span], count: int) -> Complaint:
+        """Say so if a span shows lines that there were not, or they are not `count`."""
+        if length(spans) != count:
+            return f"its spans show {length(spans)} lines instead of {count}"
+        return next((each for each in map(self._line, spans) if each), None)
+
+    def _line(self, span: Span) -> Complaint:
+        if span.note:
+            wrong = span.stop != span.start + 1
+            return f"{span} is no one line" if wrong else self._missing(span.session, span.start)
+        ref = self._named(span.session)
+        known = 0 if ref is None else self._places.at(ref)[1]
+        if not 0 <= span.start < span.stop <= known:
+            return f"session {span.session!r} had no messages {span.start} to {span.stop - 1}"
+        return None
+
+    def _merge(self, event: BranchMerged, session: str, version: int, position: int) -> Complaint:
+        self._match(event, session, position)
+        if session not in {event.source, event.into}:
+            return f"it stands in session {session!r}"
+        if session == event.source:
+            return self._missing(event.into, event.into_version)
+        if event.into_version != version:
+            return f"it calls itself version {event.into_version} instead of {version}"
+        return self._missing(event.source, event.source_version) or self._lines(
+            event.brought + event.hidden, length(event.brought) + length(event.hidden)
+        )
+
+    def _match(self, event: BranchMerged, session: str, position: int) -> None:
+        """Put the two halves of a merge together, whichever comes first."""
+        key = event.into, event.into_version
+        half = self._halves.pop(key, None)
+        if half is None:
+            self._halves[key] = event, session, position
+        elif half[0] != event or half[1] == session:
+            self._notes.add(position, "BranchMerged: its two halves differ")

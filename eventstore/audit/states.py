@@ -1,0 +1,124 @@
+"""Saved states against full folds: every snapshot on disk, and a sample of the newest headers.
+
+Invariants: a snapshot is compared with the fold from the snapshots strictly before it, so by
+induction either all are right or one is named; nothing is written.
+"""
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import lmdb
+
+from ..directory import SNAPSHOTS
+from ..errors import EventStoreError
+from ..header import SessionHeader
+from ..lineage import fold_segments, lineage
+from ..log.base import Log
+from ..snapshots import LmdbSnapshots
+from ..transcript import Transcript, tokens_of
+from .report import Notes
+
+if TYPE_CHECKING:
+    from ..store import EventStore
+
+SAMPLED_SESSIONS_MAX = 256
+"""Sessions whose newest state is folded from nothing."""
+
+SAMPLED_EVENTS_MAX = 1_000_000
+"""Events that are folded for the sample; a branch counts with its ancestors."""
+
+SAMPLED_LINES_MAX = 2_000
+"""Lines of a session whose last one is looked for from both ends."""
+
+
+class _Earlier:
+    """The snapshots as the fold towards one of them may use them: without it and later ones."""
+
+    def __init__(self, kept: LmdbSnapshots, session: str, version: int) -> None:
+        self._kept, self._session, self._version = kept, session, version
+
+    def nearest(self, session: str, version: int) -> SessionHeader | None:
+        """Return the newest saved header that may be used."""
+        if session == self._session:
+            version = min(version, self._version - 1)
+        return self._kept.nearest(session, version) if version >= 0 else None
+
+    def save(self, headers: list[SessionHeader]) -> None:
+        """Keep nothing: a check leaves no trace."""
+
+    def close(self) -> None:
+        """Leave them open: they are somebody else's."""
+
+
+def check_states(store: "EventStore", size: int, notes: Notes) -> None:
+    """Check the snapshots of a store up to a log size, then a sample of its newest states."""
+    path = store.path / SNAPSHOTS if store.path else None
+    if path is not None and (path / "data.mdb").exists():
+        try:
+            kept = LmdbSnapshots(path, read_only=True)
+        except lmdb.NotFoundError:
+            kept = None  # none of this revision was ever saved
+        except (EventStoreError, lmdb.Error) as error:
+            kept = None
+            notes.add(-1, f"snapshots can't be opened: {error}")
+        if kept is not None:
+            try:
+                _check_snapshots(store.log, kept, size, notes)
+            except EventStoreError as error:
+                notes.add(-1, f"snapshots can't be read: {error}")
+            finally:
+                kept.close()
+    _check_newest(store, notes)
+
+
+def _check_snapshots(log: Log, kept: LmdbSnapshots, size: int, notes: Notes) -> None:
+    for session, version in kept.saved():
+        notes.checked["snapshots"] += 1
+        what = f"snapshot of session {session!r} at version {version}"
+        try:
+            saved = kept.nearest(session, version)
+            if saved is None or saved.version != version:
+                notes.add(-1, f"{what} does not match its checksum; delete the snapshots")
+            elif saved.position < size and saved != _folded(log, kept, session, version):
+                notes.add(saved.position, f"{what} is not what the facts fold to")
+        except EventStoreError as error:
+            notes.add(-1, f"{what} can't be compared: {error}")
+
+
+def _folded(log: Log, kept: LmdbSnapshots, session: str, version: int) -> SessionHeader:
+    base, segments = lineage(log, session, version, _Earlier(kept, session, version))
+    return fold_segments(log, base or SessionHeader(), segments)[0]
+
+
+def _check_newest(store: "EventStore", notes: Notes) -> None:
+    """Compare what commands and views see of some sessions with a fold from nothing."""
+    count = sum(1 for _ in store.sessions())
+    step = -(-count // SAMPLED_SESSIONS_MAX) or 1
+    room = SAMPLED_EVENTS_MAX
+    for session in islice(store.sessions(), 0, None, step):
+        try:
+            room -= _check_session(store, session, room, notes)
+        except EventStoreError as error:
+            notes.add(-1, f"the state of session {session!r} can't be folded: {error}")
+
+
+def _check_session(store: "EventStore", session: str, room: int, notes: Notes) -> int:
+    """Check one session unless its lineage is longer than `room`; returns its length if checked."""
+    header = store.headers.now(session)
+    _, segments = lineage(store.log, session, header.version)
+    length = sum(segment.last - segment.first + 1 for segment in segments)
+    if length > room:
+        return 0
+    notes.checked["states"] += 1
+    folded, _ = fold_segments(store.log, SessionHeader(), segments)
+    if folded != header:
+        what = f"the state of session {session!r} is not what the facts fold to"
+        notes.add(header.position, what)
+    shown = tokens_of(store.log, folded.spans)
+    if shown != folded.tokens:
+        what = f"session {session!r} counts {folded.tokens} tokens, its lines hold {shown}"
+        notes.add(header.position, what)
+    lines = Transcript(store.log, folded.spans)
+    if len(lines) <= SAMPLED_LINES_MAX and lines[-1:] != list(lines)[-1:]:
+        notes.add(header.position, f"paging back through session {session!r} gives another line")
+    return length

@@ -1,0 +1,331 @@
+"""The tables of the LMDB log, read row by row and compared with what the frames say.
+
+Invariants: rows are read raw, since the log's own readers stop at damage; each frame must have its
+rows, and as many rows as frames must have are all there may be; pages are bounded and no
+transaction stays open between them; what was appended after the start is left out.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import lmdb
+
+from ..errors import Corruption, EventStoreError
+from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
+from ..log.format import (
+    ACTOR_NAME,
+    DICTIONARIES,
+    FORMAT_KEY,
+    FRAMES,
+    HEAD_KEY,
+    KEY_ROW,
+    KEYS,
+    META,
+    NAMES,
+    POSITION,
+    REF,
+    REFS,
+    SESSION_NAME,
+    STARTER,
+    STORE_KEY,
+    STREAM_ROW,
+    STREAMS,
+    TABLES,
+    TILE_KEY,
+    TILES,
+)
+from ..log.frame import Frame
+from ..log.lmdb import LmdbLog, opened_row
+from .report import Notes
+from .tree import TILE_BITS, Frontier
+from .walk import Tile, Walk
+
+Taken = list[tuple[int, Frame | None]]
+"""A page of frames with their last positions, None for one that can't be read."""
+
+TableRow = tuple[bytes, bytes]
+
+
+class Tables:
+    """The tables of one log, as they stood when this was made."""
+
+    def __init__(self, log: LmdbLog, store: str, notes: Notes) -> None:
+        self._log, self._store, self._notes = log, store, notes
+        self._keys = 0
+        self._misses = 0
+        self._names: dict[int, str] = {}
+        with log.env.begin() as txn:
+            tables = {name: log.env.table(name, dupfixed=name == STREAMS) for name in TABLES}
+            self._tables = tables
+            self._entries = {name: int(txn.stat(db)["entries"]) for name, db in tables.items()}
+            last = txn.cursor(tables[FRAMES])
+            self.size = POSITION.unpack(last.key())[0] + 1 if last.last() else 0
+            last = txn.cursor(tables[NAMES])
+            self._newest_ref = REF.unpack(last.key())[0] if last.last() else 0
+            self.edge = self._edge(txn)
+
+    def _edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int] | None:
+        """Return the frontier and time that the head row states, None where it is damaged."""
+        try:
+            edge = self._log.edge(txn)
+        except Corruption as error:
+            self._notes.add_error(error)
+            return None
+        if edge[0].size != self.size:
+            what = f"the tree head has size {edge[0].size}, the frames end at {self.size}"
+            self._notes.add(min(edge[0].size, self.size), what)
+        self.size = edge[0].size
+        return edge
+
+    def named(self, session: str) -> int | None:
+        """Return the reference of a session's name."""
+        with self._log.env.begin() as txn:
+            found = txn.get(SESSION_NAME + session.encode(), db=self._tables[REFS])
+        return None if found is None else int(REF.unpack(found)[0])
+
+    # -- frames, and the rows that each of them must have --------------------------------
+
+    def pages(self) -> Iterator[Taken]:
+        """Iterate over all frames in order of their keys, a page a transaction."""
+        after = None
+        while True:
+            with self._log.env.begin() as txn:
+                rows = self._rows(txn, FRAMES, after)
+                taken = [self._taken(txn, key, raw) for key, raw in rows]
+            if not rows:
+                return
+            after = rows[-1]
+            if taken[0][0] >= self.size and self._entries[FRAMES] <= self._notes.checked["frames"]:
+                return  # all that follows was appended after the start
+            yield [each for each in taken if each[0] < self.size]
+
+    def _taken(self, txn: lmdb.Transaction, key: bytes, raw: bytes) -> tuple[int, Frame | None]:
+        last = int(POSITION.unpack(key)[0])
+        if last >= self.size:
+            return last, None
+        self._notes.checked["frames"] += 1
+        try:
+            frame = Frame(raw, last, self._log.codec)
+            frame.session = self._name(txn, frame.session_ref)
+            frame.actor = self._name(txn, frame.actor_ref) if frame.actor_ref else None
+        except Corruption as error:
+            self._notes.add_error(error, last)
+            return last, None
+        self._check_rows(txn, frame)
+        return last, frame
+
+    def _name(self, txn: lmdb.Transaction, ref: int) -> str:
+        name = self._names.get(ref)
+        if name is None:
+            row = opened_row(txn.get(REF.pack(ref), db=self._tables[NAMES]), f"name {ref}")
+            if len(self._names) >= PAGE_EVENTS_MAX:
+                self._names.clear()
+            name = self._names[ref] = row[1:].decode()
+        return name
+
+    def _check_rows(self, txn: lmdb.Transaction, frame: Frame) -> None:
+        """Look for a frame where readers do: by position, in its stream, and by its key."""
+        last = frame.last_position
+        if not txn.cursor(self._tables[FRAMES]).set_key(POSITION.pack(last)):
+            self._miss(last, "the frame that ends here can't be found by its position")
+        row = STREAM_ROW.pack(frame.last_version, frame.next_number(), last)
+        if not txn.cursor(self._tables[STREAMS]).set_key_dup(REF.pack(frame.session_ref), row):
+            self._miss(last, f"the index of session {frame.session!r} does not lead here")
+        if frame.key:
+            self._keys += 1
+            found = txn.get(frame.key.encode(), db=self._tables[KEYS])
+            if found is None or _key_position(bytes(found)) != frame.position:
+                self._miss(frame.position, f"the index of keys does not lead {frame.key!r} here")
+
+    def _miss(self, position: int, what: str) -> None:
+        self._misses += 1
+        self._notes.add(position, what)
+
+    # -- the other tables ----------------------------------------------------------------
+
+    def check_tiles(self, tiles: list[Tile]) -> None:
+        """Compare tiles made from the frames with those that are kept."""
+        if not tiles:
+            return
+        with self._log.env.begin() as txn:
+            for level, index, node in tiles:
+                self._notes.checked["tiles"] += 1
+                kept = txn.get(TILE_KEY.pack(level, index), db=self._tables[TILES])
+                if kept != node:
+                    what = f"tile {index} of level {level}, which starts here, is wrong or missing"
+                    self._notes.add(index << level, what)
+
+    def finish(self, walk: Walk) -> None:
+        """Check every table against the walk that is over."""
+        checks: dict[bytes, Callable[[Walk], None]] = {
+            META: self._check_meta,
+            DICTIONARIES: self._check_dictionaries,
+            NAMES: self._check_names,
+            REFS: self._check_refs,
+            STREAMS: self._check_streams,
+            KEYS: self._check_keys,
+            TILES: self._check_tile_rows,
+        }
+        for name, check in checks.items():
+            try:
+                check(walk)
+            except (EventStoreError, struct.error) as error:
+                self._notes.add(-1, f"table {name.decode()!r} can't be read: {error}")
+
+    def _check_meta(self, walk: Walk) -> None:
+        rows = dict(self._all(META))
+        if set(rows) != {FORMAT_KEY, HEAD_KEY, STORE_KEY}:
+            self._notes.add(-1, f"table 'meta' has the rows {sorted(rows)}")
+        store = opened_row(rows.get(STORE_KEY), "the store's id").decode(errors="replace")
+        if store != self._store:
+            self._notes.add(-1, f"the log is of store {store!r}, the directory of {self._store!r}")
+        if self.edge is None or not walk.whole:
+            return
+        frontier, recorded_at = self.edge
+        if frontier.nodes != walk.frontier.nodes:
+            self._notes.add(-1, "the tree head is not what the frames hash to")
+        if recorded_at != walk.recorded_at:
+            what = f"the tree head's time is {recorded_at} instead of {walk.recorded_at}"
+            self._notes.add(-1, what)
+
+    def _check_dictionaries(self, _: Walk) -> None:
+        for due, (key, row) in enumerate(self._all(DICTIONARIES), STARTER):
+            number = REF.unpack(key)[0]
+            if number != due:
+                self._notes.add(-1, f"dictionary {number} stands where {due} should")
+            self._opened(row, f"dictionary {number}")
+            self._notes.checked["dictionaries"] += 1
+
+    def _check_names(self, walk: Walk) -> None:
+        """Check that names are numbered densely, lead back to themselves, and have facts."""
+        for due, (key, row) in enumerate(self._all(NAMES), 1):
+            ref = REF.unpack(key)[0]
+            if ref > self._newest_ref:
+                break
+            if ref != due:
+                self._notes.add(-1, f"name {ref} stands where {due} should")
+            self._notes.checked["names"] += 1
+            name = self._opened(row, f"name {ref}")
+            if name is None:
+                continue
+            if self._value(REFS, name) != key:
+                self._notes.add(-1, f"{_drawn(name)} does not lead to its reference {ref}")
+            if name[:1] == SESSION_NAME:
+                self._notes.checked["sessions"] += 1
+                if walk.whole and not walk.places.at(ref)[0]:
+                    self._notes.add(-1, f"{_drawn(name)} has no facts")
+
+    def _check_refs(self, _: Walk) -> None:
+        for name, key in self._all(REFS):
+            row = self._value(NAMES, key) if len(key) == REF.size else None
+            if row is None or row[8:] != name:
+                self._notes.add(-1, f"{_drawn(name)} leads to a reference that is not its own")
+        if self._entries[REFS] != self._entries[NAMES]:
+            what = f"{self._entries[REFS]} references for {self._entries[NAMES]} names"
+            self._notes.add(-1, what)
+
+    def _check_streams(self, walk: Walk) -> None:
+        """Name the rows that lead to no frame, unless rows and frames are known to be as many."""
+        self._notes.checked["stream rows"] = self._entries[STREAMS]
+        if not self._misses and walk.whole and self._entries[STREAMS] == self._entries[FRAMES]:
+            return
+        for key, row in self._all(STREAMS):
+            version, messages, last = STREAM_ROW.unpack(row)
+            if last < self.size and self._leads_astray(last, REF.unpack(key)[0], version, messages):
+                self._notes.add(last, f"a row of the index of streams (version {version}) is wrong")
+
+    def _leads_astray(self, last: int, ref: int, version: int, messages: int) -> bool:
+        raw = self._value(FRAMES, POSITION.pack(last))
+        try:
+            frame = Frame(raw, last, self._log.codec) if raw is not None else None
+        except Corruption:
+            return False  # the frame was named already
+        there = frame and (frame.session_ref, frame.last_version, frame.next_number())
+        return there != (ref, version, messages)
+
+    def _check_keys(self, walk: Walk) -> None:
+        """Name the rows whose append has no such key, unless they are known to be as many."""
+        self._notes.checked["keys"] = self._entries[KEYS]
+        if not self._misses and walk.whole and self._entries[KEYS] == self._keys:
+            return
+        for key, row in self._all(KEYS):
+            position = _key_position(row)
+            if position < self.size and (position < 0 or self._other_key(position, key)):
+                self._notes.add(position, f"a row of the index of keys ({key!r}) is wrong")
+
+    def _other_key(self, position: int, key: bytes) -> bool:
+        with self._log.env.begin() as txn:
+            cursor = txn.cursor(self._tables[FRAMES])
+            if not cursor.set_range(POSITION.pack(position)):
+                return True
+            last, raw = POSITION.unpack(cursor.key())[0], bytes(cursor.value())
+        try:
+            frame = Frame(raw, last, self._log.codec)
+        except Corruption:
+            return False  # the frame was named already
+        return (frame.position, (frame.key or "").encode()) != (position, key)
+
+    def _check_tile_rows(self, _: Walk) -> None:
+        """Name tiles that the tree doesn't have."""
+        levels = range(TILE_BITS, 64, TILE_BITS)
+        if self._entries[TILES] == sum(self.size >> level for level in levels):
+            return
+        self._notes.add(-1, f"{self._entries[TILES]} tiles are kept for {self.size} events")
+
+    # -- rows ----------------------------------------------------------------------------
+
+    def _opened(self, row: bytes, what: str) -> bytes | None:
+        try:
+            return opened_row(row, what)
+        except Corruption as error:
+            self._notes.add_error(error)
+            return None
+
+    def _value(self, table: bytes, key: bytes) -> bytes | None:
+        with self._log.env.begin() as txn:
+            found = txn.get(key, db=self._tables[table])
+            return None if found is None else bytes(found)
+
+    def _all(self, table: bytes) -> Iterator[TableRow]:
+        """Iterate over all rows of a table."""
+        after = None
+        while True:
+            with self._log.env.begin() as txn:
+                rows = self._rows(txn, table, after)
+            if not rows:
+                return
+            yield from rows
+            after = rows[-1]
+
+    def _rows(self, txn: lmdb.Transaction, table: bytes, after: TableRow | None) -> list[TableRow]:
+        """Return a page of rows from the beginning or behind a row."""
+        cursor = txn.cursor(self._tables[table])
+        if after is None:
+            found = cursor.first()
+        else:
+            found = cursor.set_key_dup(*after) if table == STREAMS else cursor.set_key(after[0])
+            if not found:
+                raise Corruption(-1, f"table {table.decode()!r}: row {after[0]!r} is found no more")
+            found = cursor.next()
+        rows: list[TableRow] = []
+        size = 0
+        for key, value in islice(cursor, PAGE_EVENTS_MAX) if found else ():
+            rows.append((bytes(key), bytes(value)))
+            size += len(value)
+            if size >= PAGE_BYTES_MAX:
+                break
+        return rows
+
+
+def _key_position(row: bytes) -> int:
+    """Return the position in a row of the index of keys, -1 where the row is damaged."""
+    try:
+        return int(KEY_ROW.unpack(opened_row(row, "row"))[0])
+    except Corruption:
+        return -1
+
+
+def _drawn(name: bytes) -> str:
+    kind = {SESSION_NAME: "session", ACTOR_NAME: "actor"}.get(name[:1], "unknown kind of name")
+    return f"{kind} {name[1:].decode(errors='backslashreplace')!r}"

@@ -1,0 +1,221 @@
+"""Verify: walk everything a store holds and name whatever is not as it was written.
+
+Invariants: it goes on after damage, up to FINDINGS_MAX; memory is bounded by the number of
+sessions, not of events; nothing is written. Files whose very structure is damaged are only read
+in a child process, so that whoever asks stays alive.
+"""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from ..directory import LOG, check_store
+from ..errors import Corruption, EventStoreError, FormatTooNew, StoreUnavailable
+from ..log.base import Log
+from ..log.lmdb import LmdbLog
+from ..store import EventStore
+from .report import Finding, Notes, Report
+from .states import check_states
+from .structure import FILE, check_structure, child_environment, ending
+from .tables import Tables, Taken
+from .walk import Walk
+
+Progress = Callable[[int, int], None]
+"""Called with the events done and the events in all."""
+
+Views = Callable[[EventStore], Iterable[Finding]]
+"""Checks views against full replays: given by the doors, since facts know nothing of views."""
+
+SECONDS_MAX = 24 * 3_600.0
+"""How long a child process may read a store whose structure is damaged."""
+
+
+def verify(
+    store: EventStore,
+    *,
+    deep: bool = False,
+    progress: Progress | None = None,
+    views: Views | None = None,
+) -> Report:
+    """Check an open store: frames, payloads, versions, indexes, names, times and the whole tree.
+
+    `deep` also decodes every event, holds the copies in its head to it, and compares snapshots,
+    states and `views` with full folds. What is appended meanwhile is left out.
+    """
+    store.flush()
+    notes = Notes()
+    log = store.log
+    if isinstance(log, LmdbLog):
+        size, root = _verify_tables(log, store.id, notes, progress, deep=deep)
+    else:
+        size, root = _verify_frames(log, notes, progress, deep=deep)
+    if deep:
+        check_states(store, size, notes)
+        for finding in views(store) if views else ():
+            notes.add(finding.position, finding.what)
+    return notes.report(size, root.hex())
+
+
+def _verify_tables(
+    log: LmdbLog, store: str, notes: Notes, progress: Progress | None, *, deep: bool
+) -> tuple[int, bytes]:
+    tables = Tables(log, store, notes)
+    walk = Walk(tables.size, tables.named, notes, deep=deep)
+    try:
+        for page in tables.pages():
+            tables.check_tiles([tile for each in page for tile in walk.take(*each)])
+            _tell(progress, walk)
+    except EventStoreError as error:
+        notes.add_error(error, walk.next)
+    tables.check_tiles(walk.finish())
+    tables.finish(walk)
+    _count(walk, notes)
+    frontier = tables.edge[0] if tables.edge else walk.frontier
+    return tables.size, frontier.root()
+
+
+def _verify_frames(
+    log: Log, notes: Notes, progress: Progress | None, *, deep: bool
+) -> tuple[int, bytes]:
+    """Check a log that has no tables: all that follows from its frames."""
+    head = log.head()
+
+    def named(session: str) -> int | None:
+        tail = log.tail(session)
+        return None if tail is None else tail.ref
+
+    walk = Walk(head.size, named, notes, deep=deep)
+    for page in _pages(log, head.size, notes):
+        for each in page:
+            walk.take(*each)
+        _tell(progress, walk)
+    walk.finish()
+    if walk.whole and walk.frontier.root() != head.root:
+        notes.add(-1, "the tree head is not what the frames hash to")
+    if walk.whole and walk.recorded_at != head.recorded_at:
+        notes.add(-1, f"the tree head's time is {head.recorded_at} instead of {walk.recorded_at}")
+    _count(walk, notes)
+    return head.size, head.root
+
+
+def _pages(log: Log, size: int, notes: Notes) -> Iterator[Taken]:
+    """Iterate over all frames; where a page can't be read, frame by frame."""
+    position = 0
+    while position < size:
+        page: Taken = []
+        try:
+            page = [(frame.last_position, frame) for frame in log.read_all(position)]
+        except Corruption:
+            try:
+                page = [(each.last_position, each) for each in log.read_all(position, 1)]
+            except Corruption as error:
+                notes.add_error(error, position)
+                page = [(max(error.position, position), None)]
+        if not page:
+            return
+        notes.checked["frames"] += len(page)
+        yield [each for each in page if each[0] < size]
+        position = page[-1][0] + 1
+
+
+def _tell(progress: Progress | None, walk: Walk) -> None:
+    if progress is not None:
+        progress(walk.next, walk.size)
+
+
+def _count(walk: Walk, notes: Notes) -> None:
+    notes.checked["events"] = walk.next
+
+
+# -- a directory, whatever state it is in ------------------------------------------------
+
+
+def verify_directory(
+    path: Path,
+    *,
+    deep: bool = False,
+    progress: Progress | None = None,
+    views: Views | None = None,
+) -> Report:
+    """Check the store in a directory: the structure of its files first, then all they hold.
+
+    Raises StoreUnavailable where there is no store to check, or it may not be read.
+    """
+    check_store(path)
+    file = path / LOG / FILE
+    if not file.exists():
+        return Report(0, "", [Finding(-1, f"{LOG}/{FILE} is missing")])
+    _check_readable(file)
+    damage = check_structure(path)
+    if not damage:
+        return _verify_opened(path, progress, views, deep=deep)
+    return _joined(damage, _verify_apart(path, progress, deep=deep))
+
+
+def _check_readable(file: Path) -> None:
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise StoreUnavailable(f"{file} can't be read: {error.strerror}") from None
+
+
+def _verify_opened(
+    path: Path, progress: Progress | None, views: Views | None, *, deep: bool
+) -> Report:
+    try:
+        store = EventStore.open(path, read_only=True)
+    except (Corruption, FormatTooNew) as error:
+        notes = Notes()
+        notes.add_error(error)
+        return notes.report()
+    with store:
+        return verify(store, deep=deep, progress=progress, views=views)
+
+
+def _verify_apart(path: Path, progress: Progress | None, *, deep: bool) -> Report:
+    """Read a store whose structure is damaged in a child process, which may die of it."""
+    command = [sys.executable, "-m", __name__, str(path), *(["--deep"] if deep else [])]
+    with subprocess.Popen(  # noqa: S603 - this interpreter, this module
+        command, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        watch = threading.Timer(SECONDS_MAX, child.kill)
+        watch.daemon = True
+        watch.start()
+        report = None
+        assert child.stdout is not None
+        for line in child.stdout:
+            said = msgspec.json.decode(line, type=Report | tuple[int, int])
+            if isinstance(said, Report):
+                report = said
+            elif progress is not None:
+                progress(*said)
+        watch.cancel()
+    if report is not None:
+        return report
+    what = f"reading the log ended with {ending(child.returncode)}: its facts are not checked"
+    return Report(0, "", [Finding(-1, what)])
+
+
+def _joined(damage: list[Finding], report: Report) -> Report:
+    return msgspec.structs.replace(report, findings=damage + report.findings)
+
+
+def _main(path: Path, *, deep: bool) -> None:
+    """Verify in the child process and tell the parent by lines of JSON."""
+
+    def say(said: Report | tuple[int, int]) -> None:
+        sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
+        sys.stdout.buffer.flush()
+
+    try:
+        say(_verify_opened(path, lambda done, total: say((done, total)), None, deep=deep))
+    except EventStoreError as error:
+        say(Report(0, "", [Finding(-1, str(error))]))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), deep="--deep" in sys.argv[2:])

@@ -1,0 +1,211 @@
+"""The walk along the log: every frame, every event, and the tree they make, from scratch.
+
+Invariants: it goes on after damage and names each position; where an event can't be hashed the
+tree goes on with a stand-in, so that every tile without damage is still compared; memory does
+not grow with the number of events.
+"""
+
+from bisect import bisect_right
+
+import msgspec
+
+from ..errors import Corruption
+from ..events import MessageAppended
+from ..limits import EVENT_BYTES_MAX
+from ..log.codec import decode
+from ..log.format import MESSAGE, OCCURRED, OCCURRED_TIME
+from ..log.frame import Frame, Row
+from ..messages import role_code
+from .entry import entry_common, entry_digests, entry_lead, entry_middle, payload_commitment
+from .relations import Named, Places, Relations
+from .report import Notes
+from .tree import Frontier, leaf_hash
+
+STAND_INS_MAX = 1_000_000
+"""Positions in a row that may be lost before the tree is given up."""
+
+LOSSES_MAX = 100_000
+"""Separate stretches of lost positions before the tree is given up."""
+
+_STAND_IN = bytes(32)
+_U32_MAX = (1 << 32) - 1
+
+Tile = tuple[int, int, bytes]
+"""Level, index and root of a full tile."""
+
+
+class Losses:
+    """Stretches of positions whose events could not be hashed, in order."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def add(self, start: int, stop: int) -> None:
+        """Note the positions `start <= position < stop`."""
+        if self._stops and self._stops[-1] == start:
+            self._stops[-1] = stop
+        else:
+            self._starts.append(start)
+            self._stops.append(stop)
+
+    def touch(self, start: int, stop: int) -> bool:
+        """Return True if any position of the range is lost."""
+        index = bisect_right(self._stops, start)
+        return index < len(self._starts) and self._starts[index] < stop
+
+
+class Walk:
+    """Takes frames in order and checks each against all that came before.
+
+    `next` is the position it expects, `recorded_at` the time of the newest frame; `frontier` is
+    the tree so far, which is the log's own where `whole`.
+    """
+
+    def __init__(self, size: int, named: Named, notes: Notes, *, deep: bool) -> None:
+        self.size, self.next, self.recorded_at = size, 0, 0
+        self.frontier, self.losses = Frontier(), Losses()
+        self.places = Places()
+        self._tree_lost = False
+        self._relations = Relations(self.places, named, notes)
+        self._notes, self._deep = notes, deep
+
+    @property
+    def whole(self) -> bool:
+        """True if every event so far could be hashed."""
+        return not self.losses
+
+    def take(self, last: int, frame: Frame | None) -> list[Tile]:
+        """Check the frame whose last position is `last`, None for one that can't be read.
+
+        Returns the tiles it completes, without those that hold damage.
+        """
+        if not self.next <= last < self.size:
+            self._notes.add(last, f"a frame ends here where position {self.next} should be next")
+            return []
+        if frame is None:
+            return self._lose(last + 1)
+        if frame.position < self.next:
+            self._notes.add(frame.position, "two frames hold this position")
+            return self._lose(last + 1)
+        tiles = self._gap(frame.position)
+        self._check_place(frame)
+        leaves = self._leaves(frame)
+        self.next = last + 1
+        self.places.move(frame.session_ref, frame.last_version + 1, frame.next_number(), last)
+        return tiles + self._grown(leaves)
+
+    def finish(self) -> list[Tile]:
+        """Take the end of the log; returns tiles as take() does."""
+        self._relations.finish()
+        return self._gap(self.size)
+
+    # -- places --------------------------------------------------------------------------
+
+    def _gap(self, stop: int) -> list[Tile]:
+        if stop <= self.next:
+            return []
+        self._notes.add(self.next, f"no frame holds positions {self.next} to {stop - 1}")
+        return self._lose(stop)
+
+    def _lose(self, stop: int) -> list[Tile]:
+        """Go on behind positions whose events can't be read."""
+        start, self.next = self.next, stop
+        self.losses.add(start, stop)
+        if stop - start > STAND_INS_MAX or len(self.losses) > LOSSES_MAX:
+            self._tree_lost = True
+            return []
+        return self._grown([_STAND_IN] * (stop - start))
+
+    def _grown(self, leaves: list[bytes]) -> list[Tile]:
+        """Add leaves to the tree and return the tiles they complete that hold no damage."""
+        if self._tree_lost:
+            return []
+        made = self.frontier.extend(leaves)
+        if self.whole:
+            return made
+        return [tile for tile in made if not self.losses.touch(*_range(tile))]
+
+    def _check_place(self, frame: Frame) -> None:
+        """Compare the numbers in the frame's head with what came before."""
+        due = self.places.at(frame.session_ref)
+        here = frame.version, frame.number, frame.previous
+        if here != due:
+            what = f"session {frame.session!r} has (version, message number, previous position)"
+            self._notes.add(frame.position, f"{what} {here} where {due} belongs")
+        if frame.recorded_at < self.recorded_at:
+            self._notes.add(frame.position, "it was recorded before the event in front of it")
+        self.recorded_at = max(frame.recorded_at, self.recorded_at)
+        if frame.only_messages != all(row[3] == MESSAGE for row in frame.rows()):
+            self._notes.add(frame.position, "the frame's flag about its types is wrong")
+
+    # -- events --------------------------------------------------------------------------
+
+    def _leaves(self, frame: Frame) -> list[bytes]:
+        """Check each event of a frame; return their leaf hashes, a stand-in where one is lost."""
+        common = entry_common(
+            frame.recorded_at,
+            frame.session,
+            frame.actor,
+            frame.correlation_id,
+            frame.causation_id,
+        )
+        rows = list(frame.rows())
+        start = len(frame.raw) - rows[-1][0]
+        bodies = [start, *(start + row[0] for row in rows)]
+        previous, leaves = frame.previous, []
+        for index, row in enumerate(rows):
+            digest = self._digest(frame, index, row)
+            if digest is None:
+                self.losses.add(frame.position + index, frame.position + index + 1)
+                leaves.append(_STAND_IN)
+            else:
+                lead = _lead(row, frame.raw, bodies[index])
+                middle = entry_middle(frame.version + index, previous)
+                leaves.append(leaf_hash(lead + middle + common + entry_digests(digest)))
+            previous = frame.position + index
+        return leaves
+
+    def _digest(self, frame: Frame, index: int, row: Row) -> bytes | None:
+        """Check one event and return its payload's commitment, None where it is damaged."""
+        if row[1] > EVENT_BYTES_MAX:
+            self._notes.add(frame.position + index, f"payload of {row[1]} bytes is over the limit")
+            return None
+        try:
+            row, salt, payload = frame.opened(index)
+        except Corruption as error:
+            self._notes.add_error(error, frame.position + index)
+            return None
+        if self._deep or row[3] != MESSAGE:
+            self._check_event(frame, index, row, payload)
+        return payload_commitment(salt, payload)
+
+    def _check_event(self, frame: Frame, index: int, row: Row, payload: bytes) -> None:
+        """Decode an event and compare it with its head and with the events it speaks of."""
+        try:
+            event = decode(row[3], row[4], payload, frame.session, frame.version + index)
+        except (KeyError, msgspec.MsgspecError) as error:
+            self._notes.add(frame.position + index, f"payload is no event: {error}")
+            return
+        if isinstance(event, MessageAppended):
+            copies = min(event.tokens, _U32_MAX), role_code(event.message.fields)
+        else:
+            copies = 0, 0
+            self._relations.check(frame, index, event)
+        if copies != (row[2], row[6]):
+            what = f"tokens {row[2]} and role {row[6]} in the event's head should be {copies}"
+            self._notes.add(frame.position + index, what)
+
+
+def _lead(row: Row, raw: bytes, body_at: int) -> bytes:
+    """Return the part of the entry that the caller decided."""
+    occurred = OCCURRED_TIME.unpack_from(raw, body_at)[0] if row[5] & OCCURRED else 0
+    return entry_lead(row[5], row[3], row[4], occurred)
+
+
+def _range(tile: Tile) -> tuple[int, int]:
+    level, index, _ = tile
+    return index << level, (index + 1) << level

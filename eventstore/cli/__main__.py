@@ -1,0 +1,5 @@
+"""Lets `python -m eventstore.cli` do what the command `eventstore` does."""
+
+from . import main
+
+main()

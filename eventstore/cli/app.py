@@ -1,0 +1,281 @@
+"""The frame of all commands: their common options, how they are registered, how they end.
+
+Exit codes: 0 fine; 1 the answer is no (a violation, a conflict, no such session); 2 wrong usage,
+or it can't run; 130 interrupted; 141 whoever read the output went away.
+
+Invariants: whatever the input, one clear line on stderr and never a traceback; a command that
+fails has written nothing, or whole appends.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.main import get_command
+
+from .. import ANY, NO_STREAM, EventStore, EventStoreError, InvalidEvent, Receipt, StoreUnavailable
+from ..commands import Options
+from ..log.base import Expected
+from .drawing import receipt_line
+from .terminal import Terminal, hang_up, write_json
+
+FINE, NO, WRONG, INTERRUPTED, HUNG_UP = 0, 1, 2, 130, 141
+
+STORE_DEFAULT = Path("history")
+
+START, READ, WRITE, BRANCHES = "Begin", "Look", "Write", "Branch and go back"
+LIFE, CARE = "Life cycle", "Care"
+
+PANELS = (START, READ, WRITE, BRANCHES, LIFE, CARE)
+"""Headings of the help page, in its order."""
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises for wrong usage; it moved between releases, its child did not."""
+
+
+class HungUpError(Exception):
+    """Nobody reads stdout any more."""
+
+
+# -- options ---------------------------------------------------------------------------
+
+
+def _option(help: str, *names: str, panel: str, metavar: str | None = None) -> Any:  # noqa: A002
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel)
+
+
+_EVERYWHERE, _MUTATION = "Everywhere", "Every mutation"
+
+StoreOption = Annotated[
+    Path | None,
+    _option(
+        "Directory of the store; else EVENTSTORE_PATH, else ./history.",
+        "--store",
+        metavar="DIR",
+        panel=_EVERYWHERE,
+    ),
+]
+JsonOption = Annotated[bool, _option("Answer in JSON, for machines.", "--json", panel=_EVERYWHERE)]
+_COMMON = [
+    Parameter("store", Parameter.KEYWORD_ONLY, default=None, annotation=StoreOption),
+    Parameter("json", Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
+]
+_MUTATION_OPTIONS = {
+    "expected": "Refuse unless the session is at this version; also: any, none.",
+    "key": "Idempotency key: the same command again changes nothing.",
+    "actor": "Who does it; else the user of this process.",
+    "correlation_id": "What this belongs to.",
+    "causation_id": "What caused this.",
+}
+_MUTATING = [
+    Parameter(
+        name,
+        Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[str | None, _option(text, panel=_MUTATION, metavar="TEXT")],
+    )
+    for name, text in _MUTATION_OPTIONS.items()
+]
+
+
+Session = Annotated[str, typer.Argument(help="Name of the session.", show_default=False)]
+
+AtVersion = Annotated[int | None, typer.Option(metavar="V", help="As it was at this version.")]
+AtPosition = Annotated[
+    int | None, typer.Option(metavar="P", help="As it was at this position of the store.")
+]
+AtTime = Annotated[
+    str | None, typer.Option(metavar="TIME", help="As it was at this time, ISO 8601 or ns.")
+]
+
+
+class Everywhere(NamedTuple):
+    """What was given before the command's name."""
+
+    store: Path | None
+    json: bool
+
+
+# -- registering commands --------------------------------------------------------------
+
+Command = Callable[..., None]
+Mutation = Callable[..., Receipt]
+
+_registered: dict[str, list[tuple[str | None, Command]]] = {panel: [] for panel in PANELS}
+
+
+@cache
+def command_line() -> Callable[..., Any]:
+    """Return the command with all that is registered, in the order of the panels."""
+    made = typer.Typer(
+        name="eventstore",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(everywhere)
+    for panel, commands in _registered.items():
+        for name, function in commands:
+            made.command(name, rich_help_panel=panel)(function)
+    return get_command(made)
+
+
+def everywhere(called: typer.Context, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Keep the history of agent sessions: append-only, branched, replayable, verified."""
+    called.obj = Everywhere(store, json)
+
+
+def command(panel: str, name: str | None = None) -> Callable[[Command], Command]:
+    """Register a command: it gets the terminal first, and `--store` and `--json` for free."""
+
+    def register(function: Command) -> Command:
+        def run(called: typer.Context, **given: Any) -> None:
+            function(_terminal(called, given), **given)
+
+        _register(run, function, 1, _COMMON, panel, name)
+        return function
+
+    return register
+
+
+def mutation(
+    panel: str, name: str | None = None, *, creates: bool = False
+) -> Callable[[Mutation], Mutation]:
+    """Register a mutation: it gets the store and the Options first, and prints its receipt."""
+
+    def register(function: Mutation) -> Mutation:
+        def run(called: typer.Context, **given: Any) -> None:
+            terminal = _terminal(called, given)
+            options = _options(given)
+            if creates and not terminal.path.exists():
+                with EventStore.in_memory() as rehearsal:  # no directory for what can't be a fact
+                    function(rehearsal, options, **given)
+            with terminal.writing(creates=creates) as store:
+                receipt = function(store, options, **given)
+            terminal.answer(receipt, receipt_line(receipt))
+
+        _register(run, function, 2, [*_MUTATING, *_COMMON], panel, name)
+        return function
+
+    return register
+
+
+def _register(
+    run: Command,
+    function: Callable[..., object],
+    given_first: int,
+    common: list[Parameter],
+    panel: str,
+    name: str | None,
+) -> None:
+    """Give `run` the parameters of `function`, less the first ones, and those all commands have."""
+    own = list(signature(function).parameters.values())[given_first:]
+    called = Parameter("called", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+
+    def guarded(called: typer.Context, **given: Any) -> None:
+        try:
+            run(called, **given)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise HungUpError from None  # typer would make a plain 1 of it
+
+    guarded.__name__, guarded.__doc__ = function.__name__, function.__doc__
+    guarded.__signature__ = Signature([called, *own, *common])  # type: ignore[attr-defined]
+    _registered[panel].append((name, guarded))
+
+
+def _terminal(called: typer.Context, given: dict[str, Any]) -> Terminal:
+    before: Everywhere = called.obj
+    store, json = given.pop("store"), given.pop("json")
+    chosen = store or before.store
+    path = chosen or Path(os.environ.get("EVENTSTORE_PATH") or STORE_DEFAULT)
+    return Terminal(path, json=json or before.json, chosen=chosen)
+
+
+def _options(given: dict[str, Any]) -> Options:
+    """Take the options of every mutation out of what was given."""
+    expected = parse_expected(given.pop("expected"))
+    return Options(
+        expected=expected,
+        key=given.pop("key"),
+        actor=given.pop("actor"),
+        correlation_id=given.pop("correlation_id"),
+        causation_id=given.pop("causation_id"),
+    )
+
+
+def parse_expected(text: str | None) -> Expected | int:
+    """Return what `--expected` means: a version, `any` or `none`."""
+    if text is None or text == "any":
+        return ANY
+    if text == "none":
+        return NO_STREAM
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise InvalidEvent(f"--expected takes a version, any or none, not {text!r}")
+
+
+# -- how it ends -----------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code."""
+    try:
+        line = command_line()
+        code = line(list(arguments), prog_name="eventstore", standalone_mode=False)
+        sys.stdout.flush()
+    except (HungUpError, BrokenPipeError):
+        hang_up()
+        return HUNG_UP
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except (EventStoreError, UsageError, OSError) as error:
+        return _fail(error, json="--json" in arguments)
+    if code == INTERRUPTED:
+        _say("interrupted")
+    return code if isinstance(code, int) else FINE
+
+
+def _fail(error: Exception, *, json: bool) -> int:
+    text = " ".join(_text_of(error).split())
+    if json:
+        write_json({"error": type(error).__name__, "message": text, **_numbers(error)}, sys.stderr)
+    else:
+        _say(text)
+    wrong = isinstance(error, (InvalidEvent, StoreUnavailable)) or not isinstance(
+        error, EventStoreError
+    )
+    return WRONG if wrong else NO
+
+
+def _text_of(error: Exception) -> str:
+    if isinstance(error, UsageError):
+        return f"{error.format_message().rstrip('.')}; see --help"  # type: ignore[attr-defined]
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    return str(error)
+
+
+def _numbers(error: Exception) -> dict[str, object]:
+    """Return what an error of the tree carries, as JSON has it."""
+    if not isinstance(error, EventStoreError):
+        return {}
+    return {
+        name: value if isinstance(value, (int, list, type(None))) else str(value)
+        for name, value in vars(error).items()
+    }
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"eventstore: {text}\n")

@@ -1,0 +1,273 @@
+"""How things look in a terminal: times, sizes, messages, events, bars and sparklines.
+
+Invariants: nothing here reads or writes; what came from a store is made printable, so that no
+message can move the cursor, and is never taken for markup; everything fits into 80 columns.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .. import Message, Receipt, Recorded
+from .. import events as ev
+from ..clock import to_datetime
+from ..events import AnyEvent
+from ..header import SessionHeader
+
+ROLE_STYLES = {
+    "user": "cyan",
+    "assistant": "green",
+    "system": "yellow",
+    "developer": "yellow",
+    "tool": "magenta",
+    "function": "magenta",
+}
+STATUS_STYLES = {"active": "green", "closed": "yellow", "archived": "dim", "deleted": "red"}
+
+LINE_CHARACTERS_MAX = 400
+"""How much of a text goes into a drawing that has one line for it."""
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+_MOVERS = {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+_PRINTABLE = dict.fromkeys(_MOVERS - {ord("\n"), ord("\t")}, "\ufffd")
+"""Controls and direction overrides become a visible mark."""
+
+
+# -- words and numbers -----------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """Return text that can't command a terminal."""
+    return text.replace("\r\n", "\n").translate(_PRINTABLE)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Return text out of a store, ready to print: no markup, no controls."""
+    return Text(printable(text), style)
+
+
+def one_line(text: str, width: int) -> str:
+    """Return the text on one line, cut to `width` characters."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def cut(line: Text) -> Text:
+    """Let a line end with the terminal's instead of going on below."""
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+def short_name(name: str, width: int) -> str:
+    """Return a name cut in its middle: what tells names apart is at either end."""
+    line = one_line(name, len(name) + 1)
+    head = (width - 1) * 2 // 3
+    return line if len(line) <= width else f"{line[:head]}…{line[head + 1 - width :]}"
+
+
+def when(ns: int) -> str:
+    """Return a time, UTC, to the second."""
+    return to_datetime(ns).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people read it: 1.4 MB."""
+    step = min(int(math.log10(count)) // 3, len(_UNITS) - 1) if count >= 1 else 0
+    return f"{count:.0f} B" if step == 0 else f"{count / 1_000**step:.1f} {_UNITS[step]}"
+
+
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """Return a number and its noun: 1 message, 2 messages."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def brief(value: object) -> str:
+    """Return a JSON value as people read it: text bare, all else compact JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# -- tables ----------------------------------------------------------------------------
+
+
+def table(*columns: str, numbers: Sequence[str] = ()) -> Table:
+    """Return an empty table; the columns named in `numbers` are set right."""
+    made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in columns:
+        if column in numbers:
+            made.add_column(column, justify="right", no_wrap=True)
+        else:
+            made.add_column(column, overflow="fold")
+    return made
+
+
+def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Return names and values, one pair a line."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, value)
+    return grid
+
+
+def receipt_line(receipt: Receipt) -> Text:
+    """Draw the receipt of a command."""
+    mark = ("= ", "yellow") if receipt.duplicate else ("✓ ", "green")
+    line = Text.assemble(mark, (printable(receipt.session), "bold"))
+    first, last = receipt.first_version, receipt.version
+    versions = f"version {last}" if first == last else f"versions {first}-{last}"
+    line.append(f"  {versions}, position {receipt.position}, {when(receipt.recorded_at)}", "dim")
+    if receipt.duplicate:
+        line.append("  (was there already: same key)", "yellow")
+    return line
+
+
+# -- messages and state ----------------------------------------------------------------
+
+
+def header_block(header: SessionHeader, newest: int) -> Table:
+    """Draw what a session is at one moment; `newest` is the version it has now."""
+    title = Text.assemble((printable(header.session), "bold"))
+    title.append(f"  {header.status}", STATUS_STYLES.get(header.status, ""))
+    rows: list[tuple[str, RenderableType]] = [
+        ("session", title),
+        ("version", f"{header.version} of {newest}, position {header.position}"),
+        ("holds", f"{counted(header.messages, 'message')}, {counted(header.tokens, 'token')}"),
+        ("created", when(header.created_at)),
+        ("updated", when(header.updated_at)),
+    ]
+    if header.parent is not None:
+        rows.append(("branch of", plain(f"{header.parent} at version {header.at_version}")))
+    told = {name: getattr(header, name) for name in ("name", "description", "user", "template")}
+    rows += [(name, plain(text)) for name, text in told.items() if text]
+    if header.expires_at is not None:
+        rows.append(("expires", when(header.expires_at)))
+    for name, values in (("metadata", header.metadata), ("context", header.context)):
+        if values:
+            rows.append((name, plain(", ".join(f"{k}: {brief(v)}" for k, v in values.items()))))
+    return pairs(rows)
+
+
+def transcript_grid(lines: Iterable[tuple[str, Message]]) -> Table:
+    """Draw messages, each with the place it can be named by."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", style="dim", no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for place, message in lines:
+        role = message.role or "-"
+        style = ROLE_STYLES.get(role, "blue")
+        grid.add_row(place, Text(one_line(message.name or role, 12), style), message_body(message))
+    return grid
+
+
+def said(message: Message) -> Text:
+    """Draw on one line who said what, and which tools were called."""
+    role = (f"{one_line(message.role or '-', 12)}: ", ROLE_STYLES.get(message.role, "blue"))
+    calls = " ".join(f"→ {call}" for call in _calls(message))
+    text = one_line(message.text, LINE_CHARACTERS_MAX)
+    gap = " " if text and calls else ""
+    return Text.assemble(role, text, gap, (one_line(calls, LINE_CHARACTERS_MAX), "magenta"))
+
+
+def message_body(message: Message) -> Text:
+    """Draw what a message says and which tools it calls."""
+    covers = message.metadata.get("summary")
+    body = plain(message.text, "italic yellow" if covers else "")
+    for call in _calls(message):
+        body.append(("\n" if body else "") + f"→ {printable(call)}", "magenta")
+    if not body and message.content is not None:
+        body = plain(brief(message.content), "dim")
+    return body
+
+
+def _calls(message: Message) -> list[str]:
+    parts = message.content if isinstance(message.content, list) else []
+    calls = message.tool_calls if isinstance(message.tool_calls, list) else []
+    made = [(p.get("name"), p.get("input")) for p in parts if _is(p, "tool_use")]
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            made.append((function.get("name"), function.get("arguments")))
+    return [f"{name}({brief(arguments)})" for name, arguments in made]
+
+
+def _is(part: object, kind: str) -> bool:
+    return isinstance(part, dict) and part.get("type") == kind
+
+
+# -- events ----------------------------------------------------------------------------
+
+_EVENT_STYLES = {
+    ev.BranchCreated: "cyan",
+    ev.BranchMerged: "cyan",
+    ev.MessagesPruned: "yellow",
+    ev.HistorySummarized: "yellow",
+    ev.SessionRewound: "yellow",
+    ev.ErrorRecorded: "red",
+    ev.SessionDeleted: "red",
+}
+
+
+def events_table() -> Table:
+    """Return the empty table that event_row() fills: one line a fact."""
+    made = table("position", "time", "fact", "what", numbers=("position",))
+    for column in made.columns:
+        column.no_wrap = True
+    made.columns[3].overflow = "ellipsis"
+    made.columns[3].ratio = 1
+    made.expand = True
+    return made
+
+
+def event_row(recorded: Recorded) -> tuple[RenderableType, ...]:
+    """Draw one event as the cells of a row."""
+    time = Text(when(recorded.recorded_at)[5:-1], "dim")
+    return str(recorded.position), time, _place(recorded), told(recorded)
+
+
+def event_line(recorded: Recorded) -> Text:
+    """Draw one event as a line by itself, for following."""
+    lead = f"{recorded.position:>7}  {when(recorded.recorded_at)[11:-1]}  "
+    return cut(Text.assemble((lead, "dim"), _place(recorded), "  ", told(recorded)))
+
+
+def _place(recorded: Recorded) -> Text:
+    return Text(f"{short_name(recorded.session, 20)}@{recorded.version}", "cyan")
+
+
+def told(recorded: Recorded) -> Text:
+    """Draw what a fact says: of a message who said what, else its type and its gist."""
+    event = recorded.event
+    if isinstance(event, ev.MessageAppended):
+        return said(event.message)
+    kind = (type(event).__name__, _EVENT_STYLES.get(type(event), "blue"))
+    return Text.assemble(kind, f"  {one_line(gist(event), LINE_CHARACTERS_MAX)}")
+
+
+def gist(event: AnyEvent) -> str:
+    """Return what an event says, in a few words."""
+    told = _GISTS.get(type(event))
+    if told is not None:
+        return str(told(event))
+    fields = msgspec.to_builtins(event)
+    return ", ".join(f"{k}: {brief(v)}" for k, v in fields.items() if k != "type")
+
+
+_GISTS: dict[type, Any] = {
+    ev.MessagesPruned: lambda e: f"{counted(e.count, 'message')} hidden  {e.reason or ''}",
+    ev.HistorySummarized: lambda e: f"{e.count:,} as one: {e.summary.get('content')}",
+    ev.SessionRewound: lambda e: f"to version {e.to_version}",
+    ev.BranchCreated: lambda e: f"of {e.parent} at version {e.at_version}",
+    ev.BranchMerged: lambda e: f"{e.source}@{e.source_version} into {e.into}, by {e.strategy}",
+    ev.ContextSet: lambda e: f"{e.key} = {brief(e.value)}",
+    ev.MetadataUpdated: lambda e: brief(e.patch),
+    ev.Custom: lambda e: f"{e.name} {brief(e.data)}",
+}

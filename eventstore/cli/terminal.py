@@ -1,0 +1,190 @@
+"""The terminal: what a command reads from, writes to, and which store it is about.
+
+Invariants: answers go to stdout, and with `--json` nothing but JSON does; progress and errors go
+to stderr; text out of the store is made printable first, so that it can't command the terminal.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NoReturn, Protocol, TextIO
+
+import msgspec
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from projections import Views
+
+from .. import EventStore, InvalidEvent
+from ..directory import check_store
+from ..limits import APPEND_BYTES_MAX
+from ..messages import Json
+
+PROGRESS_AFTER_SECONDS = 1.0
+"""What takes less is over before a bar could be read."""
+
+
+class Advance(Protocol):
+    """Takes how much is done, and of how much; None where nobody knows."""
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """Show it."""
+
+
+class _Console(Console):
+    """A console that reports a closed pipe instead of deciding what it means."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Let the command end; app.py makes it a quiet end."""
+        raise BrokenPipeError
+
+
+class Terminal:
+    """One run's standard streams and store; `json` is the voice for machines.
+
+    `chosen` is the store where the command line names it, None where it is a default.
+    """
+
+    def __init__(self, path: Path, *, json: bool, chosen: Path | None = None) -> None:
+        self.path, self.json, self.chosen = path, json, chosen
+        self.out = _Console(highlight=False)
+        self.err = _Console(stderr=True, highlight=False)
+
+    # -- the store -----------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[EventStore]:
+        """Open the store to read; never makes one, never waits for a writer."""
+        with EventStore.open(self.path, read_only=True) as store:
+            yield store
+
+    @contextmanager
+    def viewing(self) -> Iterator[Views]:
+        """Open the store's views: kept beside it, or made anew where it may not be written."""
+        check_store(self.path)
+        read_only = not os.access(self.path, os.W_OK)
+        with EventStore.open(self.path, read_only=read_only) as store:
+            yield Views(store)
+
+    @contextmanager
+    def writing(self, *, creates: bool = False) -> Iterator[EventStore]:
+        """Open the store to write; only where `creates` is set one is made."""
+        if not creates:
+            check_store(self.path)
+        with EventStore.open(self.path) as store:
+            yield store
+
+    # -- answers -------------------------------------------------------------------------
+
+    def answer(self, document: object, *drawn: RenderableType) -> None:
+        """Print one answer: as one line of JSON, or as it is drawn."""
+        if self.json:
+            write_json(document)
+        else:
+            self.draw(*drawn)
+
+    def draw(self, *drawn: RenderableType) -> None:
+        """Print for people."""
+        for each in drawn:
+            if isinstance(each, Text):  # what print() joins loses these two
+                self.out.print(each, no_wrap=each.no_wrap, overflow=each.overflow)
+            else:
+                self.out.print(each)
+
+    def remark(self, text: str) -> None:
+        """Tell people something that is no part of the answer."""
+        if not self.json:
+            self.err.print(text, style="dim", markup=False)
+
+    # -- progress ------------------------------------------------------------------------
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Advance]:
+        """Show a bar on stderr for what takes more than a second; it disappears at the end."""
+        if self.json or not self.err.is_terminal:
+            yield _nothing
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        bar = Progress(*columns, console=self.err, transient=True, expand=True)
+        task = bar.add_task(label, total=None)
+        late = threading.Timer(PROGRESS_AFTER_SECONDS, bar.start)
+        late.start()
+        try:
+            yield lambda done, total=None: bar.update(task, completed=done, total=total)
+        finally:
+            late.cancel()
+            late.join()  # else it might start what has just been stopped
+            bar.stop()
+
+
+def _nothing(done: int, total: int | None = None) -> None:  # noqa: ARG001 - nobody is watching
+    return
+
+
+# -- JSON ------------------------------------------------------------------------------
+
+
+def write_json(document: object, stream: TextIO | None = None) -> None:
+    """Write one line of JSON to stdout or another stream, in UTF-8 whatever the locale."""
+    out = stream or sys.stdout
+    out.flush()
+    out.buffer.write(msgspec.json.encode(document) + b"\n")
+    out.buffer.flush()
+
+
+def binary_stdout() -> BinaryIO:
+    """Return stdout for bytes, after what text it holds."""
+    sys.stdout.flush()
+    return sys.stdout.buffer
+
+
+def write_lines(documents: Iterable[object]) -> None:
+    """Write JSON lines as they come; each is on its way before the next is made."""
+    for document in documents:
+        write_json(document)
+
+
+def parse_json(text: str, what: str) -> Json:
+    """Return the JSON value of a text. Raises InvalidEvent that starts with `what`."""
+    try:
+        return json.loads(text, parse_constant=_refused)
+    except RecursionError:
+        raise InvalidEvent(f"{what} is nested too deep") from None
+    except ValueError as error:
+        raise InvalidEvent(f"{what} is not JSON: {error}") from None
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON value")
+
+
+def read_stdin() -> str:
+    """Return all of standard input. Raises InvalidEvent for other than UTF-8, or too much."""
+    given = sys.stdin.buffer.read(APPEND_BYTES_MAX + 1)
+    if len(given) > APPEND_BYTES_MAX:
+        raise InvalidEvent(f"standard input is over the limit of {APPEND_BYTES_MAX} bytes")
+    try:
+        return given.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(f"standard input is not UTF-8 at byte {error.start}") from None
+
+
+def hang_up() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush fails quietly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,194 @@
+"""Commands that move facts: files in and out, whole stores to and from copies.
+
+Invariants: a file that is no conversation of a known kind is refused before a store is made for
+it; an output file or copy appears whole or not at all, and overwrites nothing unasked.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import msgspec
+import typer
+from rich.text import Text
+
+from .. import EventStore, InvalidEvent
+from .. import backup as copies
+from ..ids import fresh_id
+from ..interchange import (
+    FORMATS,
+    detect_format,
+    export_chat,
+    export_chat_lines,
+    export_events,
+    export_markdown,
+    import_file,
+)
+from ..log.base import Head
+from .app import CARE, START, AtVersion, command
+from .drawing import counted, pairs, plain, printable
+from .terminal import Terminal, binary_stdout
+
+EVENTS, JSON, CHAT, MARKDOWN = "jsonl", "json", "chat", "markdown"
+OUTPUTS = (EVENTS, JSON, CHAT, MARKDOWN)
+
+
+@command(START, "import")
+def import_(
+    terminal: Terminal,
+    files: Annotated[list[Path], typer.Argument(help="Files to import.", show_default=False)],
+    format: Annotated[  # noqa: A002
+        str, typer.Option(metavar="NAME", help=f"auto, {', '.join(FORMATS)}.")
+    ] = "auto",
+    name: Annotated[
+        str | None, typer.Option(help="Begins the names of sessions; else the file's name does.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Who brings it; else this user.")] = None,
+) -> None:
+    """Import conversations: our own JSONL, OpenAI-style chat, tau-bench, chitchat."""
+    if format != "auto" and format not in FORMATS:
+        raise InvalidEvent(f"--format takes auto, {', '.join(FORMATS)}, not {format!r}")
+    kinds = [detect_format(file) if format == "auto" else format for file in files]
+    with EventStore.open(terminal.path) as store:
+        for file, kind in zip(files, kinds, strict=True):
+            _import_one(terminal, store, file, kind, name, actor)
+
+
+def _import_one(
+    terminal: Terminal,
+    store: EventStore,
+    file: Path,
+    kind: str,
+    name: str | None,
+    actor: str | None,
+) -> None:
+    done = 0
+    with terminal.progress(f"importing {printable(file.name)}") as advance:
+
+        def more(messages: int) -> None:
+            nonlocal done
+            done += messages
+            advance(done)
+
+        found = import_file(store, file, kind, name=name, progress=more, actor=actor)
+    branches = counted(found.branches, "branch", "branches")
+    told = f"{counted(found.sessions, 'session')}, {branches}, {counted(found.messages, 'message')}"
+    line = Text.assemble(("✓ ", "green"), (printable(file.name), "bold"), (f" ({kind})", "dim"))
+    document = {"file": str(file), "format": kind, **msgspec.to_builtins(found)}
+    terminal.answer(document, line.append(f"  {told}"))
+
+
+# -- out -------------------------------------------------------------------------------
+
+
+@command(START)
+def export(
+    terminal: Terminal,
+    sessions: Annotated[
+        list[str] | None, typer.Argument(help="Sessions; as jsonl, none means the whole store.")
+    ] = None,
+    format: Annotated[  # noqa: A002
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="jsonl (every fact), json (one document a session), chat (messages as JSON "
+            "lines) or markdown.",
+        ),
+    ] = EVENTS,
+    at_version: AtVersion = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write this file; else stdout.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Export facts, messages or transcripts."""
+    if format not in OUTPUTS:
+        raise InvalidEvent(f"--format takes {', '.join(OUTPUTS)}, not {format!r}")
+    if format == EVENTS and at_version is not None:
+        raise InvalidEvent("--at-version goes with the formats json, chat and markdown")
+    if format != EVENTS and not sessions:
+        raise InvalidEvent(f"name the sessions to export as {format}")
+    with terminal.reading() as store, terminal.progress("exporting") as advance:
+        pieces = _pieces(store, format, sessions, at_version)
+        with _written(output, force=force) as out:
+            for done, piece in enumerate(pieces, 1):
+                out.write(piece)
+                advance(done)
+
+
+def _pieces(
+    store: EventStore, kind: str, sessions: list[str] | None, at_version: int | None
+) -> Iterator[bytes]:
+    """Return what is written, piece by piece; what does not exist is raised for at once."""
+    if kind == EVENTS:
+        return export_events(store, sessions or None)
+    for session in sessions or ():
+        store.version(session)
+    return (
+        piece
+        for session in sessions or ()
+        for piece in _session_pieces(store, kind, session, at_version)
+    )
+
+
+def _session_pieces(
+    store: EventStore, kind: str, session: str, at_version: int | None
+) -> Iterable[bytes]:
+    if kind == CHAT:
+        return export_chat_lines(store, session, at_version=at_version)
+    if kind == JSON:
+        return [msgspec.json.encode(export_chat(store, session, at_version=at_version)) + b"\n"]
+    return [export_markdown(store, session, at_version=at_version).encode()]
+
+
+@contextmanager
+def _written(output: Path | None, *, force: bool) -> Iterator[BinaryIO]:
+    """Give a file that gets its name only when it is complete, or stdout."""
+    if output is None:
+        yield binary_stdout()
+        return
+    if output.exists() and not force:
+        raise InvalidEvent(f"{output} exists already; --force replaces it")
+    made = output.with_name(f".{fresh_id()}.part")
+    try:
+        with made.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        made.replace(output)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+# -- copies ----------------------------------------------------------------------------
+
+
+@command(CARE)
+def backup(
+    terminal: Terminal,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new or empty directory.")],
+) -> None:
+    """Copy the whole store while it is in use."""
+    with terminal.reading() as store, terminal.progress("copying"):
+        head = copies.backup(store, destination)
+    _tell_copy(terminal, destination, head)
+
+
+@command(CARE)
+def restore(
+    terminal: Terminal,
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A backup.", show_default=False)],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new or empty directory.")],
+) -> None:
+    """Make a new store out of a backup."""
+    with terminal.progress("copying"):
+        head = copies.restore(source, destination)
+    _tell_copy(terminal, destination, head)
+
+
+def _tell_copy(terminal: Terminal, destination: Path, head: Head) -> None:
+    document = {"path": str(destination), "size": head.size, "root": head.root.hex()}
+    told = Text.assemble(("✓ ", "green"), plain(f"{destination}: {counted(head.size, 'fact')}"))
+    terminal.answer(document, told, pairs([("root", head.root.hex())]))

@@ -1,0 +1,151 @@
+"""Views as drawings: lists of sessions, branch trees, comparisons, origins.
+
+Invariants: nothing here reads or writes; names and texts are made printable; 80 columns are
+enough.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from projections import Blame, BranchTree, CatalogRow, Change, Diff, Merge, Origin
+
+from .. import Message
+from .drawing import (
+    STATUS_STYLES,
+    brief,
+    counted,
+    cut,
+    one_line,
+    plain,
+    said,
+    short_name,
+    table,
+    when,
+)
+
+NAME_WIDTH = 30
+MESSAGES_SHOWN_MAX = 20
+"""Messages that a comparison prints of each side; all of them with --json."""
+
+
+def sessions_table(rows: Iterable[CatalogRow]) -> Table:
+    """Draw a list of sessions, one a line."""
+    drawn = table(
+        "session", "status", "messages", "tokens", "updated", numbers=("messages", "tokens")
+    )
+    for row in rows:
+        name = Text.assemble((short_name(row.session, NAME_WIDTH), "bold"))
+        if row.parent is not None:
+            name.append(f"\n└ of {short_name(row.parent, NAME_WIDTH - 5)}", "dim")
+        drawn.add_row(
+            name,
+            Text(row.status, STATUS_STYLES.get(row.status, "")),
+            f"{row.messages:,}",
+            f"{row.tokens:,}",
+            Text(when(row.updated_at)[:16], "dim"),
+        )
+    return drawn
+
+
+# -- branch trees ----------------------------------------------------------------------
+
+
+def tree_drawing(found: BranchTree, root: str, here: str | None = None) -> Tree:
+    """Draw one tree; `here` is the session that was asked about."""
+    drawn = Tree(_node(found, root, here), guide_style="dim")
+    _grow(found, root, drawn, here)
+    return drawn
+
+
+def _grow(found: BranchTree, session: str, drawn: Tree, here: str | None) -> None:
+    for child in found.children(session):
+        _grow(found, child, drawn.add(_node(found, child, here)), here)
+
+
+def _node(found: BranchTree, session: str, here: str | None) -> Text:
+    node = found.nodes[session]
+    label = Text.assemble(
+        (short_name(session, NAME_WIDTH), "bold cyan" if session == here else "bold")
+    )
+    label.append(f"  {counted(node.messages, 'message')}", "dim")
+    if node.status != "active":
+        label.append(f"  {node.status}", STATUS_STYLES.get(node.status, ""))
+    if node.at_version is not None:
+        name = f"“{one_line(node.name, NAME_WIDTH)}”, " if node.name else ""
+        label.append(f"\n{name}from version {node.at_version}", "dim")
+    for merge in found.merges:
+        if merge.source == session:
+            label.append(_merged(merge), "green")
+    return label
+
+
+def _merged(merge: Merge) -> str:
+    into = short_name(merge.into, NAME_WIDTH)
+    return f"\n↳ merged into {into} at version {merge.into_version}, by {merge.strategy}"
+
+
+# -- comparisons -----------------------------------------------------------------------
+
+
+def diff_blocks(found: Diff) -> list[RenderableType]:
+    """Draw a comparison: what both share, then what each has alone."""
+    a, b = (
+        f"{short_name(session, NAME_WIDTH)}@{version}" for session, version in (found.a, found.b)
+    )
+    shared = f"{counted(found.common, 'message')} in common at the start, {found.shared:,} in all"
+    blocks: list[RenderableType] = [
+        Text(f"--- {a}", "red"),
+        Text(f"+++ {b}", "green"),
+        Text(shared, "dim"),
+    ]
+    blocks += _side("-", "red", found.only_a) + _side("+", "green", found.only_b)
+    for name, changes in (("metadata", found.metadata), ("context", found.context)):
+        blocks += [_change(f"{name}.{key}", change) for key, change in changes.items()]
+    if found.status[0] != found.status[1]:
+        blocks.append(_change("status", Change(*found.status)))
+    if found.same:
+        blocks.append(Text("no difference", "dim"))
+    return blocks
+
+
+def _side(sign: str, style: str, messages: Sequence[Message]) -> list[RenderableType]:
+    lines: list[RenderableType] = [
+        cut(Text.assemble((f"{sign} ", style), said(message)))
+        for message in messages[:MESSAGES_SHOWN_MAX]
+    ]
+    if len(messages) > MESSAGES_SHOWN_MAX:
+        lines.append(Text(f"{sign} … {len(messages) - MESSAGES_SHOWN_MAX:,} more", style))
+    return lines
+
+
+def _change(name: str, change: Change) -> Text:
+    before, after = plain(brief(change.a), "red"), plain(brief(change.b), "green")
+    return Text.assemble((f"~ {one_line(name, NAME_WIDTH)}: ", "yellow"), before, " → ", after)
+
+
+# -- origins ---------------------------------------------------------------------------
+
+
+def blame_table(found: Blame) -> Table:
+    """Draw what a session shows beside the facts it comes from."""
+    drawn = table("what", "fact", "by")
+    drawn.columns[0].ratio, drawn.columns[0].no_wrap = 1, True
+    drawn.columns[0].overflow, drawn.expand = "ellipsis", True
+    for each in found.messages:
+        drawn.add_row(said(each.message), *_origin(each.origin, each.merge))
+    for name, origins in (("metadata", found.metadata), ("context", found.context)):
+        for key, origin in origins.items():
+            drawn.add_row(Text(f"{name}.{one_line(key, NAME_WIDTH)}", "yellow"), *_origin(origin))
+    return drawn
+
+
+def _origin(origin: Origin, merge: Origin | None = None) -> tuple[Text, Text]:
+    place = Text.assemble((f"{short_name(origin.session, 16)}@{origin.version}", "cyan"))
+    place.append(f"  {when(origin.recorded_at)[5:16]}", "dim")
+    if merge is not None:
+        place.append(f"\n↳ by merge at {short_name(merge.session, 16)}@{merge.version}", "green")
+    return place, Text(one_line(origin.actor or "-", 16), "dim")

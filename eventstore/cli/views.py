@@ -1,0 +1,130 @@
+"""Commands that look at views: lists, branch trees, comparisons, origins, numbers.
+
+Invariants: nothing is written and no store is made; a view is caught up before it answers.
+"""
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from projections import BranchTree, Statistics
+from projections import blame as blame_of
+from projections import diff as diff_of
+from projections.catalog import LISTED, ORDERS
+from projections.diff import Side
+
+from .. import EventStore, InvalidEvent
+from ..clock import parse_time
+from .app import READ, AtPosition, AtTime, AtVersion, Session, command
+from .charts import statistics_blocks
+from .terminal import Terminal, write_lines
+from .trees import blame_table, diff_blocks, sessions_table, tree_drawing
+from .writes import parse_pairs
+
+STATUSES = (*LISTED, "archived", "deleted")
+
+
+@command(READ)
+def sessions(
+    terminal: Terminal,
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only with this metadata; may be repeated."),
+    ] = None,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"{', '.join(STATUSES)}; else the first two."),
+    ] = None,
+    order: Annotated[
+        str, typer.Option(metavar="NAME", help=f"{', '.join(ORDERS)}; with - for descending.")
+    ] = "-updated_at",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Sessions.")] = 50,
+    all: Annotated[bool, typer.Option("--all", help="Every session, however many.")] = False,  # noqa: A002
+) -> None:
+    """List sessions and branches, newest first."""
+    unknown = sorted(set(status or ()) - set(STATUSES))
+    if unknown:
+        raise InvalidEvent(f"--status takes {', '.join(STATUSES)}, not {', '.join(unknown)}")
+    with terminal.viewing() as views:
+        page = views.sessions(
+            user=user,
+            where=parse_pairs(where or []),
+            status=status or LISTED,
+            order=order,
+            limit=None if all else limit,
+        )
+    if terminal.json:
+        write_lines(row.to_dict() for row in page)
+        return
+    terminal.draw(sessions_table(page))
+    if page.next is not None:
+        terminal.draw(Text(f"the first {limit}; --limit and --all show more", "dim"))
+
+
+@command(READ)
+def tree(
+    terminal: Terminal,
+    session: Session,
+    at_time: AtTime = None,
+    at_position: AtPosition = None,
+) -> None:
+    """Draw the tree of branches that a session is in, and the merges between them."""
+    if at_time is None and at_position is None:
+        with terminal.viewing() as views:
+            found = views.tree(session)
+    else:
+        moment = None if at_time is None else parse_time(at_time)
+        with terminal.reading() as store:
+            found = BranchTree.of(store, session, at_position=at_position, at_time=moment)
+    terminal.answer(found.to_dict(), *[tree_drawing(found, root, session) for root in found.roots])
+
+
+@command(READ)
+def diff(
+    terminal: Terminal,
+    a: Annotated[str, typer.Argument(help="A session, or SESSION@VERSION.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="Another, or another moment.", show_default=False)],
+) -> None:
+    """Compare two sessions, branches or moments."""
+    with terminal.reading() as store:
+        found = diff_of(store, parse_side(store, a), parse_side(store, b))
+        terminal.answer(found.to_dict() if terminal.json else None, *diff_blocks(found))
+
+
+@command(READ)
+def blame(terminal: Terminal, session: Session, at_version: AtVersion = None) -> None:
+    """Name the fact behind each message and value of a session."""
+    with terminal.reading() as store:
+        found = blame_of(store, session, at_version)
+    terminal.answer(found.to_dict() if terminal.json else None, blame_table(found))
+
+
+@command(READ)
+def stats(
+    terminal: Terminal,
+    session: Annotated[str | None, typer.Argument(help="One session; else all.")] = None,
+    at_version: AtVersion = None,
+    at_time: AtTime = None,
+    at_position: AtPosition = None,
+) -> None:
+    """Count what happened in the store or in one session, now or up to a past moment."""
+    if session is None and at_version is None and at_time is None and at_position is None:
+        with terminal.viewing() as views:
+            found = views.statistics()
+    else:
+        moment = None if at_time is None else parse_time(at_time)
+        with terminal.reading() as store:
+            found = Statistics.of(
+                store, session, at_version=at_version, at_position=at_position, at_time=moment
+            )
+    terminal.answer(found.to_dict(), *statistics_blocks(found))
+
+
+def parse_side(store: EventStore, text: str) -> Side:
+    """Return a session, or a (session, version), where no session has the whole text as name."""
+    session, sep, version = text.rpartition("@")
+    if sep and version.isascii() and version.isdigit() and not store.exists(text):
+        return session, int(version)
+    return text

@@ -1,0 +1,84 @@
+"""The formats that can be imported: told apart by what is in the file, not by its name.
+
+Invariants: telling decodes the outermost value and at most one more; a file that is none of them
+is refused with one sentence.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from ..errors import InvalidEvent
+from ..store import EventStore
+from .chat import import_chat, is_message
+from .chitchat import import_chitchat
+from .intake import Imported, Progress
+from .jsonl import import_events
+from .sources import Lines, Top, decoded, first_values, read_document, top_decoder
+from .tau import import_tau
+
+EVENTS, CHAT, TAU, CHITCHAT = "events", "chat", "tau", "chitchat"
+
+FORMATS = (EVENTS, CHAT, TAU, CHITCHAT)
+"""Our own JSONL; OpenAI-style JSON or JSON lines; tau-bench; the chitchat dataset."""
+
+_IMPORTERS = {CHAT: import_chat, TAU: import_tau, CHITCHAT: import_chitchat}
+
+_any = msgspec.json.Decoder()
+
+
+def import_file(
+    store: EventStore,
+    path: Path,
+    format: str = "auto",  # noqa: A002 - the name of the option that users know
+    *,
+    name: str | None = None,
+    progress: Progress | None = None,
+    actor: str | None = None,
+) -> Imported:
+    """Import a file in one of FORMATS, or in the one that it turns out to have.
+
+    `name` stands for the file's name in the names of sessions; it and `actor` say nothing in our
+    own format, whose events have both already. Raises InvalidEvent, SessionExists, KeyReused.
+    """
+    if format != "auto" and format not in FORMATS:
+        raise InvalidEvent(f"format must be auto, {', '.join(FORMATS)}, not {format!r}")
+    found = detect_format(path) if format == "auto" else format
+    if found == EVENTS:
+        return import_events(store, Lines(path), progress=progress)
+    return _IMPORTERS[found](store, path, name=name, progress=progress, actor=actor)
+
+
+def detect_format(path: Path) -> str:
+    """Return which of FORMATS a file has; raises InvalidEvent where it has none."""
+    top, _ = first_values(path)
+    if top is None:
+        top = decoded(read_document(path), path.name, top_decoder)
+    found = _format_of(top, path.name)
+    if found is None:
+        raise InvalidEvent(
+            f"{path.name} is JSON, but neither our events nor chat, tau-bench or chitchat"
+        )
+    return found
+
+
+def _format_of(top: Top, where: str) -> str | None:
+    if isinstance(top, dict):
+        if top.keys() >= {"position", "session", "version", "event"}:
+            return EVENTS
+        if "messages" in top or is_message(top):
+            return CHAT
+        return CHITCHAT if _has_turns(top, where) else None
+    first = decoded(top[0], f"{where} entry 1", _any) if top else None
+    if isinstance(first, dict) and "traj" in first:
+        return TAU
+    is_chat = isinstance(first, list) or (isinstance(first, dict) and "messages" in first)
+    return CHAT if is_chat or is_message(first) else None
+
+
+def _has_turns(top: dict[str, msgspec.Raw], where: str) -> bool:
+    """Return True for a table of conversations whose messages stand in turns."""
+    first = next(iter(top.values()), None)
+    value = decoded(first, where, _any) if first is not None else None
+    turns = value.get("messages") if isinstance(value, dict) else None
+    return isinstance(turns, list) and all(isinstance(turn, list) for turn in turns)

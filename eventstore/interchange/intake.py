@@ -1,0 +1,160 @@
+"""Whole sessions on their way in: looked through first, then committed many at a time.
+
+Invariants: everything that was brought is read and checked before the first fact is written; a
+session comes with all its facts or not at all, whatever stops the import; their order in the log
+is the order they were brought in.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+
+from ..audit.entry import Salts
+from ..errors import EventStoreError, SessionExists, StoreUnavailable
+from ..events import BranchCreated, Event, MessageAppended
+from ..ids import check_name
+from ..limits import APPEND_EVENTS_MAX, MIB
+from ..log.base import NO_STREAM, Append, Log
+from ..log.frame import draft
+from ..messages import Json, Message
+from ..store import EventStore
+
+COMMIT_EVENTS = 5_000
+"""Sessions are gathered up to so many events, then they share one commit."""
+
+COMMIT_BYTES = 4 * MIB
+"""Or up to so many stored bytes."""
+
+Progress = Callable[[int], None]
+"""Is told how many more messages are in."""
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """What an import brought; `sessions` are those that are no branches."""
+
+    sessions: int = 0
+    branches: int = 0
+    messages: int = 0
+    events: int = 0
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """All of one session to be: `opening` facts, checked messages, their times in ns or None."""
+
+    session: str
+    opening: Sequence[Event]
+    messages: Sequence[dict[str, Json]]
+    times: Sequence[int | None]
+
+
+def take_in(
+    store: EventStore,
+    read: Callable[[], Iterable[Whole]],
+    progress: Progress | None = None,
+    actor: str | None = None,
+) -> Imported:
+    """Import what `read()` gives, which is asked twice: to look it through, and to write it.
+
+    Raises SessionExists before anything is written. An error after that (the disk is full,
+    another process took a name) says how many whole sessions are in.
+    """
+    check_writable(store)
+    _look_through(store.log, read())
+    intake = _Intake(store, progress, actor)
+    with _told(intake):
+        for whole in read():
+            intake.add(whole)
+        intake.commit()
+    return intake.imported
+
+
+def check_writable(store: EventStore) -> None:
+    """Raise StoreUnavailable if the store is read-only; let what was acknowledged be visible."""
+    if store.read_only:
+        raise StoreUnavailable("the store is open read-only")
+    store.flush()
+
+
+def check_new(log: Log, session: str) -> None:
+    """Raise SessionExists where the name is taken."""
+    if log.tail(session) is not None:
+        raise SessionExists(session)
+
+
+def _look_through(log: Log, wholes: Iterable[Whole]) -> None:
+    seen: set[str] = set()
+    for whole in wholes:
+        if check_name(whole.session, "session id") in seen:
+            raise SessionExists(whole.session)
+        seen.add(whole.session)
+        check_new(log, whole.session)
+
+
+@contextmanager
+def _told(intake: "_Intake") -> Iterator[None]:
+    """Have an error say what is in already, so that nobody has to guess."""
+    try:
+        yield
+    except EventStoreError as error:
+        done = intake.imported
+        if done.events:
+            whole = f"{done.sessions + done.branches} whole sessions"
+            error.args = (f"{error}; {whole} ({done.messages} messages) were imported before",)
+        raise
+
+
+class _Intake:
+    """Sessions drafted here, gathered, and committed together."""
+
+    def __init__(self, store: EventStore, progress: Progress | None, actor: str | None) -> None:
+        self.imported = Imported()
+        self._log, self._engine, self._count = store.log, store.engine, store.count_tokens
+        self._actor = actor or store.engine.actor
+        self._progress = progress
+        self._salts = Salts()
+        self._waiting: list[Append] = []
+        self._sum = Imported()
+        self._bytes = 0
+
+    def add(self, whole: Whole) -> None:
+        """Draft a session, and commit what has gathered once that is enough."""
+        said = [MessageAppended(Message(each), self._count(each)) for each in whole.messages]
+        self._draft(whole.session, [*whole.opening, *said], whole)
+        branch = isinstance(whole.opening[0], BranchCreated)
+        new = Imported(not branch, branch, len(said), len(whole.opening) + len(said))
+        self._sum = _added(self._sum, new)
+        if self._sum.events >= COMMIT_EVENTS or self._bytes >= COMMIT_BYTES:
+            self.commit()
+
+    def _draft(self, session: str, events: list[Event], whole: Whole) -> None:
+        times = [*[None] * len(whole.opening), *whole.times]
+        for start in range(0, len(events), APPEND_EVENTS_MAX):
+            part = slice(start, start + APPEND_EVENTS_MAX)
+            count = len(events[part])
+            made = draft(
+                session, events[part], self._log.codec, self._salts.take(count), times[part]
+            )
+            expected = start - 1 if start else NO_STREAM
+            self._waiting.append(Append((made,), (expected,), self._actor))
+            self._bytes += len(made.bodies)
+
+    def commit(self) -> None:
+        """Write what has gathered: one transaction, all of it or nothing."""
+        if not self._waiting:
+            return
+        with self._engine.writer.exclusive(), self._log.group() as stage:
+            for append in self._waiting:
+                if append.drafts[0].creates:
+                    check_new(self._log, append.drafts[0].session)
+            for outcome in stage(self._waiting, self._engine.now()):
+                if isinstance(outcome, EventStoreError):
+                    raise outcome
+        self.imported = _added(self.imported, self._sum)
+        if self._progress:
+            self._progress(self._sum.messages)
+        self._waiting, self._sum, self._bytes = [], Imported(), 0
+
+
+def _added(one: Imported, other: Imported) -> Imported:
+    return Imported(*(getattr(one, f) + getattr(other, f) for f in Imported.__struct_fields__))

@@ -1,0 +1,192 @@
+"""A file of events, looked through before its first fact is written.
+
+Invariants: what passes can be written and verified: streams are whole from version 0 and in
+order, names and times can be kept, a merge is there in both streams, and whatever else an event
+refers to (a parent, lines that it hides) is in the file before it, or in the store; the survey
+writes nothing.
+"""
+
+from collections.abc import Iterable
+
+from ..errors import InvalidEvent, KeyReused
+from ..events import (
+    AnyEvent,
+    BranchCreated,
+    BranchMerged,
+    HistorySummarized,
+    MessageAppended,
+    MessagesPruned,
+    Redacted,
+    SessionCreated,
+    SessionRewound,
+    Span,
+)
+from ..ids import check_name, optional_name
+from ..log.base import Log
+from ..spans import length
+from .intake import Imported, check_new
+from .lines import Line, Numbered, check_commitment, content_of, event_of
+
+TIME_MAX = (1 << 63) - 1
+"""Nanoseconds since the epoch that a store can keep, up to the year 2262."""
+
+
+class Survey:
+    """What a file holds; `whole` says that it is a log from its first position on, no gap."""
+
+    def __init__(self, log: Log) -> None:
+        self.whole = True
+        self.branches = 0
+        self.size = 0
+        self._log = log
+        self._position = -1
+        self._recorded_at = 0
+        self._keys: set[str] = set()
+        self._versions: dict[str, int] = {}
+        self._messages: dict[str, int] = {}
+        self._notes: set[tuple[str, int]] = set()
+
+    @property
+    def found(self) -> Imported:
+        """What an import of the file brings."""
+        sessions = len(self._versions) - self.branches
+        return Imported(sessions, self.branches, sum(self._messages.values()), self.size)
+
+    def check_free(self) -> None:
+        """Raise SessionExists or KeyReused where the store has one of the file's names."""
+        for session in self._versions:
+            check_new(self._log, session)
+        for key in self._keys:
+            if self._log.receipt_of(key) is not None:
+                raise KeyReused(key)
+
+    def take(self, append: list[Numbered]) -> None:
+        """Look through one append. Raises InvalidEvent, SessionExists and KeyReused."""
+        number, first = append[0]
+        self._check_envelope(number, first)
+        events = [self._checked(*each) for each in append]
+        if any(isinstance(event, BranchMerged) for event in events):
+            self._check_halves(append, events)
+
+    def _checked(self, number: int, line: Line) -> AnyEvent:
+        """Return the event of a line that may stand where it stands."""
+        self._check_order(number, line)
+        event = event_of(number, line)
+        check_commitment(number, line, event)
+        try:
+            self._check_event(line, event)
+        except InvalidEvent as error:
+            raise InvalidEvent(f"line {number}: {error}") from None
+        self._count(line, event)
+        return event
+
+    def _check_halves(self, append: list[Numbered], events: list[AnyEvent]) -> None:
+        """Raise unless the append is a merge: one fact, in both of its streams."""
+        number, event = append[0][0], events[0]
+        sessions = [line.session for _, line in append]
+        merged = isinstance(event, BranchMerged) and [event.into, event.source]
+        if sessions != merged or events[1] != event:
+            found = next(each for each in events if isinstance(each, BranchMerged))
+            raise InvalidEvent(
+                f"line {number}: {found.source!r} was merged into {found.into!r}; a merge is in the"
+                " file for both of them, or for none: export both"
+            )
+
+    def _check_envelope(self, number: int, line: Line) -> None:
+        """Check what all lines of an append share, and its key."""
+        for what in ("actor", "correlation_id", "causation_id", "key"):
+            optional_name(getattr(line, what), f"line {number}: {what}")
+        content_of(number, line)
+        if line.key is not None:
+            if line.key in self._keys:
+                raise KeyReused(line.key)
+            self._keys.add(line.key)
+        if not 0 <= line.recorded_at <= TIME_MAX:
+            raise InvalidEvent(f"line {number}: recorded_at must be ns from 0 to {TIME_MAX}")
+        self.whole = self.whole and line.recorded_at >= self._recorded_at
+        self._recorded_at = line.recorded_at
+
+    def _check_order(self, number: int, line: Line) -> None:
+        """Check that positions rise and that the stream goes on where it stopped."""
+        if line.occurred_at is not None and not -TIME_MAX <= line.occurred_at <= TIME_MAX:
+            raise InvalidEvent(f"line {number}: occurred_at must be ns in 64 bits")
+        if line.position <= self._position:
+            raise InvalidEvent(f"line {number}: position {line.position} comes too late")
+        self.whole = self.whole and line.position == self._position + 1
+        self._position = line.position
+        version = self._versions.get(line.session, -1) + 1
+        if line.version != version:
+            raise InvalidEvent(
+                f"line {number}: session {line.session!r} goes on with version {line.version}"
+                f" instead of {version}; export it whole"
+            )
+        if version == 0:
+            check_name(line.session, f"line {number}: session id")
+            check_new(self._log, line.session)
+
+    def _check_event(self, line: Line, event: AnyEvent) -> None:
+        """Check what the event refers to."""
+        if isinstance(event, (SessionCreated, BranchCreated)) != (line.version == 0):
+            raise InvalidEvent(f"{line.type} can't be version {line.version} of a session")
+        if isinstance(event, BranchCreated):
+            self._check_moment(line.session, event.parent, event.at_version)
+        elif isinstance(event, (SessionRewound, Redacted)):
+            target = event.to_version if isinstance(event, SessionRewound) else event.version
+            if not 0 <= target < line.version:
+                raise InvalidEvent(f"version {target} does not come before this {line.type}")
+        elif isinstance(event, (MessagesPruned, HistorySummarized)):
+            self._check_spans(line.session, event.spans)
+            if length(event.spans) != event.count:
+                raise InvalidEvent(
+                    f"{line.type} of {event.count} lines names {length(event.spans)}"
+                )
+        elif isinstance(event, BranchMerged):
+            self._check_merge(line, event)
+
+    def _check_merge(self, line: Line, event: BranchMerged) -> None:
+        if event.into == line.session and event.into_version == line.version:
+            self._check_moment(line.session, event.source, event.source_version)
+            self._check_spans(line.session, [*event.brought, *event.hidden])
+        elif event.source != line.session or event.source_version != line.version - 1:
+            raise InvalidEvent(f"a merge into {event.into!r} can't stand here")
+
+    def _check_moment(self, session: str, other: str, version: int) -> None:
+        """Raise unless `other`, which `session` builds on, has that version."""
+        last = self._versions.get(other)
+        if last is None or other == session:
+            tail = self._log.tail(other) if other else None
+            last = tail.version if tail else None
+        if last is None:
+            raise InvalidEvent(
+                f"session {session!r} builds on {other!r}, which is neither in the file nor in"
+                " the store; export it too"
+            )
+        if not 0 <= version <= last:
+            raise InvalidEvent(
+                f"session {session!r} builds on version {version} of {other!r}, which has 0-{last}"
+            )
+
+    def _check_spans(self, session: str, spans: Iterable[Span]) -> None:
+        for span in spans:
+            if span.session in self._versions:
+                known, notes = self._messages[span.session], self._notes
+                is_note = (span.session, span.start) in notes
+            else:
+                tail = self._log.tail(span.session) if span.session else None
+                known, is_note = (tail.messages if tail else 0), tail is not None
+            sound = span.stop == span.start + 1 and is_note if span.note else span.stop <= known
+            if not (0 <= span.start < span.stop and sound):
+                raise InvalidEvent(
+                    f"session {session!r} refers to messages {span.start} to {span.stop} of"
+                    f" {span.session!r}, which are neither in the file nor in the store"
+                )
+
+    def _count(self, line: Line, event: AnyEvent) -> None:
+        self.size += 1
+        self.branches += isinstance(event, BranchCreated)
+        self._versions[line.session] = line.version
+        said = self._messages.get(line.session, 0)
+        self._messages[line.session] = said + isinstance(event, MessageAppended)
+        noted = isinstance(event, BranchMerged) and event.into == line.session and event.summary
+        if noted or isinstance(event, HistorySummarized):
+            self._notes.add((line.session, line.version))
