@@ -14,6 +14,7 @@ CLOCK = 1_700_000_000_000_000_000
 
 
 def example() -> MemoryLog:
+    """Return the log of the worked example."""
     log = MemoryLog()
     created = draft("s", [events.SessionCreated()], log.codec, bytes(range(16)))
     said = events.MessageAppended(Message({"role": "user", "content": "Hi"}), 1)

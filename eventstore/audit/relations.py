@@ -24,18 +24,21 @@ from ..spans import length
 from .report import Notes
 
 Complaint = str | None
+Place = tuple[int, int, int]
+"""How far a stream has come: next version, messages, last position or -1."""
+
 Named = Callable[[str], int | None]
 """Returns the reference of a session's name, None for no such session."""
 
 
 class Places:
-    """How far each stream has come, by reference: next version, messages, last position."""
+    """The place of each stream, by its reference, in three numbers each."""
 
     def __init__(self) -> None:
         self._versions, self._messages, self._positions = array("q"), array("q"), array("q")
 
-    def at(self, ref: int) -> tuple[int, int, int]:
-        """Return (next version, messages, last position or -1) of a stream."""
+    def at(self, ref: int) -> Place:
+        """Return how far a stream has come."""
         if ref >= len(self._versions):
             return 0, 0, -1
         return self._versions[ref], self._messages[ref], self._positions[ref]

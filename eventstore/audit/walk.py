@@ -17,7 +17,7 @@ from ..log.format import MESSAGE, OCCURRED, OCCURRED_TIME
 from ..log.frame import Frame, Row
 from ..messages import role_code
 from .entry import entry_common, entry_digests, entry_lead, entry_middle, payload_commitment
-from .relations import Named, Places, Relations
+from .relations import Named, Place, Places, Relations
 from .report import Notes
 from .tree import Frontier, leaf_hash
 
@@ -133,7 +133,7 @@ class Walk:
         """Compare the numbers in the frame's head with what came before."""
         due = self.places.at(frame.session_ref)
         here = frame.version, frame.number, frame.previous
-        if here != due:
+        if here != due and not self._follows_a_loss(frame, due):
             what = f"session {frame.session!r} has (version, message number, previous position)"
             self._notes.add(frame.position, f"{what} {here} where {due} belongs")
         if frame.recorded_at < self.recorded_at:
@@ -141,6 +141,13 @@ class Walk:
         self.recorded_at = max(frame.recorded_at, self.recorded_at)
         if frame.only_messages != all(row[3] == MESSAGE for row in frame.rows()):
             self._notes.add(frame.position, "the frame's flag about its types is wrong")
+
+    def _follows_a_loss(self, frame: Frame, due: Place) -> bool:
+        """Return True if the event before this frame is one that could not be read."""
+        lost = self.losses.touch(frame.previous, frame.previous + 1)
+        return (
+            lost and frame.previous > due[2] and frame.version > due[0] and frame.number >= due[1]
+        )
 
     # -- events --------------------------------------------------------------------------
 
