@@ -27,7 +27,7 @@ def stream_pages(
     version = last if reverse else first
     while first <= version <= last:
         page: Page = []
-        for frame in log.read_stream(session, version, reverse=reverse):
+        for frame in frames_at(log, session, version, reverse=reverse):
             if frame.last_version < first or frame.version > last:
                 break
             page += frame.recorded(first, min(last, version) if reverse else last, reverse=reverse)

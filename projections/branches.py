@@ -15,7 +15,7 @@ from eventstore import Corruption, EventStore, Recorded, SessionNotFound
 from eventstore import events as ev
 from eventstore.header import SessionHeader
 from eventstore.lineage import Segment, fork_of
-from eventstore.log.base import Log
+from eventstore.log.base import Log, frames_at
 from eventstore.log.format import TYPE_CODES
 from eventstore.messages import Json
 from eventstore.reading import version_at
@@ -266,7 +266,7 @@ def _row(recorded: Recorded) -> BranchRow:
 
 def _merge(log: Log, event: ev.BranchMerged) -> Merge:
     """Return the edge of a merge: the same from the fact in either stream."""
-    frame = log.read_stream(event.into, event.into_version, frames_max=1)[0]
+    frame = frames_at(log, event.into, event.into_version, frames_max=1)[0]
     position = frame.position + event.into_version - frame.version
     return Merge(
         position, event.source, event.source_version, event.into, event.into_version, event.strategy
@@ -294,7 +294,7 @@ def _firsts(store: EventStore, last: int) -> dict[str, Recorded]:
     """Return the event that started each stream."""
     found = {}
     for session in store.sessions():
-        first = Recorded(store.log.read_stream(session, 0, frames_max=1)[0], 0)
+        first = Recorded(frames_at(store.log, session, 0, frames_max=1)[0], 0)
         if first.position <= last:
             found[session] = first
     return found

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from eventstore import EventStore, InvalidEvent, Recorded
 from eventstore.lineage import Segment, lineage
-from eventstore.log.base import Log
+from eventstore.log.base import Log, frames_at
 from eventstore.log.format import MESSAGE
 from eventstore.log.frame import Frame
 from eventstore.reading import type_codes
@@ -117,7 +117,7 @@ def segment_stretches(log: Log, segments: Iterable[Segment]) -> Iterator[Stretch
     for segment in segments:
         version = segment.first
         while version <= segment.last:
-            for frame in log.read_stream(segment.session, version):
+            for frame in frames_at(log, segment.session, version):
                 if frame.version > segment.last:
                     break
                 yield frame, version, segment.last

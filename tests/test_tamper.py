@@ -1,0 +1,418 @@
+"""Tampering: each row that is dropped, added, altered or forged is named where it is.
+
+It is done by a hand that knows LMDB and our checksums, so that only the very check in question
+can find it. Random damage is test_damage.py's.
+"""
+
+# ruff: noqa: D103 - the name of a tampering says all that it does
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import lmdb
+import pytest
+from xxhash import xxh3_64_intdigest
+
+from eventstore import EventStore
+from eventstore.audit.report import Report
+from eventstore.audit.verify import verify
+from eventstore.log.format import (
+    DICTIONARIES,
+    EVENT_ROW,
+    FRAMES,
+    HEAD_KEY,
+    HEAD_ROW,
+    KEYS,
+    META,
+    NAMES,
+    POSITION,
+    REF,
+    REFS,
+    STARTER,
+    STORE_KEY,
+    STREAM_ROW,
+    STREAMS,
+    TILE_KEY,
+    TILES,
+)
+from eventstore.log.lmdb import sealed_row
+
+
+def fill(store: EventStore) -> None:
+    """Use every command that leaves a trace in verify's checks."""
+    store.create("a", user="u1")
+    for turn in range(150):
+        store.append("a", {"role": "user", "content": f"turn {turn}"})
+    store.append(
+        "a", [{"role": "tool", "content": "x" * 300}] * 150, key="many", correlation_id="c"
+    )
+    store.branch("a", "b", at=20, key="branch")
+    store.append("b", [{"content": "one"}, {"content": "two"}], occurred_at=7, actor="user:2")
+    store.merge("b", into="a", strategy="interleave")
+    store.merge("b", into="a", strategy="squash", summary="all of it")
+    store.prune("a", keep_last=100)
+    store.summarize("a", "short", upto=300)
+    store.rewind("b", 1)
+    store.undo("b")
+    store.record("b", "custom", {"n": 1})
+    store.delete("b")
+
+
+def told(report: Report) -> str:
+    """Return the findings as text."""
+    return "\n".join(map(str, report.findings))
+
+
+class Tables:
+    """The tables of a closed store, for a hand that writes into them."""
+
+    def __init__(self, env: lmdb.Environment, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+        self._tables = {name: env.open_db(name, txn=txn) for name in (META, FRAMES, NAMES, REFS)}
+        for name in (KEYS, TILES, DICTIONARIES):
+            self._tables[name] = env.open_db(name, txn=txn)
+        self._tables[STREAMS] = env.open_db(STREAMS, txn=txn, dupsort=True, dupfixed=True)
+
+    def get(self, table: bytes, key: bytes) -> bytes:
+        return bytes(self._txn.get(key, db=self._tables[table]))
+
+    def put(self, table: bytes, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, db=self._tables[table])
+
+    def delete(self, table: bytes, key: bytes, value: bytes = b"") -> None:
+        assert self._txn.delete(key, value, db=self._tables[table])
+
+    def rows(self, table: bytes) -> list[tuple[bytes, bytes]]:
+        return [(bytes(key), bytes(value)) for key, value in self._txn.cursor(self._tables[table])]
+
+    def flip(self, table: bytes, key: bytes, index: int) -> None:
+        """Alter one byte of a value."""
+        value = bytearray(self.get(table, key))
+        value[index] ^= 1
+        self.put(table, key, bytes(value))
+
+
+@contextmanager
+def tables(place: Path) -> Iterator[Tables]:
+    """Open the tables of a store that nobody has open."""
+    env = lmdb.open(str(place / "log"), max_dbs=16, map_size=1 << 26)
+    with env.begin(write=True) as txn:
+        yield Tables(env, txn)
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the directory of a filled store."""
+    place = tmp_path_factory.mktemp("verify") / "history"
+    ticks = count(10**18, 10**6)
+    with EventStore.open(place, clock=lambda: next(ticks), actor="user:1") as store:
+        fill(store)
+    return place
+
+
+@pytest.fixture
+def history(made: Path, tmp_path: Path) -> Path:
+    """Give a copy of it."""
+    place = tmp_path / "history"
+    (place / "log").mkdir(parents=True)
+    for name in ("eventstore.json", "log/data.mdb"):
+        (place / name).write_bytes((made / name).read_bytes())
+    return place
+
+
+def verified(place: Path, *, deep: bool = False) -> Report:
+    """Return what verify says about a directory whose structure is sound."""
+    with EventStore.open(place, read_only=True) as store:
+        return verify(store, deep=deep)
+
+
+def last(position: int) -> bytes:
+    """Return the key of the frame whose last position this is."""
+    return POSITION.pack(position)
+
+
+def drop_frame(opened: Tables) -> None:
+    opened.delete(FRAMES, last(40))
+
+
+def drop_last_frame(opened: Tables) -> None:
+    opened.delete(FRAMES, opened.rows(FRAMES)[-1][0])
+
+
+def swap_frames(opened: Tables) -> None:
+    one, two = opened.get(FRAMES, last(40)), opened.get(FRAMES, last(41))
+    opened.put(FRAMES, last(40), two)
+    opened.put(FRAMES, last(41), one)
+
+
+def flip_payload(opened: Tables) -> None:
+    opened.flip(FRAMES, last(40), -1)
+
+
+def flip_head(opened: Tables) -> None:
+    opened.flip(FRAMES, last(40), 12)
+
+
+def cut_frame(opened: Tables) -> None:
+    opened.put(FRAMES, last(40), opened.get(FRAMES, last(40))[:30])
+
+
+def rewritten(opened: Tables, position: int, at: int, value: bytes) -> None:
+    """Alter the head of a one-event frame and give it a valid checksum."""
+    raw = opened.get(FRAMES, last(position))
+    raw = raw[:at] + value + raw[at + len(value) :]
+    covered = raw[:40] + raw[48 : 48 + EVENT_ROW.size]
+    checksum = xxh3_64_intdigest(covered, position).to_bytes(8, "big")
+    opened.put(FRAMES, last(position), raw[:40] + checksum + raw[48:])
+
+
+def forge_version(opened: Tables) -> None:
+    rewritten(opened, 40, 12, (41).to_bytes(4, "big"))
+
+
+def forge_number(opened: Tables) -> None:
+    rewritten(opened, 40, 16, (38).to_bytes(4, "big"))
+
+
+def forge_previous(opened: Tables) -> None:
+    rewritten(opened, 40, 24, (39).to_bytes(8, "big"))
+
+
+def forge_time(opened: Tables) -> None:
+    rewritten(opened, 40, 32, (10**18).to_bytes(8, "big"))
+
+
+def forge_session(opened: Tables) -> None:
+    rewritten(opened, 40, 4, (77).to_bytes(4, "big"))
+
+
+def forge_flag(opened: Tables) -> None:
+    rewritten(opened, 40, 1, b"\x00")
+
+
+def add_frame(opened: Tables) -> None:
+    opened.put(FRAMES, last(10_000), opened.get(FRAMES, last(40)))
+
+
+def stream_row(opened: Tables, position: int) -> tuple[bytes, bytes]:
+    """Return the row of a stream's index that leads to a frame."""
+    rows = opened.rows(STREAMS)
+    return next(row for row in rows if STREAM_ROW.unpack(row[1])[2] == position)
+
+
+def drop_stream_row(opened: Tables) -> None:
+    opened.delete(STREAMS, *stream_row(opened, 40))
+
+
+def add_stream_row(opened: Tables) -> None:
+    key, _ = stream_row(opened, 40)
+    opened.put(STREAMS, key, STREAM_ROW.pack(1_000, 1_000, 40))
+
+
+def alter_stream_row(opened: Tables) -> None:
+    key, row = stream_row(opened, 40)
+    opened.delete(STREAMS, key, row)
+    opened.put(STREAMS, key, STREAM_ROW.pack(40, 39, 40))
+
+
+def flip_name(opened: Tables) -> None:
+    opened.flip(NAMES, REF.pack(1), -1)
+
+
+def rename(opened: Tables) -> None:
+    opened.put(NAMES, REF.pack(1), sealed_row(b"sz"))
+
+
+def drop_name(opened: Tables) -> None:
+    opened.delete(NAMES, REF.pack(2))
+
+
+def idle_name(opened: Tables) -> None:
+    ref = REF.pack(len(opened.rows(NAMES)) + 1)
+    opened.put(NAMES, ref, sealed_row(b"sidle"))
+    opened.put(REFS, b"sidle", ref)
+
+
+def drop_ref(opened: Tables) -> None:
+    opened.delete(REFS, b"sa")
+
+
+def add_ref(opened: Tables) -> None:
+    opened.put(REFS, b"sc", REF.pack(1))
+
+
+def cross_refs(opened: Tables) -> None:
+    one, two = opened.get(REFS, b"sa"), opened.get(REFS, b"sb")
+    opened.put(REFS, b"sa", two)
+    opened.put(REFS, b"sb", one)
+
+
+def drop_key(opened: Tables) -> None:
+    opened.delete(KEYS, b"many")
+
+
+def flip_key(opened: Tables) -> None:
+    opened.flip(KEYS, b"many", -1)
+
+
+def move_key(opened: Tables) -> None:
+    opened.put(KEYS, b"many", sealed_row(POSITION.pack(9) + bytes(16)))
+
+
+def add_key(opened: Tables) -> None:
+    opened.put(KEYS, b"never", sealed_row(POSITION.pack(9) + bytes(16)))
+
+
+def flip_tile(opened: Tables) -> None:
+    opened.flip(TILES, TILE_KEY.pack(8, 0), 0)
+
+
+def drop_tile(opened: Tables) -> None:
+    opened.delete(TILES, TILE_KEY.pack(8, 0))
+
+
+def add_tile(opened: Tables) -> None:
+    opened.put(TILES, TILE_KEY.pack(16, 0), bytes(32))
+
+
+def flip_dictionary(opened: Tables) -> None:
+    opened.flip(DICTIONARIES, REF.pack(STARTER), 500)
+
+
+def swap_dictionary(opened: Tables) -> None:
+    opened.put(DICTIONARIES, REF.pack(STARTER), sealed_row(b"text that compresses nothing" * 9))
+
+
+def skip_dictionary(opened: Tables) -> None:
+    opened.put(DICTIONARIES, REF.pack(9), sealed_row(b"x" * 100))
+
+
+def head_of(opened: Tables, size: int, time: int, nodes: bytes) -> None:
+    opened.put(META, HEAD_KEY, sealed_row(HEAD_ROW.pack(size, time) + nodes))
+
+
+def flip_head_row(opened: Tables) -> None:
+    opened.flip(META, HEAD_KEY, -1)
+
+
+def shrink_head(opened: Tables) -> None:
+    head_of(opened, 40, 10**18, bytes(64))
+
+
+def grow_head(opened: Tables) -> None:
+    head_of(opened, 512, 10**18, bytes(32))
+
+
+def forge_root(opened: Tables) -> None:
+    row = opened.get(META, HEAD_KEY)[8:]
+    head_of(opened, *HEAD_ROW.unpack_from(row), row[16:-32] + bytes(32))
+
+
+def forge_head_time(opened: Tables) -> None:
+    row = opened.get(META, HEAD_KEY)[8:]
+    head_of(opened, HEAD_ROW.unpack_from(row)[0], 7, row[16:])
+
+
+def other_store(opened: Tables) -> None:
+    opened.put(META, STORE_KEY, sealed_row(b"another"))
+
+
+def add_meta(opened: Tables) -> None:
+    opened.put(META, b"note", b"hello")
+
+
+Tamper = Callable[[Tables], None]
+
+TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
+    (drop_frame, ["position 40: no frame holds positions 40 to 40", "index of streams"]),
+    (drop_last_frame, ["the frames end at"]),
+    (swap_frames, ["position 40: frame head", "position 41: frame head"]),
+    (flip_payload, ["position 40: event does not match its checksum"]),
+    (flip_head, ["position 40: frame head does not match its checksum"]),
+    (cut_frame, ["position 40: frame has only 30 bytes"]),
+    (forge_version, ["position 40: session 'a' has", "(41, 39, 39) where (40, 39, 39)"]),
+    (forge_number, ["position 40: session 'a' has", "(40, 38, 39) where (40, 39, 39)"]),
+    (forge_previous, ["position 40: session 'a' has", "(40, 39, 38) where (40, 39, 39)"]),
+    (forge_time, ["position 40: it was recorded before", "tree head is not what"]),
+    (forge_session, ["position 40: name 77 is missing"]),
+    (forge_flag, ["position 40: the frame's flag about its types is wrong"]),
+    (add_frame, ["the frames end at 10001"]),
+    (drop_stream_row, ["position 40: the index of session 'a' does not lead here"]),
+    (add_stream_row, ["position 40: a row of the index of streams (version 1000) is wrong"]),
+    (alter_stream_row, ["position 40: the index of", "position 40: a row of the index"]),
+    (flip_name, ["name 1 is missing or does not match its checksum"]),
+    (rename, ["session 'z' does not lead to its reference 1", "'a' leads to a reference"]),
+    (drop_name, ["name 3 stands where 2 should", "name 2 is missing"]),
+    (idle_name, ["session 'idle' has no facts"]),
+    (drop_ref, ["session 'a' does not lead to its reference 1"]),
+    (add_ref, ["session 'c' leads to a reference that is not its own", "5 references for 4"]),
+    (cross_refs, ["session 'a' does not lead", "session 'b' does not lead"]),
+    (drop_key, ["position 151: the index of keys does not lead 'many' here"]),
+    (flip_key, ["position 151: the index of keys", "(b'many') is wrong"]),
+    (move_key, ["position 151: the index of keys", "position 9: a row of the index of keys"]),
+    (add_key, ["position 9: a row of the index of keys (b'never') is wrong"]),
+    (flip_tile, ["position 0: tile 0 of level 8, which starts here, is wrong"]),
+    (drop_tile, ["position 0: tile 0 of level 8, which starts here, is wrong"]),
+    (add_tile, ["2 tiles are kept for"]),
+    (flip_dictionary, ["dictionary 2 is missing or does not match its checksum"]),
+    (swap_dictionary, ["position 1: "]),
+    (skip_dictionary, ["dictionary 9 stands where 3 should"]),
+    (flip_head_row, ["the tree head is missing or does not match its checksum"]),
+    (shrink_head, ["position 40: the tree head has size 40"]),
+    (grow_head, ["the tree head has size 512"]),
+    (forge_root, ["the tree head is not what the frames hash to"]),
+    (forge_head_time, ["the tree head's time is 7 instead of"]),
+    (other_store, ["the log is of store 'another'"]),
+    (add_meta, ["table 'meta' has the rows"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "expected"), TAMPERINGS, ids=lambda each: getattr(each, "__name__", "")
+)
+def test_tampering_is_named(history: Path, tamper: Tamper, expected: Sequence[str]):
+    """Each row that is dropped, added, altered or forged is named, by the check made for it."""
+    assert verified(history).sound
+    with tables(history) as opened:
+        tamper(opened)
+    report = verified(history)
+    for what in expected:
+        assert what in told(report), told(report)
+
+
+def test_every_damaged_position_is_named(history: Path):
+    """Damage in many places gives exactly these positions, and tiles without any are compared."""
+    damaged = [*range(3, 140, 7), 160, 161, 299]
+    with tables(history) as opened:
+        bulk = bytearray(opened.get(FRAMES, last(300)))
+        heads = 48 + len("many") + len("c")
+        rows = list(EVENT_ROW.iter_unpack(bytes(bulk[heads : heads + 150 * EVENT_ROW.size])))
+        for position in damaged:
+            if position < 151:
+                opened.flip(FRAMES, last(position), -1)
+            else:
+                bulk[heads + 150 * EVENT_ROW.size + rows[position - 151][0] - 1] ^= 1
+        opened.put(FRAMES, last(300), bytes(bulk))
+    assert [each.position for each in verified(history, deep=True).findings if each.position >= 0][
+        : len(damaged)
+    ] == damaged
+    assert [each.position for each in verified(history).findings] == damaged
+
+
+def test_a_wrong_tile_is_found_beside_damage(tmp_path: Path):
+    """Where events are damaged, the tiles that hold none of them are still compared."""
+    place = tmp_path / "history"
+    with EventStore.open(place) as store:
+        store.create("a")
+        for _ in range(3):
+            store.append("a", [{"content": "x"}] * 256)
+    with tables(place) as opened:
+        opened.flip(FRAMES, last(256), -1)
+        for index in range(3):
+            opened.flip(TILES, TILE_KEY.pack(8, index), 0)
+    found = verified(place).findings
+    assert [each.position for each in found] == [256, 0, 512]
+    assert [each.what[:6] for each in found] == ["event ", "tile 0", "tile 2"]
