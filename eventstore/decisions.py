@@ -227,7 +227,7 @@ def merge(
     hidden: list[Span] = []
     brought = new
     if strategy == "adopt":
-        hidden = [span for span in own if span.session == into.session]
+        hidden = [span for span in own if span.session == into.session and not span.note]
     elif strategy == "interleave":
         hidden, brought = own, _woven(log, own, new)
     elif strategy == "squash":
@@ -254,18 +254,22 @@ def merge(
 
 def _bases(
     log: Log, headers: Headers, source: SessionHeader, into: SessionHeader
-) -> tuple[SessionHeader, SessionHeader, tuple[int | None, int | None]]:
-    """Return both sides at the last merge between them, else at their fork, else empty."""
+) -> tuple[SessionHeader, SessionHeader, list[tuple[str, int]]]:
+    """Return both sides at the last merge between them, else at their fork, else empty.
+
+    Also their places: (session, version) of the source's side and of the target's.
+    """
     point = into.merges.get(source.session)
     if point is not None:
         theirs = headers.at(point.their_session, point.their_version)
         ours = headers.at(point.session, point.version)
-        return theirs, ours, (point.their_version, point.version)
+        places = (point.their_session, point.their_version), (point.session, point.version)
+        return theirs, ours, [*places]
     fork = _common_ancestor(log, source, into)
     if fork is None:
-        return SessionHeader(), SessionHeader(), (None, None)
+        return SessionHeader(), SessionHeader(), []
     shared = headers.at(*fork)
-    return shared, shared, (fork[1], fork[1])
+    return shared, shared, [fork, fork]
 
 
 def _common_ancestor(

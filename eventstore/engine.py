@@ -63,10 +63,9 @@ class Engine:
         self.check_process()
         if request.reads_state:
             return self._run_alone(request)
-        known = self._known(request)
-        if known is not None:
-            return known
-        append = self._append(request)
+        append = self._decided(request)
+        if isinstance(append, Receipt):
+            return append
         receipt = _accepted(self.writer.submit(append))
         if _changes_standing(request, append):
             self.writer.flush()
@@ -77,10 +76,9 @@ class Engine:
         if request.reads_state:
             return await asyncio.to_thread(self.run, request)
         self.check_process()
-        known = self._known(request)
-        if known is not None:
-            return known
-        append = self._append(request)
+        append = self._decided(request)
+        if isinstance(append, Receipt):
+            return append
         receipt = _accepted(await self.writer.submit_async(append))
         if _changes_standing(request, append):
             await asyncio.to_thread(self.writer.flush)
@@ -94,16 +92,16 @@ class Engine:
     def check_process(self) -> None:
         """Refuse to go on in a forked child: locks and threads did not come along."""
         if self.forked:
-            raise StoreUnavailable("the store was opened before a fork; open it in this process")
+            raise StoreUnavailable("the store was opened before a fork; use one opened afresh")
 
     def _run_alone(self, request: Request) -> Receipt:
         with self.writer.exclusive() as commit:
             for _ in range(DECISIONS_MAX):
-                known = self._known(request)  # the same key may have come in while this waited
-                if known is not None:
-                    return known
-                outcome = commit(self._append(request))
-                if not isinstance(outcome, VersionConflict) or outcome.expected is request.expected:
+                append = self._decided(request)
+                if isinstance(append, Receipt):
+                    return append
+                outcome = commit(append)
+                if not _overtaken(outcome, request, append):
                     return _accepted(outcome)
         raise StoreUnavailable(f"other processes were faster {DECISIONS_MAX} times; retry")
 
@@ -117,6 +115,19 @@ class Engine:
         if content != request.content:
             raise KeyReused(request.key or "")
         return receipt
+
+    def _decided(self, request: Request) -> Append | Receipt:
+        """Decide a request, or return the receipt of its key, which may come in meanwhile."""
+        known = self._known(request)
+        if known is not None:
+            return known
+        try:
+            return self._append(request)
+        except EventStoreError:
+            known = self._known(request)
+            if known is None:
+                raise
+            return known
 
     def _append(self, request: Request) -> Append:
         """Check what the request needs, decide it, and encode what it decided."""
@@ -161,6 +172,13 @@ class Engine:
 def _changes_standing(request: Request, append: Append) -> bool:
     """Return True where later commands must see this one; with "buffered" it is synced at once."""
     return PRESENT in request.needs.values() or any(draft.creates for draft in append.drafts)
+
+
+def _overtaken(outcome: Outcome, request: Request, append: Append) -> bool:
+    """Return True where the state decided from is old; a version the caller expects is not."""
+    if not isinstance(outcome, VersionConflict):
+        return False
+    return request.expected is ANY or outcome.session != append.drafts[0].session
 
 
 def _accepted(outcome: Outcome) -> Receipt:

@@ -127,8 +127,8 @@ class BranchMerged(Event, frozen=True):
 
     The fact stands in both streams. In `into`, `hidden` lines go, `brought` lines come, by
     reference, and the values of the patches apply; `tokens` is the change of the visible total.
-    In `source` it is a marker. `base` are the versions (source, into) that the merge was
-    computed from, None where the two share no past.
+    In `source` it is a marker. `base` holds the (session, version) that each side was compared
+    with, the source's first; it is empty where the two share no past.
     """
 
     source: str
@@ -136,7 +136,7 @@ class BranchMerged(Event, frozen=True):
     source_version: int
     into_version: int
     strategy: str
-    base: tuple[int | None, int | None] = (None, None)
+    base: list[tuple[str, int]] = []
     on_conflict: str = "error"
     brought: list[Span] = []
     hidden: list[Span] = []

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from .errors import InvalidEvent
+from .ids import parse_message_id
 from .limits import NESTING_DEPTH_MAX
 
 Json = Any
@@ -88,7 +89,7 @@ TokenCounter = Callable[[Mapping[str, Json]], int]
 
 def check_message(value: object) -> dict[str, Json]:
     """Return the fields of a dict or Message; raise InvalidEvent unless it can be a fact."""
-    fields = value.fields if isinstance(value, Message) else value
+    fields = _own_fields(value) if isinstance(value, Message) else value
     if type(fields) is not dict:
         raise InvalidEvent(f"a message must be a dict or Message, not {type(value).__name__}")
     _check_dict(fields, "message", NESTING_DEPTH_MAX)
@@ -98,6 +99,12 @@ def check_message(value: object) -> dict[str, Json]:
     if given is not None and (type(given) is not str or not given):
         raise InvalidEvent(f"message id must be a string that is not empty, not {given!r}")
     return fields
+
+
+def _own_fields(message: Message) -> dict[str, Json]:
+    """Return the fields with the id it was given; an id that the store made is made anew."""
+    given = message.id and "id" not in message.fields and parse_message_id(message.id) is None
+    return {**message.fields, "id": message.id} if given else message.fields
 
 
 def check_json(value: object, what: str, room: int = NESTING_DEPTH_MAX) -> None:

@@ -5,6 +5,7 @@ moment and doesn't move; at the newest version it is what every command decides 
 are the same fold (eventstore.header).
 """
 
+import copy
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self
@@ -60,13 +61,13 @@ class SessionState:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata at this moment."""
-        return self.header.metadata
+        """The metadata at this moment, yours to change."""
+        return copy.deepcopy(self.header.metadata)
 
     @property
     def context(self) -> dict[str, Any]:
-        """The context variables at this moment."""
-        return self.header.context
+        """The context variables at this moment, yours to change."""
+        return copy.deepcopy(self.header.context)
 
     def __repr__(self) -> str:
         return (

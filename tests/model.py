@@ -28,6 +28,8 @@ class Line(NamedTuple):
     id: str
     fields: dict[str, Any]
     tokens: int
+    note: bool = False
+    """True for a summary, which may stand for lines that others said."""
 
     @property
     def place(self) -> tuple[str, int]:
@@ -152,7 +154,7 @@ class Model:
         if strategy == "append":
             lines += new
         elif strategy == "adopt":
-            said = {line.place for line in since if line.session == into}
+            said = {line.place for line in since if line.session == into and not line.note}
             lines = [line for line in lines if line.place not in said] + new
         elif strategy == "interleave":
             before = [line for line in lines if line.place not in places(since)]
@@ -335,7 +337,7 @@ class Model:
         version = self.sessions[name].version + 1
         fields = {"role": "system", "content": summary, "metadata": {"summary": covers}}
         place = (name, version, len(self.log), self._time())
-        return Line(*place, f"{name}#{version}", fields, tokens_in(fields))
+        return Line(*place, f"{name}#{version}", fields, tokens_in(fields), note=True)
 
     def _status(self, name: str, status: str) -> Receipt:
         self._present(name)

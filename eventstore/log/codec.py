@@ -68,7 +68,9 @@ def encode_all(events: Sequence[Event]) -> list[bytes]:
 
 def decode(code: int, schema: int, payload: bytes, session: str, version: int) -> AnyEvent:
     """Return the event of a payload; `session` and `version` name a message without an id."""
-    if schema != SCHEMA_OF[code]:
+    if schema > SCHEMA_OF[code]:
+        raise KeyError(f"schema {schema} of a newer release")
+    if schema < SCHEMA_OF[code]:
         payload = _encode(upcast(TYPES[code].__name__, schema, msgspec.msgpack.decode(payload)))
     if code != MESSAGE:
         return _decoders[code](payload)
