@@ -12,7 +12,7 @@ from typing import Protocol
 from ..errors import ProofError
 from ..log.base import Log
 from ..log.format import OCCURRED, OCCURRED_TIME
-from ..log.frame import Frame
+from ..log.frame import Frame, Row
 from ..log.lmdb import LmdbLog
 from .entry import entry_common, entry_digests, entry_lead, entry_middle, payload_commitment
 from .tree import TILE_BITS, Frontier, leaf_hash, root_of
@@ -88,24 +88,32 @@ def frame_entries(frame: Frame, start: int = 0, stop: int | None = None) -> list
 
     Raises Corruption where an event's bytes don't match its checksum.
     """
-    common = entry_common(
-        frame.recorded_at, frame.session, frame.actor, frame.correlation_id, frame.causation_id
-    )
+    common = frame_common(frame)
     low = max(start - frame.position, 0)
     high = frame.count if stop is None else min(stop - frame.position, frame.count)
-    return [frame_entry(frame, index, common) for index in range(low, high)]
+    entries = []
+    for index in range(low, high):
+        row, salt, payload = frame.opened(index)
+        entries.append(frame_entry(frame, index, common, row, payload_commitment(salt, payload)))
+    return entries
 
 
-def frame_entry(frame: Frame, index: int, common: bytes) -> bytes:
-    """Return one event's entry; `common` is what all events of the frame share."""
-    row, salt, payload = frame.opened(index)
+def frame_common(frame: Frame) -> bytes:
+    """Return the part of the entries that all events of a frame share."""
+    return entry_common(
+        frame.recorded_at, frame.session, frame.actor, frame.correlation_id, frame.causation_id
+    )
+
+
+def frame_entry(frame: Frame, index: int, common: bytes, row: Row, commitment: bytes) -> bytes:
+    """Return the entry of an event whose bytes were checked, from its head and commitment."""
     occurred = _occurred(frame, index) if row[5] & OCCURRED else 0
     previous = frame.position + index - 1 if index else frame.previous
     return (
         entry_lead(row[5], row[3], row[4], occurred)
         + entry_middle(frame.version + index, previous)
         + common
-        + entry_digests(payload_commitment(salt, payload))
+        + entry_digests(commitment)
     )
 
 

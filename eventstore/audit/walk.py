@@ -13,10 +13,11 @@ from ..errors import Corruption
 from ..events import MessageAppended
 from ..limits import EVENT_BYTES_MAX
 from ..log.codec import decode
-from ..log.format import MESSAGE, OCCURRED, OCCURRED_TIME
+from ..log.format import MESSAGE
 from ..log.frame import Frame, Row
 from ..messages import role_code
-from .entry import entry_common, entry_digests, entry_lead, entry_middle, payload_commitment
+from .entry import payload_commitment
+from .leaves import frame_common, frame_entry
 from .relations import Named, Place, Places, Relations
 from .report import Notes
 from .tree import Frontier, leaf_hash
@@ -153,27 +154,14 @@ class Walk:
 
     def _leaves(self, frame: Frame) -> list[bytes]:
         """Check each event of a frame; return their leaf hashes, a stand-in where one is lost."""
-        common = entry_common(
-            frame.recorded_at,
-            frame.session,
-            frame.actor,
-            frame.correlation_id,
-            frame.causation_id,
-        )
-        rows = list(frame.rows())
-        start = len(frame.raw) - rows[-1][0]
-        bodies = [start, *(start + row[0] for row in rows)]
-        previous, leaves = frame.previous, []
-        for index, row in enumerate(rows):
+        common, leaves = frame_common(frame), []
+        for index, row in enumerate(frame.rows()):
             digest = self._digest(frame, index, row)
             if digest is None:
                 self.losses.add(frame.position + index, frame.position + index + 1)
                 leaves.append(_STAND_IN)
             else:
-                lead = _lead(row, frame.raw, bodies[index])
-                middle = entry_middle(frame.version + index, previous)
-                leaves.append(leaf_hash(lead + middle + common + entry_digests(digest)))
-            previous = frame.position + index
+                leaves.append(leaf_hash(frame_entry(frame, index, common, row, digest)))
         return leaves
 
     def _digest(self, frame: Frame, index: int, row: Row) -> bytes | None:
@@ -205,12 +193,6 @@ class Walk:
         if copies != (row[2], row[6]):
             what = f"tokens {row[2]} and role {row[6]} in the event's head should be {copies}"
             self._notes.add(frame.position + index, what)
-
-
-def _lead(row: Row, raw: bytes, body_at: int) -> bytes:
-    """Return the part of the entry that the caller decided."""
-    occurred = OCCURRED_TIME.unpack_from(raw, body_at)[0] if row[5] & OCCURRED else 0
-    return entry_lead(row[5], row[3], row[4], occurred)
 
 
 def _range(tile: Tile) -> tuple[int, int]:

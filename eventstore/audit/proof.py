@@ -1,0 +1,117 @@
+"""Making proofs: from the tile roots that a log keeps and at most 256 leaves of a tile.
+
+Invariants: pure over `Leaves`; a subtree's root is computed once and remembered, so many proofs
+against one head cost little more than one; nothing made here is trusted: whoever hands a proof
+out checks it first, as a stranger would.
+"""
+
+from collections.abc import Iterator
+from typing import Self
+
+from ..errors import ProofError
+from ..log.base import Log
+from .leaves import Leaves, LogLeaves
+from .tree import EMPTY_ROOT, TILE_BITS, Frontier, node_hash
+
+ROOTS_CACHED_MAX = 65_536
+"""Roots of subtrees that one prover remembers, about 200 bytes each."""
+
+Span = tuple[int, int]
+"""Leaves `low <= index < high` under one node of a tree."""
+
+
+class Prover:
+    """Makes roots and proofs of the trees over the first leaves of a source."""
+
+    def __init__(self, leaves: Leaves) -> None:
+        self._leaves = leaves
+        self._roots: dict[Span, bytes] = {}
+
+    @classmethod
+    def of(cls, log: Log) -> Self:
+        """Return a prover over a log as it stands."""
+        leaves = LogLeaves(log)
+        prover = cls(leaves)
+        if leaves.edge is not None:
+            prover.learn(leaves.edge)
+        return prover
+
+    def learn(self, edge: Frontier) -> None:
+        """Take over the roots along the right edge of a tree: they need no leaves any more."""
+        low = high = edge.size
+        root = b""
+        for node in reversed(edge.nodes):
+            low, middle = low & low - 1, low  # the lowest bit of the size is its smallest subtree
+            root = node_hash(node, root) if root else node
+            self._roots[low, middle], self._roots[low, high] = node, root
+
+    def root(self, size: int) -> bytes:
+        """Return the root over the first `size` leaves."""
+        return self._root((0, size)) if size else EMPTY_ROOT
+
+    def inclusion(self, index: int, size: int) -> list[bytes]:
+        """Return the proof of the leaf at `index` in the tree of `size` leaves (RFC 6962, 2.1.1).
+
+        Raises ProofError where there is no such leaf.
+        """
+        if not 0 <= index < size:
+            raise ProofError(f"there is no event {index} among the first {size}")
+        return [self._root(span) for span in _path(index, size)]
+
+    def consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """Return the proof that one tree begins with the other (RFC 6962, 2.1.2).
+
+        Raises ProofError unless 0 < old_size <= new_size.
+        """
+        if not 0 < old_size <= new_size:
+            raise ProofError(f"no proof leads from {old_size} events to {new_size}")
+        return [self._root(span) for span in _seam(old_size, new_size)]
+
+    def _root(self, span: Span) -> bytes:
+        found = self._roots.get(span)
+        if found is None:
+            if len(self._roots) >= ROOTS_CACHED_MAX:
+                self._roots.clear()
+            found = self._roots[span] = self._computed(*span)
+        return found
+
+    def _computed(self, low: int, high: int) -> bytes:
+        """Return the root over a span: full tiles as large as fit, and what is left over."""
+        level = (high - low).bit_length() - 1 & -TILE_BITS
+        frontier = Frontier()
+        frontier.extend(self._leaves.nodes(level, low >> level, high >> level))
+        rest = high >> level << level
+        if rest == high:
+            return frontier.root()
+        root = self._root((rest, high))
+        for left in reversed(frontier.nodes):
+            root = node_hash(left, root)
+        return root
+
+
+def _halves(low: int, high: int) -> tuple[Span, Span]:
+    """Return the two children of a node: the left one is the largest full subtree that fits."""
+    middle = low + (1 << (high - low - 1).bit_length() - 1)
+    return (low, middle), (middle, high)
+
+
+def _path(index: int, size: int) -> Iterator[Span]:
+    """Iterate over the siblings of the nodes from a leaf up to the root."""
+    siblings, span = [], (0, size)
+    while span[1] - span[0] > 1:
+        left, right = _halves(*span)
+        span, sibling = (left, right) if index < left[1] else (right, left)
+        siblings.append(sibling)
+    return reversed(siblings)
+
+
+def _seam(old_size: int, new_size: int) -> Iterator[Span]:
+    """Iterate over the nodes, bottom up, that both trees can be put together from."""
+    nodes, span = [], (0, new_size)
+    while old_size < span[1]:
+        left, right = _halves(*span)
+        span, sibling = (left, right) if old_size <= left[1] else (right, left)
+        nodes.append(sibling)
+    if span[0]:
+        nodes.append(span)  # else it is the old tree itself, which the verifier knows
+    return reversed(nodes)
