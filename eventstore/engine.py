@@ -21,7 +21,7 @@ from .errors import (
     StoreUnavailable,
     VersionConflict,
 )
-from .lineage import Headers
+from .lineage import Headers, Segment
 from .log.base import ANY, Append, Log, Outcome, Receipt
 from .log.frame import Draft, draft
 from .writer import Writer
@@ -81,7 +81,7 @@ class Engine:
             return append
         receipt = _accepted(await self.writer.submit_async(append))
         if _changes_standing(request, append):
-            await asyncio.to_thread(self.writer.flush)
+            await self.writer.flush_async()
         return receipt
 
     @property
@@ -162,10 +162,13 @@ class Engine:
 
     def _committed(self, appends: Sequence[Append], outcomes: Sequence[Outcome]) -> None:
         """Let the standing of sessions that only got messages move on without a look at them."""
-        for append, outcome in zip(appends, outcomes, strict=True):
-            draft = append.drafts[0]
-            if draft.messages == draft.count and isinstance(outcome, Receipt):
-                self.headers.passed(outcome.session, outcome.first_version, outcome.version)
+        self.headers.passed(
+            [
+                Segment(outcome.session, outcome.first_version, outcome.version)
+                for append, outcome in zip(appends, outcomes, strict=True)
+                if isinstance(outcome, Receipt) and append.drafts[0].only_messages
+            ]
+        )
         self._notify()
 
 

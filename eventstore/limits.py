@@ -57,7 +57,7 @@ BUFFERED_INTERVAL_MS = 5
 POLL_INTERVAL_MS = 20
 """How often a following subscription looks for facts of other processes."""
 
-SNAPSHOT_VERSIONS = 256
+SNAPSHOT_VERSIONS = 128
 """A header snapshot is kept at least every so many versions of a session."""
 
 HEADERS_CACHED_MAX = 4_096

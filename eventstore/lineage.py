@@ -8,6 +8,7 @@ creation of the first ancestor, and a chain that doesn't end is damage.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .errors import Corruption, InvalidEvent, SessionNotFound
@@ -75,7 +76,7 @@ def _belongs(log: Log, snapshot: SessionHeader) -> bool:
 
 def _last_rewind(log: Log, session: str, first: int, last: int) -> tuple[int, int] | None:
     """Return (version, target) of the newest rewind among the versions first..last."""
-    version, frames_max = last, _FIRST_PAGE_FRAMES
+    version, frames_max = last, min(_FIRST_PAGE_FRAMES, last - first + 1)
     while version >= first:
         for frame in frames_at(log, session, version, reverse=True, frames_max=frames_max):
             if frame.last_version < first:
@@ -87,7 +88,7 @@ def _last_rewind(log: Log, session: str, first: int, last: int) -> tuple[int, in
                         assert isinstance(event, SessionRewound)
                         return recorded.version, event.to_version
             version = frame.version - 1
-        frames_max *= 4
+        frames_max = min(frames_max * 4, max(version - first + 1, 1))
     return None
 
 
@@ -108,7 +109,8 @@ def fold_segments(
     for segment in segments:
         version = saved = segment.first
         while version <= segment.last:
-            for frame in frames_at(log, segment.session, version):
+            frames_max = segment.last - version + 1
+            for frame in frames_at(log, segment.session, version, frames_max=frames_max):
                 header = evolve_frame(header, frame, version, segment.last)
                 version = frame.last_version + 1
                 if header.version - saved >= every:
@@ -158,12 +160,13 @@ class Headers:
                 self._standing[session] = known
             return known
 
-    def passed(self, session: str, first: int, last: int) -> None:
-        """Move a known standing on: versions `first..last` were nothing but messages."""
+    def passed(self, segments: Sequence[Segment]) -> None:
+        """Move known standings on: these segments, just committed, are nothing but messages."""
         with self._lock:
-            known = self._standing.get(session)
-            if known is not None and known.version + 1 == first:
-                self._standing[session] = known._replace(version=last)
+            for session, first, last in segments:
+                known = self._standing.get(session)
+                if known is not None and known.version + 1 == first:
+                    self._standing[session] = Standing(known.status, known.expires_at, last)
 
     def _current(self, session: str) -> SessionHeader:
         header = self._newest.pop(session, None)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
@@ -298,6 +299,7 @@ class EventStore(Commands[Receipt]):
         self.flush()
         first = max(self.log.size() - TRAINING_EVENTS_MAX, 0)
         samples = [each.frame.opened(each.index)[2] for each in self.all(first)]
+        Random(0).shuffle(samples)  # noqa: S311 - no secret: sessions mixed, as zstd likes it
         return self.log.add_dictionary(train(samples))
 
 

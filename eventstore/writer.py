@@ -18,9 +18,6 @@ from .errors import StoreUnavailable
 from .limits import BATCH_APPENDS_MAX, BATCH_EVENTS_MAX
 from .log.base import Append, Log, Outcome
 
-GATHER_SECONDS = 0.0005
-"""With `interval_ms`: how long the writer thread lets appends gather between two batches."""
-
 Committed = Callable[[Sequence[Append], Sequence[Outcome]], None]
 """Told of every batch that is in the log, before its callers are."""
 
@@ -122,10 +119,16 @@ class Writer:
             with self._leading():
                 self._check_lost()
 
+    async def flush_async(self) -> None:
+        """Like flush, for a coroutine."""
+        if self._interval:
+            await asyncio.to_thread(self.flush)
+
     @contextmanager
     def _leading(self) -> Iterator[None]:
         """Wait for the lead in turn: who waits here is next, however busy the writer thread is."""
         self._hurry.set()
+        self._wake.set()
         with self._turn:
             self._lead.acquire()
         try:
@@ -237,7 +240,8 @@ class Writer:
                     if left <= 0 or self._hurry.is_set() or self._closed:
                         break
                     if not self._queue:
-                        self._hurry.wait(min(left, GATHER_SECONDS))
+                        self._wake.wait(left)
+                        self._wake.clear()
         except Exception as failure:  # noqa: BLE001 - they were told otherwise: tell them next time
             self._lost = failure
             _resolve([ticket for ticket in batch if not ticket.resolved], (), failure)

@@ -57,6 +57,11 @@ class Draft(msgspec.Struct, frozen=True):
     leads: list[bytes]
     digests: list[bytes]
 
+    @property
+    def only_messages(self) -> bool:
+        """True where every event is a MessageAppended."""
+        return self.messages == self.count
+
 
 def draft(
     session: str,
@@ -145,7 +150,7 @@ def place(
     position, version and message number; `previous` the stream's previous position or -1.
     """
     position, version, number = first
-    flags = ONLY_MESSAGES if draft.messages == draft.count else 0
+    flags = ONLY_MESSAGES if draft.only_messages else 0
     key, correlation, causation = names
     head = FRAME_HEAD.pack(
         FRAME_FORMAT,
