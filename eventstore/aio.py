@@ -102,7 +102,7 @@ class AsyncStore(Commands[Coroutine[Any, Any, Receipt]]):
 
 
 async def _flat(pages: Iterator[reading.Page], limit: int | None) -> AsyncIterator[Recorded]:
-    left = limit
+    left = reading.checked_limit(limit)
     while (page := await asyncio.to_thread(next, pages, _END)) is not _END:
         for recorded in page:
             if left is not None:

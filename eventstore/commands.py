@@ -93,9 +93,7 @@ def request(
     """Return a checked request; `content` is what makes a repeated key the same command."""
     for session in needs:
         check_name(session, "session id")
-    expected = options.get("expected", ANY)
-    if isinstance(expected, bool) or not isinstance(expected, (Expected, int)):
-        raise InvalidEvent(f"expected must be ANY, NO_STREAM or a version, not {expected!r}")
+    expected = _checked_expected(options.get("expected", ANY))
     unknown = set(options) - set(Options.__annotations__)
     if unknown:
         raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
@@ -111,6 +109,12 @@ def request(
         optional_name(options.get("correlation_id"), "correlation id"),
         optional_name(options.get("causation_id"), "causation id"),
     )
+
+
+def _checked_expected(expected: Expected | int) -> Expected | int:
+    if isinstance(expected, bool) or not isinstance(expected, (Expected, int)):
+        raise InvalidEvent(f"expected must be ANY, NO_STREAM or a version, not {expected!r}")
+    return expected
 
 
 def _digest(content: Sequence[object]) -> bytes:
@@ -307,11 +311,11 @@ class Commands(ABC, Generic[Result]):
         branch = fresh_id() if session is None else check_name(session, "session id")
         content = ["branch", parent, session, at, _text(name), _text(description)]
 
-        seen = options.pop("expected", ANY)  # of the parent: the branch itself is new
+        seen = _checked_expected(options.pop("expected", ANY))  # of the parent: the branch is new
 
         def decide(ground: Ground) -> list[Part]:
             header = ground.headers.now(parent)
-            if isinstance(seen, int) and seen != header.version:
+            if seen is not ANY and seen != header.version:
                 raise VersionConflict(parent, seen, header.version)
             if header.depth >= ground.max_depth:
                 raise DepthExceeded(header.depth + 1, ground.max_depth)

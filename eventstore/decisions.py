@@ -11,7 +11,7 @@ from . import events as ev
 from .errors import InvalidEvent, MergeConflict, SessionNotFound
 from .events import Span
 from .header import SessionHeader
-from .ids import parse_message_id
+from .ids import message_id, parse_message_id
 from .lineage import Headers, checked_version, fork_of
 from .log.base import Log, frames_at
 from .messages import Json, calls_answered, calls_made
@@ -20,6 +20,9 @@ from .spans import cut, index_of, joined, length, minus
 from .transcript import Transcript, tokens_of
 
 STRATEGIES = ("append", "adopt", "interleave", "squash")
+LINES_PAGE = 256
+"""Lines that a search for a message takes at a time."""
+
 CONFLICT_RULES = ("error", "ours", "theirs")
 
 
@@ -35,10 +38,11 @@ def find_line(log: Log, header: SessionHeader, message: str) -> tuple[Span, int]
     made = parse_message_id(message)
     if made is not None and (line := _made_line(log, header, *made)) is not None:
         return line, made[1]
-    lines = list(Transcript(log, header.spans).lines(0, header.messages))
-    for span, recorded, found in reversed(lines):
-        if found.id == message:
-            return span, recorded.version
+    lines = Transcript(log, header.spans)
+    for stop in range(len(lines), 0, -LINES_PAGE):
+        for span, recorded, found in reversed([*lines.lines(max(stop - LINES_PAGE, 0), stop)]):
+            if found.id == message:
+                return span, recorded.version
     raise InvalidEvent(f"session {header.session!r} shows no message {message!r}")
 
 
@@ -53,11 +57,11 @@ def _made_line(log: Log, header: SessionHeader, session: str, version: int) -> S
         Span(session, number, number + 1),
         Span(session, version, version + 1, note=True),
     )
-    for line in (message, note):
-        is_message = frame.message_number(index + 1) > number
-        if line.note != is_message and minus([line], header.spans) == []:
-            return line
-    return None
+    line = message if frame.message_number(index + 1) > number else note
+    if minus([line], header.spans):
+        return None
+    found = Transcript(log, [line])[0]
+    return line if found.id == message_id(session, version) else None  # else it has its own id
 
 
 def version_at(log: Log, header: SessionHeader, at: int | str) -> int:

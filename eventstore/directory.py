@@ -12,7 +12,6 @@ into; a newer format is refused before any of its bytes are opened.
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from .errors import FormatTooNew, StoreUnavailable
@@ -30,7 +29,8 @@ def ensure_store(path: Path, starter: bytes | None) -> None:
     _check_free(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        beside = path.parent / f".{path.name}.{fresh_id()}"
+        beside.mkdir()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise StoreUnavailable(f"no store can be made at {path}: {error}") from None
     try:
@@ -75,8 +75,9 @@ def _fill(beside: Path, starter: bytes | None) -> None:
 
 
 def _move(beside: Path, path: Path) -> None:
-    beside.chmod(0o755)
     try:
+        if path.exists():  # an empty directory that may be private
+            shutil.copymode(path, beside)
         beside.rename(path)
     except OSError as error:
         if not (path / MARKER).exists():  # else another process was first: its store is as good

@@ -60,5 +60,8 @@ POLL_INTERVAL_MS = 20
 SNAPSHOT_VERSIONS = 128
 """A header snapshot is kept at least every so many versions of a session."""
 
+SNAPSHOTS_IN_MEMORY_MAX = 20_000
+"""Header snapshots of a store that can't keep them on disk."""
+
 HEADERS_CACHED_MAX = 4_096
 """Session headers an open store keeps in memory."""

@@ -63,9 +63,14 @@ def type_codes(types: Collection[str]) -> set[int]:
 
 def flat(pages: Iterator[Page], limit: int | None) -> Iterator[Recorded]:
     """Iterate over the events of pages, at most `limit`. Raises InvalidEvent below 0."""
+    return islice((recorded for page in pages for recorded in page), checked_limit(limit))
+
+
+def checked_limit(limit: int | None) -> int | None:
+    """Return a limit of events, None for none. Raises InvalidEvent below 0."""
     if limit is not None and limit < 0:
         raise InvalidEvent(f"limit must be a whole number from 0 on, not {limit}")
-    return islice((recorded for page in pages for recorded in page), limit)
+    return limit
 
 
 def position_at(log: Log, moment: int) -> int:

@@ -5,6 +5,7 @@ the same revision; deleting all of them changes nothing but time; a store that c
 on disk keeps them in memory.
 """
 
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
@@ -15,8 +16,9 @@ from typing import Protocol
 import msgspec
 from xxhash import xxh3_64_digest
 
-from .errors import EventStoreError, StoreUnavailable
+from .errors import EventStoreError
 from .header import REVISION, SessionHeader
+from .limits import SNAPSHOTS_IN_MEMORY_MAX
 from .log.environment import open_environment
 
 _VERSION = Struct(">I")
@@ -43,20 +45,30 @@ class MemorySnapshots:
 
     def __init__(self) -> None:
         self._rows: dict[str, list[tuple[int, bytes]]] = {}
+        self._count = 0
+        self._lock = threading.Lock()
 
     def nearest(self, session: str, version: int) -> SessionHeader | None:
         """Return the newest saved header at or before `version`."""
-        rows = self._rows.get(session, [])
-        index = bisect_right(rows, version, key=lambda row: row[0])
-        return _decode(rows[index - 1][1]) if index else None
+        with self._lock:
+            rows = self._rows.get(session, [])
+            index = bisect_right(rows, version, key=lambda row: row[0])
+            return _decode(rows[index - 1][1]) if index else None
 
     def save(self, headers: list[SessionHeader]) -> None:
-        """Keep these headers."""
-        for header in headers:
-            rows = self._rows.setdefault(header.session, [])
-            index = bisect_right(rows, header.version, key=lambda row: row[0])
-            if not index or rows[index - 1][0] != header.version:
-                rows.insert(index, (header.version, _encode(header)))
+        """Keep these headers; beyond SNAPSHOTS_IN_MEMORY_MAX all start anew."""
+        with self._lock:
+            for header in headers:
+                self._keep(header)
+
+    def _keep(self, header: SessionHeader) -> None:
+        if self._count >= SNAPSHOTS_IN_MEMORY_MAX:
+            self._rows, self._count = {}, 0
+        rows = self._rows.setdefault(header.session, [])
+        index = bisect_right(rows, header.version, key=lambda row: row[0])
+        if not index or rows[index - 1][0] != header.version:
+            rows.insert(index, (header.version, _encode(header)))
+            self._count += 1
 
     def close(self) -> None:
         """Nothing to release."""
@@ -72,8 +84,13 @@ class LmdbSnapshots:
         self._table = self._env.table(b"headers-%d" % REVISION, create=not read_only)
 
     def nearest(self, session: str, version: int) -> SessionHeader | None:
-        """Return the newest saved header at or before `version`."""
-        prefix = session.encode() + b"\x00"
+        """Return the newest saved header at or before `version`, None where that is damaged."""
+        try:
+            return self._nearest(session.encode() + b"\x00", version)
+        except EventStoreError:
+            return None
+
+    def _nearest(self, prefix: bytes, version: int) -> SessionHeader | None:
         wanted = prefix + _VERSION.pack(version)
         with self._env.begin() as txn:
             cursor = txn.cursor(self._table)
@@ -107,7 +124,7 @@ class LmdbSnapshots:
         try:
             with self._env.begin(write=True) as txn:
                 txn.cursor(self._table).putmulti(rows)
-        except StoreUnavailable:
+        except EventStoreError:
             return
 
     def close(self) -> None:

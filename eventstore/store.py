@@ -21,7 +21,7 @@ from .clock import Clock, system_clock, to_ns
 from .commands import Commands, Options, Request
 from .directory import LOG, SNAPSHOTS, check_store, ensure_store
 from .engine import Engine
-from .errors import InvalidEvent, SessionNotFound, StoreUnavailable
+from .errors import Corruption, InvalidEvent, SessionNotFound, StoreUnavailable
 from .limits import BRANCH_DEPTH_MAX, BUFFERED_INTERVAL_MS, MAP_BYTES_DEFAULT
 from .lineage import Headers
 from .log.base import Head, Log, Receipt
@@ -102,6 +102,9 @@ class EventStore(Commands[Receipt]):
             ensure_store(place, starter_dictionary())
         store = check_store(place)
         log = LmdbLog(place / LOG, map_size=map_size, read_only=read_only)
+        if log.store != store and not read_only:  # verify reads it, and says so
+            log.close()
+            raise Corruption(-1, f"the log is of store {log.store!r}, {place} is store {store!r}")
         if compression == "none":
             log.codec.current = RAW
         snapshots = MemorySnapshots() if read_only else disk_snapshots(place / SNAPSHOTS)
@@ -167,11 +170,13 @@ class EventStore(Commands[Receipt]):
             return super().close(session, reason=reason, **options)
         if self.engine.forked:  # what was opened is the parent's, and so is closing it
             return None
-        self.engine.writer.close()
-        while self._on_close:
-            self._on_close.pop()()
-        self._snapshots.close()
-        self.log.close()
+        try:
+            self.engine.writer.close()
+        finally:
+            while self._on_close:
+                self._on_close.pop()()
+            self._snapshots.close()
+            self.log.close()
         return None
 
     def on_close(self, release: Callable[[], None]) -> None:
@@ -261,6 +266,7 @@ class EventStore(Commands[Receipt]):
 
         def fetch() -> reading.Page:
             nonlocal position
+            self.flush()
             page = next(reading.log_pages(self.log, position), [])
             position = page[-1].position + 1 if page else position
             return page
@@ -274,6 +280,7 @@ class EventStore(Commands[Receipt]):
 
         def fetch() -> reading.Page:
             nonlocal version
+            self.flush()
             tail = self.log.tail(session)
             last = tail.version if tail else -1
             page = next(reading.stream_pages(self.log, session, version, last), [])

@@ -7,7 +7,8 @@ ends the iteration from any thread.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from typing import Self
 
 from .limits import POLL_INTERVAL_MS
@@ -60,6 +61,7 @@ class Subscription:
 
     def __init__(self, fetch: Fetch, signal: Signal, *, follow: bool) -> None:
         self._fetch, self._signal, self._follow = fetch, signal, follow
+        self._page: deque[Recorded] = deque()
         self._closed = False
 
     def close(self) -> None:
@@ -73,26 +75,34 @@ class Subscription:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Recorded]:
-        while not self._closed:
-            page = self._fetch()
-            for recorded in page:
-                if self._closed:
-                    return
-                yield recorded
-            if not page:
-                if not self._follow:
-                    return
-                self._signal.wait(POLL_INTERVAL_MS / 1_000)
+    def __iter__(self) -> Self:
+        return self
 
-    async def __aiter__(self) -> AsyncIterator[Recorded]:
+    def __next__(self) -> Recorded:
         while not self._closed:
-            page = await asyncio.to_thread(self._fetch)
-            for recorded in page:
-                if self._closed:
-                    return
-                yield recorded
-            if not page:
-                if not self._follow:
-                    return
-                await self._signal.wait_async(POLL_INTERVAL_MS / 1_000)
+            if not self._page:
+                self._refill()
+            if self._page:
+                return self._page.popleft()
+            if not self._follow:
+                break
+            self._signal.wait(POLL_INTERVAL_MS / 1_000)
+        raise StopIteration
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Recorded:
+        while not self._closed:
+            if not self._page:
+                # Shielded: a page that was fetched for a cancelled reader is the next one's.
+                await asyncio.shield(asyncio.to_thread(self._refill))
+            if self._page:
+                return self._page.popleft()
+            if not self._follow:
+                break
+            await self._signal.wait_async(POLL_INTERVAL_MS / 1_000)
+        raise StopAsyncIteration
+
+    def _refill(self) -> None:
+        self._page.extend(self._fetch())

@@ -89,8 +89,6 @@ class Writer:
                     self._commit_batch()
             finally:
                 self._lead.release()
-            if self._queue:  # they queued while we led and nobody else will take them
-                self._rouse()
         else:
             self._rouse()
         return ticket.wait()
@@ -110,8 +108,6 @@ class Writer:
         with self._leading():
             self._check_open()
             yield self._commit_alone
-        if self._queue:
-            self._rouse()
 
     def flush(self) -> None:
         """Return once everything acknowledged so far is durable."""
@@ -147,6 +143,7 @@ class Writer:
         with self._leading():
             while self._queue:
                 self._commit_batch()
+        self._check_lost()
 
     def _enqueue(self, ticket: Ticket) -> None:
         self._check_open()
@@ -172,13 +169,14 @@ class Writer:
 
     def _commit_batch(self) -> None:
         """Commit what is queued, up to the limits of a batch, and wake its callers."""
-        batch = self._taken()
-        appends = [ticket.append for ticket in batch]
+        batch: list[Ticket] = []
         outcomes: Sequence[Outcome] = ()
         failure: Exception | None = StoreUnavailable(
             "the commit was interrupted and may have happened; repeat it with a key to know"
         )
         try:
+            self._take(batch)
+            appends = [ticket.append for ticket in batch]
             outcomes = self._log.commit(appends, self._clock())
             self._committed(appends, outcomes)
             failure = None
@@ -187,14 +185,13 @@ class Writer:
         finally:  # also when Ctrl-C hits the caller that leads: the others must not wait for ever
             _resolve(batch, outcomes, failure)
 
-    def _taken(self) -> list[Ticket]:
-        batch: list[Ticket] = []
+    def _take(self, batch: list[Ticket]) -> None:
+        """Move tickets from the queue to the batch, up to its limits."""
         events = 0
         while self._queue and len(batch) < BATCH_APPENDS_MAX and events < BATCH_EVENTS_MAX:
             ticket = self._queue.popleft()
             batch.append(ticket)
             events += sum(draft.count for draft in ticket.append.drafts)
-        return batch
 
     # -- the writer thread ---------------------------------------------------------------
 
@@ -229,21 +226,24 @@ class Writer:
         """Acknowledge appends as they are staged; commit all of them when the interval is over."""
         deadline = time.monotonic() + self._interval
         batch: list[Ticket] = []
+        acknowledged = False
         self._hurry.clear()
         try:
             with self._log.group() as stage:
                 while True:
-                    batch = self._taken()
+                    batch = []
+                    self._take(batch)
                     appends = [ticket.append for ticket in batch]
                     _resolve(batch, stage(appends, self._clock()), None)
+                    acknowledged = acknowledged or bool(batch)
                     left = deadline - time.monotonic()
                     if left <= 0 or self._hurry.is_set() or self._closed:
                         break
                     if not self._queue:
                         self._wake.wait(left)
                         self._wake.clear()
-        except Exception as failure:  # noqa: BLE001 - they were told otherwise: tell them next time
-            self._lost = failure
+        except Exception as failure:  # noqa: BLE001 - whoever was told otherwise hears it later
+            self._lost = failure if acknowledged else self._lost
             _resolve([ticket for ticket in batch if not ticket.resolved], (), failure)
         self._committed([], [])
 

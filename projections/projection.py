@@ -108,7 +108,11 @@ def log_stretches(log: Log, last: int) -> Iterator[Stretch]:
         for frame in log.read_all(position):
             if frame.position > last:
                 return
-            yield frame, frame.version, frame.version + last - frame.position
+            yield (
+                frame,
+                frame.version,
+                frame.version + min(last, frame.last_position) - frame.position,
+            )
             position = frame.last_position + 1
 
 
@@ -120,5 +124,5 @@ def segment_stretches(log: Log, segments: Iterable[Segment]) -> Iterator[Stretch
             for frame in frames_at(log, segment.session, version):
                 if frame.version > segment.last:
                     break
-                yield frame, version, segment.last
+                yield frame, max(version, frame.version), min(segment.last, frame.last_version)
                 version = frame.last_version + 1

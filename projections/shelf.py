@@ -212,8 +212,9 @@ def _open(path: Path) -> Environment:
     path.mkdir(exist_ok=True)
     try:
         return open_environment(path)
-    except StoreUnavailable as error:
-        if not isinstance(error.__cause__, (lmdb.InvalidError, lmdb.VersionMismatchError)):
+    except (StoreUnavailable, Corruption) as error:
+        ruined = (lmdb.InvalidError, lmdb.VersionMismatchError)
+        if not isinstance(error, Corruption) and not isinstance(error.__cause__, ruined):
             raise
         shutil.rmtree(path)
         path.mkdir()

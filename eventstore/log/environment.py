@@ -20,6 +20,7 @@ from ..limits import GIB, MAP_BYTES_DEFAULT
 NO_ROOM = ("No space left", "Input/output error", "File too large", "Disk quota exceeded")
 """What the system says when a disk, a quota or a file may not grow; LMDB calls a cut write I/O."""
 
+FILE = "data.mdb"
 READERS_MAX = 1_024
 TABLES_MAX = 64
 
@@ -38,8 +39,26 @@ class Environment:
 
     def _open(self) -> None:
         self._env = _open_halving(self.path, self._map_size, read_only=self.read_only)
+        self._file = _file(self.path)
+        self._check_whole()
         if not self.read_only:
             self._env.reader_check()  # slots of dead readers would pin old pages
+
+    def _check_whole(self) -> None:
+        """Raise where the file was cut: reading behind its end would kill the process."""
+        used, size = self.used_bytes(), (self.path / FILE).stat().st_size
+        if size < used:
+            self._env.close()
+            raise Corruption(
+                -1, f"{self.path}: the file was cut, {used} bytes are in use, it has {size}"
+            )
+
+    def check_in_place(self) -> None:
+        """Raise where other files have taken the place of those that are open."""
+        if _file(self.path) != self._file:
+            raise StoreUnavailable(
+                f"{self.path} was replaced while it is open in this process; close it first"
+            )
 
     def table(self, name: bytes, *, dupfixed: bool = False, create: bool = False) -> lmdb._Database:
         """Return the handle of a named table."""
@@ -73,15 +92,19 @@ class Environment:
                 f"{self.path} was opened before a fork; open the store anew in this process"
             )
         try:
-            with self._env.begin(write=write) as txn:
+            with self._begun(write=write) as txn:
                 yield txn
-        except lmdb.MapResizedError:
-            self._env.set_mapsize(0)  # another process set a larger map: take it over
-            raise StoreLocked(f"{self.path} was resized by another process; retry") from None
         except lmdb.Error as error:
             raise self._translated(error) from error
         except struct.error as error:
             raise Corruption(-1, f"{self.path}: a row of the wrong size: {error}") from None
+
+    def _begun(self, *, write: bool) -> lmdb.Transaction:
+        try:
+            return self._env.begin(write=write)
+        except lmdb.MapResizedError:
+            self._env.set_mapsize(0)  # another process set a larger map: take it over
+            return self._env.begin(write=write)
 
     def _translated(self, error: lmdb.Error) -> EventStoreError:
         if isinstance(error, lmdb.MapFullError):
@@ -150,6 +173,8 @@ def open_environment(
         made = _registry.get(key)
         if made is not None and made.read_only and not read_only:
             raise StoreLocked(f"{path} is open read-only in this process; close that first")
+        if made is not None:
+            made.check_in_place()
         if made is None:
             _check_inherited(key[1])
             made = _registry[key] = Environment(key[1], map_size, read_only=read_only)
@@ -163,6 +188,12 @@ def _check_inherited(path: Path) -> None:
         raise StoreUnavailable(
             f"{path} was open when this process was forked; open it in a process started afresh"
         )
+
+
+def _file(path: Path) -> tuple[int, int]:
+    """Return what tells a file from another that took its name."""
+    found = (path / FILE).stat()
+    return found.st_dev, found.st_ino
 
 
 def _open_halving(path: Path, map_size: int, *, read_only: bool) -> lmdb.Environment:

@@ -45,6 +45,7 @@ from .format import (
     META,
     NAMES,
     POSITION,
+    RAW,
     REF,
     REFS,
     SESSION_NAME,
@@ -109,18 +110,10 @@ class LmdbLog:
         self.env: Environment = open_environment(path, map_size, read_only=read_only)
         self._closed = False
         try:
-            self._check_whole()
             self._open_tables()
         except BaseException:
             self.env.close()
             raise
-
-    def _check_whole(self) -> None:
-        """Raise where the file was cut: reading behind its end would kill the process."""
-        used = self.env.used_bytes()
-        size = (self.env.path / "data.mdb").stat().st_size
-        if size < used:
-            raise Corruption(-1, f"the file was cut: {used} bytes are in use, it has {size}")
 
     def _open_tables(self) -> None:
         try:
@@ -232,7 +225,8 @@ class LmdbLog:
             cursor = txn.cursor(self._dictionaries)
             number = REF.unpack(cursor.key())[0] + 1 if cursor.last() else STARTER
             cursor.put(REF.pack(number), sealed_row(dictionary))
-        self.codec.current = number
+        if self.codec.current != RAW:
+            self.codec.current = number
         return number
 
     # -- reading -------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from .base import (
     version_of,
 )
 from .codec import Codec
-from .format import KEY_ROW, REF, SESSION_NAME, STARTER, STREAM_ROW
+from .format import KEY_ROW, RAW, REF, SESSION_NAME, STARTER, STREAM_ROW
 from .frame import Frame
 
 
@@ -101,7 +101,8 @@ class MemoryLog:
             self._check_open()
             number = max(self._dictionaries, default=STARTER - 1) + 1
             self._dictionaries[number] = dictionary
-            self.codec.current = number
+            if self.codec.current != RAW:
+                self.codec.current = number
             return number
 
     # -- reading -------------------------------------------------------------------------
