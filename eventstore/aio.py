@@ -32,7 +32,9 @@ class AsyncStore(Commands[Coroutine[Any, Any, Receipt]]):
         self.count_tokens = store.count_tokens
 
     def _submit(self, request: Request) -> Coroutine[Any, Any, Receipt]:
-        return self._engine.run_async(request)
+        # What reads no state is encoded now: the caller may change its message before the await.
+        drafted = None if request.reads_state else self._engine.drafted(request)
+        return self._engine.run_async(request, drafted)
 
     async def events(
         self,

@@ -204,7 +204,7 @@ class Commands(ABC, Generic[Result]):
             return [Part(session, [ev.TtlExtended(ttl, _expiry(ground, ttl))])]
 
         needs, content = {session: PRESENT}, ["extend_ttl", session, ttl]
-        return self._submit(request(needs, content, decide, options))
+        return self._submit(request(needs, content, decide, options, reads_state=True))
 
     # -- messages ------------------------------------------------------------------------
 
@@ -427,7 +427,10 @@ class Commands(ABC, Generic[Result]):
     def _fact(self, session: str, fact: Event, needs: str, options: Options) -> Result:
         part = Part(session, [fact])
         content = [type(fact).__name__, session, fact]
-        return self._submit(request({session: needs}, content, lambda _: [part], options))
+        alone = needs == PRESENT  # a change of standing: what comes after it must see it
+        return self._submit(
+            request({session: needs}, content, lambda _: [part], options, reads_state=alone)
+        )
 
 
 def _listed(messages: object) -> list[dict[str, Json] | Message]:

@@ -8,6 +8,7 @@ faster; errors of the tree come out as they are, and then nothing was written.
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from .audit.entry import Salts
 from .clock import Clock
@@ -22,9 +23,12 @@ from .errors import (
     VersionConflict,
 )
 from .lineage import Headers, Segment
-from .log.base import ANY, Append, Log, Outcome, Receipt
+from .log.base import ANY, Append, Expected, Log, Outcome, Receipt
 from .log.frame import Draft, draft
 from .writer import Writer
+
+Drafted = tuple[tuple[Draft, ...], tuple[Expected | int, ...]]
+"""The drafts of an append and what each expects of its stream."""
 
 DECISIONS_MAX = 1_000
 """How often a command is decided anew because other processes were faster."""
@@ -49,6 +53,7 @@ class Engine:
         self.writer = Writer(log, clock, self._committed, interval_ms)
         self._notify = notify
         self._pid = os.getpid()
+        self._turn = 0
         self.max_depth = max_depth
         self._salts = Salts()
         self.actor = actor
@@ -63,23 +68,29 @@ class Engine:
         self.check_process()
         if request.reads_state:
             return self._run_alone(request)
+        turn = self._turn
         append = self._decided(request)
         if isinstance(append, Receipt):
             return append
-        receipt = _accepted(self.writer.submit(append))
+        receipt = _accepted(self.writer.submit(append, partial(self._recheck, request, turn)))
         if _changes_standing(request, append):
             self.writer.flush()
         return receipt
 
-    async def run_async(self, request: Request) -> Receipt:
-        """Run a request without blocking the event loop."""
-        if request.reads_state:
+    async def run_async(self, request: Request, drafted: Drafted | None) -> Receipt:
+        """Run a request without blocking the event loop; `drafted` as drafted() gave it."""
+        if drafted is None:
             return await asyncio.to_thread(self.run, request)
         self.check_process()
-        append = self._decided(request)
+        turn = self._turn
+        if self.headers.knows(request.needs):
+            append = self._decided(request, drafted)
+        else:
+            append = await asyncio.to_thread(self._decided, request, drafted)
         if isinstance(append, Receipt):
             return append
-        receipt = _accepted(await self.writer.submit_async(append))
+        check = partial(self._recheck, request, turn)
+        receipt = _accepted(await self.writer.submit_async(append, check))
         if _changes_standing(request, append):
             await self.writer.flush_async()
         return receipt
@@ -101,6 +112,7 @@ class Engine:
                 if isinstance(append, Receipt):
                     return append
                 outcome = commit(append)
+                self._turn += 1
                 if not _overtaken(outcome, request, append):
                     return _accepted(outcome)
         raise StoreUnavailable(f"other processes were faster {DECISIONS_MAX} times; retry")
@@ -116,29 +128,38 @@ class Engine:
             raise KeyReused(request.key or "")
         return receipt
 
-    def _decided(self, request: Request) -> Append | Receipt:
+    def _recheck(self, request: Request, turn: int) -> None:
+        """Look again, in the lead, where a command of this process ran alone since `turn`."""
+        if turn != self._turn and not (request.key and self.log.receipt_of(request.key)):
+            self._check_needs(request)
+
+    def _decided(self, request: Request, drafted: Drafted | None = None) -> Append | Receipt:
         """Decide a request, or return the receipt of its key, which may come in meanwhile."""
         known = self._known(request)
         if known is not None:
             return known
         try:
-            return self._append(request)
+            return self._append(request, drafted)
         except EventStoreError:
             known = self._known(request)
             if known is None:
                 raise
             return known
 
-    def _append(self, request: Request) -> Append:
-        """Check what the request needs, decide it, and encode what it decided."""
-        for session, needs in request.needs.items():
-            self._check_standing(session, needs)
+    def drafted(self, request: Request) -> Drafted:
+        """Decide a request and encode what it decided."""
         parts = request.decide(self)
         expected = tuple(part.expected for part in parts)
         if request.expected is not ANY:
             expected = (request.expected, *expected[1:])
+        return tuple(self._draft(part) for part in parts), expected
+
+    def _append(self, request: Request, drafted: Drafted | None) -> Append:
+        """Check what the request needs, then decide it, unless that is done."""
+        self._check_needs(request)
+        drafts, expected = drafted or self.drafted(request)
         return Append(
-            drafts=tuple(self._draft(part) for part in parts),
+            drafts=drafts,
             expected=expected,
             actor=request.actor or self.actor,
             correlation_id=request.correlation_id,
@@ -150,6 +171,10 @@ class Engine:
     def _draft(self, part: Part) -> Draft:
         salts = self._salts.take(len(part.events))
         return draft(part.session, part.events, self.log.codec, salts, part.occurred)
+
+    def _check_needs(self, request: Request) -> None:
+        for session, needs in request.needs.items():
+            self._check_standing(session, needs)
 
     def _check_standing(self, session: str, needs: str) -> None:
         status, expires_at, _ = self.headers.standing(session)

@@ -8,7 +8,7 @@ creation of the first ancestor, and a chain that doesn't end is damage.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .errors import Corruption, InvalidEvent, SessionNotFound
@@ -144,21 +144,24 @@ class Headers:
 
     def now(self, session: str) -> SessionHeader:
         """Return the newest header; the caller owns it. Raises SessionNotFound."""
-        with self._lock:
-            return self._current(session).copy()
+        header = self._taken(session)
+        copy = header.copy()
+        self._keep(header)
+        return copy
 
     def standing(self, session: str) -> Standing:
         """Return what commands must know of a session. Raises SessionNotFound."""
         tail = self._log.tail(session)
-        with self._lock:
-            known = self._standing.get(session)
-            if known is None or tail is None or known.version != tail.version:
-                header = self._current(session)
-                known = Standing(header.status, header.expires_at, header.version)
-                if len(self._standing) > HEADERS_CACHED_MAX:
-                    self._standing.clear()
-                self._standing[session] = known
-            return known
+        known = self._standing.get(session)
+        if known is None or tail is None or known.version != tail.version:
+            header = self._taken(session)
+            known = Standing(header.status, header.expires_at, header.version)
+            self._keep(header)
+        return known
+
+    def knows(self, sessions: Iterable[str]) -> bool:
+        """Return True where the standing of these takes no long fold."""
+        return all(session in self._standing for session in sessions)
 
     def passed(self, segments: Sequence[Segment]) -> None:
         """Move known standings on: these segments, just committed, are nothing but messages."""
@@ -168,18 +171,30 @@ class Headers:
                 if known is not None and known.version + 1 == first:
                     self._standing[session] = Standing(known.status, known.expires_at, last)
 
-    def _current(self, session: str) -> SessionHeader:
-        header = self._newest.pop(session, None)
+    def _taken(self, session: str) -> SessionHeader:
+        """Take the newest header out, folded without the lock: a long fold holds nobody up."""
+        with self._lock:
+            header = self._newest.pop(session, None)
         if header is None:
             tail = self._log.tail(session)
             if tail is None:
                 raise SessionNotFound(session)
             header = self.at(session, tail.version)
-        header = self._caught_up(header)
-        self._newest[session] = header
-        if len(self._newest) > HEADERS_CACHED_MAX:
-            self._newest.popitem(last=False)
-        return header
+        return self._caught_up(header)
+
+    def _keep(self, header: SessionHeader) -> None:
+        """Put a header back, and note the standing, unless newer ones came meanwhile."""
+        session, version = header.session, header.version
+        with self._lock:
+            present, known = self._newest.get(session), self._standing.get(session)
+            if present is None or present.version < version:
+                self._newest[session] = header
+            if known is None or known.version < version:
+                self._standing[session] = Standing(header.status, header.expires_at, version)
+            if len(self._newest) > HEADERS_CACHED_MAX:
+                self._newest.popitem(last=False)
+            if len(self._standing) > HEADERS_CACHED_MAX:
+                self._standing.clear()
 
     def _caught_up(self, header: SessionHeader) -> SessionHeader:
         """Fold what came since, or start over at a rewind."""

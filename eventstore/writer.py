@@ -21,16 +21,19 @@ from .log.base import Append, Log, Outcome
 Committed = Callable[[Sequence[Append], Sequence[Outcome]], None]
 """Told of every batch that is in the log, before its callers are."""
 
+Check = Callable[[], None]
+"""Raises, in the lead and just before the commit, where an append may not go in any more."""
+
 Loop = asyncio.AbstractEventLoop
 
 
 class Ticket:
     """One append on its way: resolved once, waited for by a thread or by an event loop."""
 
-    __slots__ = ("append", "failure", "future", "loop", "outcome", "_done")
+    __slots__ = ("append", "check", "failure", "future", "loop", "outcome", "_done")
 
-    def __init__(self, append: Append, loop: Loop | None = None) -> None:
-        self.append = append
+    def __init__(self, append: Append, check: Check, loop: Loop | None = None) -> None:
+        self.append, self.check = append, check
         self.outcome: Outcome | None = None
         self.failure: Exception | None = None
         self.loop = loop
@@ -79,9 +82,9 @@ class Writer:
 
     # -- callers -------------------------------------------------------------------------
 
-    def submit(self, append: Append) -> Outcome:
+    def submit(self, append: Append, check: Check) -> Outcome:
         """Return the outcome once the append is durable."""
-        ticket = Ticket(append)
+        ticket = Ticket(append, check)
         self._enqueue(ticket)
         if not self._interval and self._lead.acquire(blocking=False):
             try:
@@ -93,9 +96,9 @@ class Writer:
             self._rouse()
         return ticket.wait()
 
-    async def submit_async(self, append: Append) -> Outcome:
+    async def submit_async(self, append: Append, check: Check) -> Outcome:
         """Like submit, for a coroutine; a cancelled caller's append still lands."""
-        ticket = Ticket(append, asyncio.get_running_loop())
+        ticket = Ticket(append, check, asyncio.get_running_loop())
         self._enqueue(ticket)
         self._rouse()
         assert ticket.future is not None
@@ -177,8 +180,9 @@ class Writer:
         try:
             self._take(batch)
             appends = [ticket.append for ticket in batch]
-            outcomes = self._log.commit(appends, self._clock())
-            self._committed(appends, outcomes)
+            if appends:
+                outcomes = self._log.commit(appends, self._clock())
+                self._committed(appends, outcomes)
             failure = None
         except Exception as error:  # noqa: BLE001 - every caller must hear of it, whatever it is
             failure = error
@@ -191,6 +195,11 @@ class Writer:
         while self._queue and len(batch) < BATCH_APPENDS_MAX and events < BATCH_EVENTS_MAX:
             ticket = self._queue.popleft()
             batch.append(ticket)
+            try:
+                ticket.check()
+            except Exception as refused:  # noqa: BLE001 - its caller must hear of it
+                _resolve([batch.pop()], (), refused)
+                continue
             events += sum(draft.count for draft in ticket.append.drafts)
 
     # -- the writer thread ---------------------------------------------------------------

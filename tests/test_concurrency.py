@@ -8,13 +8,20 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from eventstore import EventStore, InvalidEvent, StoreUnavailable, VersionConflict
+from eventstore import (
+    EventStore,
+    InvalidEvent,
+    SessionDeleted,
+    StoreFull,
+    StoreUnavailable,
+    VersionConflict,
+)
 from eventstore.audit.verify import verify
 from eventstore.lineage import Headers
 from eventstore.snapshots import MemorySnapshots
@@ -652,3 +659,76 @@ def test_a_child_that_ends_leaves_its_parent_alone(tmp_path):
     """Children that end in the ordinary way, objects freed, take nothing from the parent."""
     child = started(tmp_path / "h", FORKER)
     assert child.communicate(timeout=SECONDS_MAX) == ("sound\n", "")
+
+
+# -- what a fresh pair of eyes found -----------------------------------------------------------
+
+
+def test_nothing_lands_after_a_deletion(store):
+    """Appends that race with a deletion come before it or are refused, never behind it."""
+    for number in range(10):
+        name = f"s{number}"
+        store.create(name)
+        go = threading.Event()
+
+        def say(name: str = name, go: threading.Event = go) -> None:
+            go.wait()
+            with suppress(SessionDeleted):
+                for index in range(20):
+                    store.append(name, message(0, index))
+
+        def drop(name: str = name, go: threading.Event = go) -> None:
+            go.set()
+            store.delete(name)
+
+        in_threads([say, say, say, drop])
+        types = [recorded.type for recorded in store.events(name)]
+        assert types.index("SessionDeleted") == len(types) - 1
+
+
+def test_a_message_may_change_after_an_awaitable_call(store):
+    """What `aio.append` was called with is what is stored, whatever becomes of the dict."""
+    store.create("s")
+
+    async def say() -> None:
+        said = {"role": "user", "content": "0"}
+        tasks = []
+        for number in range(3):
+            said["content"] = str(number)
+            tasks.append(asyncio.create_task(store.aio.append("s", said)))
+        said["content"] = float("nan")
+        await asyncio.gather(*tasks)
+
+    asyncio.run(say())
+    shown = SessionState.of(store, "s").messages
+    assert sorted(each.content for each in shown) == ["0", "1", "2"]
+
+
+def test_a_cancelled_subscriber_loses_no_page(store):
+    """What was fetched for a reader that went away is there for the next one."""
+    store.create("s")
+    with store.subscribe(follow=False) as facts:
+        assert next(facts).position == 0
+        store.append("s", [message(0, 0), message(0, 1)])
+        for recorded in facts:
+            assert recorded.position == 1
+            break
+        assert [recorded.position for recorded in facts] == [2]
+
+
+def test_early_acknowledgements_that_are_lost_are_told_at_close(tmp_path, monkeypatch):
+    """With buffered durability, closing says so when what was acknowledged is not on disk."""
+    store = EventStore.open(tmp_path / "h", durability="buffered")
+    store.create("s")
+    group = store.log.group
+
+    @contextmanager
+    def refused():
+        with group() as stage:
+            yield stage
+            raise StoreFull("no room")
+
+    monkeypatch.setattr(store.log, "group", refused)
+    store.append("s", message(0, 0))
+    with pytest.raises(StoreUnavailable, match="were lost"):
+        store.close()
