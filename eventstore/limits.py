@@ -57,7 +57,7 @@ BUFFERED_INTERVAL_MS = 5
 POLL_INTERVAL_MS = 20
 """How often a following subscription looks for facts of other processes."""
 
-SNAPSHOT_VERSIONS = 128
+SNAPSHOT_VERSIONS = 64
 """A header snapshot is kept at least every so many versions of a session."""
 
 SNAPSHOTS_IN_MEMORY_MAX = 20_000
