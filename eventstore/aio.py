@@ -12,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import reading
-from .commands import Commands, Request
+from .commands import Commands
 from .engine import Engine
 from .log.base import Head, Receipt
 from .log.frame import Recorded
+from .requests import Request
 from .subscription import Subscription
 
 if TYPE_CHECKING:

@@ -6,12 +6,9 @@ Receipt, or an awaitable of one), so sync and async share every line.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Generic, Protocol, TypedDict, TypeVar, Unpack
-
-import msgspec
-from xxhash import xxh3_128_digest
+from typing import Generic, TypeVar, Unpack
 
 from . import decisions
 from . import events as ev
@@ -20,108 +17,23 @@ from .errors import DepthExceeded, InvalidEvent, VersionConflict
 from .events import Event
 from .ids import check_name, fresh_id, optional_name
 from .limits import DURATION_MS_MAX, TTL_SECONDS_MAX
-from .lineage import Headers, checked_version
-from .log.base import ANY, Expected, Log
+from .lineage import checked_version
+from .log.base import ANY
 from .messages import Json, Message, TokenCounter, check_json, check_message
 from .patch import assigned, patched
+from .requests import (
+    LIVING,
+    OPEN,
+    PRESENT,
+    Ground,
+    Options,
+    Part,
+    Request,
+    checked_expected,
+    request,
+)
 
 Result = TypeVar("Result")
-
-PRESENT, LIVING, OPEN = "present", "living", "open"
-"""What a command needs of its session: not deleted; not expired either; active besides."""
-
-
-class Options(TypedDict, total=False):
-    """What every command takes besides its own arguments.
-
-    `expected`: ANY, NO_STREAM or the version last seen; `key`: idempotency key; who and why.
-    """
-
-    expected: Expected | int
-    key: str | None
-    actor: str | None
-    correlation_id: str | None
-    causation_id: str | None
-
-
-class Part(msgspec.Struct, frozen=True):
-    """Events for one stream; `expected` is what the decision was based on."""
-
-    session: str
-    events: Sequence[Event]
-    expected: Expected | int = ANY
-    occurred: Sequence[int | None] = ()
-
-
-class Ground(Protocol):
-    """What a command may look at when it decides."""
-
-    log: Log
-    headers: Headers
-    max_depth: int
-
-    def now(self) -> int:
-        """Return the time in ns since the epoch."""
-
-
-class Request(msgspec.Struct, frozen=True):
-    """One command on its way: `needs` names each session it depends on and its state.
-
-    `decide` makes the parts; where `reads_state` is set it runs while nobody else in this
-    process commits, and again when another process was faster.
-    """
-
-    needs: dict[str, str]
-    content: bytes
-    decide: Callable[[Ground], list[Part]]
-    reads_state: bool
-    expected: Expected | int
-    key: str | None
-    actor: str | None
-    correlation_id: str | None
-    causation_id: str | None
-
-
-def request(
-    needs: dict[str, str],
-    content: Sequence[object],
-    decide: Callable[[Ground], list[Part]],
-    options: Options,
-    *,
-    reads_state: bool = False,
-) -> Request:
-    """Return a checked request; `content` is what makes a repeated key the same command."""
-    for session in needs:
-        check_name(session, "session id")
-    expected = _checked_expected(options.get("expected", ANY))
-    unknown = set(options) - set(Options.__annotations__)
-    if unknown:
-        raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
-    key = optional_name(options.get("key"), "key")
-    return Request(
-        needs,
-        _digest(content) if key else bytes(16),
-        decide,
-        reads_state,
-        expected,
-        key,
-        optional_name(options.get("actor"), "actor"),
-        optional_name(options.get("correlation_id"), "correlation id"),
-        optional_name(options.get("causation_id"), "causation id"),
-    )
-
-
-def _checked_expected(expected: Expected | int) -> Expected | int:
-    if isinstance(expected, bool) or not isinstance(expected, (Expected, int)):
-        raise InvalidEvent(f"expected must be ANY, NO_STREAM or a version, not {expected!r}")
-    return expected
-
-
-def _digest(content: Sequence[object]) -> bytes:
-    try:
-        return xxh3_128_digest(msgspec.msgpack.encode(content))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidEvent(f"the command can't be stored: {error}") from None
 
 
 class Commands(ABC, Generic[Result]):
@@ -311,7 +223,7 @@ class Commands(ABC, Generic[Result]):
         branch = fresh_id() if session is None else check_name(session, "session id")
         content = ["branch", parent, session, at, _text(name), _text(description)]
 
-        seen = _checked_expected(options.pop("expected", ANY))  # of the parent: the branch is new
+        seen = checked_expected(options.pop("expected", ANY))  # of the parent: the branch is new
 
         def decide(ground: Ground) -> list[Part]:
             header = ground.headers.now(parent)

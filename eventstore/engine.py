@@ -12,7 +12,6 @@ from functools import partial
 
 from .audit.entry import Salts
 from .clock import Clock
-from .commands import LIVING, OPEN, PRESENT, Part, Request
 from .errors import (
     EventStoreError,
     InvalidEvent,
@@ -25,6 +24,7 @@ from .errors import (
 from .lineage import Headers, Segment
 from .log.base import ANY, Append, Expected, Log, Outcome, Receipt
 from .log.frame import Draft, draft
+from .requests import LIVING, OPEN, PRESENT, Part, Request
 from .writer import Writer
 
 Drafted = tuple[tuple[Draft, ...], tuple[Expected | int, ...]]

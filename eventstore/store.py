@@ -18,7 +18,7 @@ from typing import Literal, Self, Unpack, overload
 from . import reading
 from .aio import AsyncStore
 from .clock import Clock, system_clock, to_ns
-from .commands import Commands, Options, Request
+from .commands import Commands
 from .directory import LOG, SNAPSHOTS, check_store, ensure_store
 from .engine import Engine
 from .errors import Corruption, InvalidEvent, SessionNotFound, StoreUnavailable
@@ -31,6 +31,7 @@ from .log.frame import Recorded
 from .log.lmdb import LmdbLog
 from .log.memory import MemoryLog
 from .messages import TokenCounter, count_tokens
+from .requests import Options, Request
 from .snapshots import MemorySnapshots, Snapshots, disk_snapshots
 from .subscription import Signal, Subscription
 

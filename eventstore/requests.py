@@ -1,0 +1,114 @@
+"""Requests: what every command becomes on its way to the log.
+
+Invariants: a request is checked when it is made; it says which sessions it needs and in what
+state, how to decide its facts, and what makes a repeated key the same command again.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypedDict
+
+import msgspec
+from xxhash import xxh3_128_digest
+
+from .errors import InvalidEvent
+from .events import Event
+from .ids import check_name, optional_name
+from .lineage import Headers
+from .log.base import ANY, Expected, Log
+
+PRESENT, LIVING, OPEN = "present", "living", "open"
+"""What a command needs of its session: not deleted; not expired either; active besides."""
+
+
+class Options(TypedDict, total=False):
+    """What every command takes besides its own arguments.
+
+    `expected`: ANY, NO_STREAM or the version last seen; `key`: idempotency key; who and why.
+    """
+
+    expected: Expected | int
+    key: str | None
+    actor: str | None
+    correlation_id: str | None
+    causation_id: str | None
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Events for one stream; `expected` is what the decision was based on."""
+
+    session: str
+    events: Sequence[Event]
+    expected: Expected | int = ANY
+    occurred: Sequence[int | None] = ()
+
+
+class Ground(Protocol):
+    """What a command may look at when it decides."""
+
+    log: Log
+    headers: Headers
+    max_depth: int
+
+    def now(self) -> int:
+        """Return the time in ns since the epoch."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One command on its way: `needs` names each session it depends on and its state.
+
+    `decide` makes the parts; where `reads_state` is set it runs while nobody else in this
+    process commits, and again when another process was faster.
+    """
+
+    needs: dict[str, str]
+    content: bytes
+    decide: Callable[[Ground], list[Part]]
+    reads_state: bool
+    expected: Expected | int
+    key: str | None
+    actor: str | None
+    correlation_id: str | None
+    causation_id: str | None
+
+
+def request(
+    needs: dict[str, str],
+    content: Sequence[object],
+    decide: Callable[[Ground], list[Part]],
+    options: Options,
+    *,
+    reads_state: bool = False,
+) -> Request:
+    """Return a checked request; `content` is what makes a repeated key the same command."""
+    for session in needs:
+        check_name(session, "session id")
+    expected = checked_expected(options.get("expected", ANY))
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
+    key = optional_name(options.get("key"), "key")
+    return Request(
+        needs,
+        _digest(content) if key else bytes(16),
+        decide,
+        reads_state,
+        expected,
+        key,
+        optional_name(options.get("actor"), "actor"),
+        optional_name(options.get("correlation_id"), "correlation id"),
+        optional_name(options.get("causation_id"), "causation id"),
+    )
+
+
+def checked_expected(expected: Expected | int) -> Expected | int:
+    """Return it if it is ANY, NO_STREAM or an integer. Raises InvalidEvent."""
+    if isinstance(expected, bool) or not isinstance(expected, (Expected, int)):
+        raise InvalidEvent(f"expected must be ANY, NO_STREAM or a version, not {expected!r}")
+    return expected
+
+
+def _digest(content: Sequence[object]) -> bytes:
+    try:
+        return xxh3_128_digest(msgspec.msgpack.encode(content))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidEvent(f"the command can't be stored: {error}") from None
