@@ -11,9 +11,9 @@ import typer
 
 from .. import EventStore, InvalidEvent, Receipt
 from ..clock import parse_time
-from ..commands import Options
 from ..ids import check_name
 from ..messages import Json
+from ..requests import Options
 from .app import BRANCHES, LIFE, WRITE, Session, mutation
 from .terminal import parse_json, read_stdin
 
