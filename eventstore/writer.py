@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .clock import Clock
 from .errors import StoreUnavailable
@@ -92,15 +92,16 @@ class Writer:
                     self._commit_batch()
             finally:
                 self._lead.release()
-        else:
-            self._rouse()
+        elif not self._rouse():
+            self._drain()
         return ticket.wait()
 
     async def submit_async(self, append: Append, check: Check) -> Outcome:
         """Like submit, for a coroutine; a cancelled caller's append still lands."""
         ticket = Ticket(append, check, asyncio.get_running_loop())
         self._enqueue(ticket)
-        self._rouse()
+        if not self._rouse():
+            self._drain()
         assert ticket.future is not None
         await ticket.future
         return ticket.result()
@@ -143,10 +144,14 @@ class Writer:
         if thread is not None and thread is not threading.current_thread():
             self._wake.set()
             thread.join()
+        self._drain()
+        self._check_lost()
+
+    def _drain(self) -> None:
+        """Commit all that is queued, in the thread that asks."""
         with self._leading():
             while self._queue:
                 self._commit_batch()
-        self._check_lost()
 
     def _enqueue(self, ticket: Ticket) -> None:
         self._check_open()
@@ -204,19 +209,20 @@ class Writer:
 
     # -- the writer thread ---------------------------------------------------------------
 
-    def _rouse(self) -> None:
+    def _rouse(self) -> bool:
+        """Have the writer thread look at the queue; False where there is none to do it."""
         if self._thread is None:
             self._start()
         self._wake.set()
-        if self._closed:  # close() came between: the thread may be gone
-            self.close()
+        return self._thread is not None and not self._closed
 
     def _start(self) -> None:
         with self._starting:
             if self._thread is None and not self._closed:
                 thread = threading.Thread(target=self._run, name="eventstore-writer", daemon=True)
-                thread.start()
-                self._thread = thread
+                with suppress(RuntimeError):  # the interpreter is ending: callers lead themselves
+                    thread.start()
+                    self._thread = thread
 
     def _run(self) -> None:
         while True:
