@@ -24,7 +24,7 @@ from .errors import (
 from .lineage import Headers, Segment
 from .log.base import ANY, Append, Expected, Log, Outcome, Receipt
 from .log.frame import Draft, draft
-from .requests import LIVING, OPEN, PRESENT, Part, Request
+from .requests import LIVING, OPEN, Part, Request
 from .writer import Writer
 
 Drafted = tuple[tuple[Draft, ...], tuple[Expected | int, ...]]
@@ -73,7 +73,7 @@ class Engine:
         if isinstance(append, Receipt):
             return append
         receipt = _accepted(self.writer.submit(append, partial(self._recheck, request, turn)))
-        if _changes_standing(request, append):
+        if _creates(append):
             self.writer.flush()
         return receipt
 
@@ -91,7 +91,7 @@ class Engine:
             return append
         check = partial(self._recheck, request, turn)
         receipt = _accepted(await self.writer.submit_async(append, check))
-        if _changes_standing(request, append):
+        if _creates(append):
             await self.writer.flush_async()
         return receipt
 
@@ -197,9 +197,9 @@ class Engine:
         self._notify()
 
 
-def _changes_standing(request: Request, append: Append) -> bool:
-    """Return True where later commands must see this one; with "buffered" it is synced at once."""
-    return PRESENT in request.needs.values() or any(draft.creates for draft in append.drafts)
+def _creates(append: Append) -> bool:
+    """Return True for a new session: later commands must see it, so "buffered" syncs it at once."""
+    return any(draft.creates for draft in append.drafts)
 
 
 def _overtaken(outcome: Outcome, request: Request, append: Append) -> bool:

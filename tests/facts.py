@@ -1,11 +1,13 @@
-"""Facts made by hand, for tests below the commands: known salts, and JSON of any shape."""
+"""Facts for many tests: known salts, JSON of any shape, a store that used every command."""
 
 from collections.abc import Sequence
 from hashlib import sha256
 
 from hypothesis import strategies as st
 
+from eventstore import EventStore
 from eventstore import events as ev
+from eventstore.audit.report import Report
 from eventstore.log.base import ANY, Append
 from eventstore.log.codec import Codec
 from eventstore.log.frame import Draft, draft
@@ -45,3 +47,28 @@ def append_all(parts: dict[str, Sequence[ev.Event]], codec: Codec, expected=(), 
     """Return one atomic append to several streams."""
     drafts = tuple(drafted(session, facts, codec) for session, facts in parts.items())
     return Append(drafts, tuple(expected) or (ANY,) * len(drafts), **names)
+
+
+def fill(store: EventStore) -> None:
+    """Use every command that leaves a trace in verify's checks."""
+    store.create("a", user="u1")
+    for turn in range(150):
+        store.append("a", {"role": "user", "content": f"turn {turn}"})
+    store.append(
+        "a", [{"role": "tool", "content": "x" * 300}] * 150, key="many", correlation_id="c"
+    )
+    store.branch("a", "b", at=20, key="branch")
+    store.append("b", [{"content": "one"}, {"content": "two"}], occurred_at=7, actor="user:2")
+    store.merge("b", into="a", strategy="interleave")
+    store.merge("b", into="a", strategy="squash", summary="all of it")
+    store.prune("a", keep_last=100)
+    store.summarize("a", "short", upto=300)
+    store.rewind("b", 1)
+    store.undo("b")
+    store.record("b", "custom", {"n": 1})
+    store.delete("b")
+
+
+def told(report: Report) -> str:
+    """Return the findings as text."""
+    return "\n".join(map(str, report.findings))

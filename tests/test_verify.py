@@ -13,6 +13,7 @@ from pathlib import Path
 import lmdb
 import msgspec
 import pytest
+from facts import fill, told
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from eventstore import EventStore, events
@@ -28,31 +29,6 @@ from eventstore.log.frame import Draft, draft
 from eventstore.messages import Message
 
 SALT = bytes(16)
-
-
-def fill(store: EventStore) -> None:
-    """Use every command that leaves a trace in verify's checks."""
-    store.create("a", user="u1")
-    for turn in range(150):
-        store.append("a", {"role": "user", "content": f"turn {turn}"})
-    store.append(
-        "a", [{"role": "tool", "content": "x" * 300}] * 150, key="many", correlation_id="c"
-    )
-    store.branch("a", "b", at=20, key="branch")
-    store.append("b", [{"content": "one"}, {"content": "two"}], occurred_at=7, actor="user:2")
-    store.merge("b", into="a", strategy="interleave")
-    store.merge("b", into="a", strategy="squash", summary="all of it")
-    store.prune("a", keep_last=100)
-    store.summarize("a", "short", upto=300)
-    store.rewind("b", 1)
-    store.undo("b")
-    store.record("b", "custom", {"n": 1})
-    store.delete("b")
-
-
-def told(report: Report) -> str:
-    """Return the findings as text."""
-    return "\n".join(map(str, report.findings))
 
 
 # -- sound stores ----------------------------------------------------------------------------
