@@ -7,7 +7,7 @@ The map, from the ground up (imports only go down):
     the log   audit.tree audit.entry log.format log.codec log.frame log.environment log.base
               log.memory log.lmdb log.starter
     state     header snapshots lineage transcript decisions
-    engine    requests commands writer engine reading subscription directory store aio
+    engine    requests system commands writer engine reading subscription directory store aio
     proof     audit backup
     views     the package `projections`
     doors     interchange cli

@@ -15,7 +15,7 @@ from . import events as ev
 from .clock import to_ns
 from .errors import DepthExceeded, InvalidEvent, VersionConflict
 from .events import Event
-from .ids import check_name, fresh_id, optional_name
+from .ids import check_name, check_session, fresh_id, optional_name
 from .limits import DURATION_MS_MAX, TTL_SECONDS_MAX
 from .lineage import checked_version
 from .log.base import ANY
@@ -32,6 +32,7 @@ from .requests import (
     checked_expected,
     request,
 )
+from .system import system_parts
 
 Result = TypeVar("Result")
 
@@ -64,7 +65,7 @@ class Commands(ABC, Generic[Result]):
 
         Raises SessionExists and InvalidEvent.
         """
-        name = fresh_id() if session is None else check_name(session, "session id")
+        name = fresh_id() if session is None else check_session(session)
         optional_name(user, "user")
         optional_name(template, "template")
         ttl = _seconds(ttl)
@@ -220,7 +221,7 @@ class Commands(ABC, Generic[Result]):
 
         Costs the same whatever the parent's length. Raises DepthExceeded and SessionExists.
         """
-        branch = fresh_id() if session is None else check_name(session, "session id")
+        branch = fresh_id() if session is None else check_session(session)
         content = ["branch", parent, session, at, _text(name), _text(description)]
 
         seen = checked_expected(options.pop("expected", ANY))  # of the parent: the branch is new
@@ -335,6 +336,17 @@ class Commands(ABC, Generic[Result]):
         check_name(type, "event type")
         check_json(data, f"data of {type!r}")
         return self._fact(session, ev.Custom(type, data), LIVING, options)
+
+    def record_system(self, type: str, data: Json = None, **options: Unpack[Options]) -> Result:  # noqa: A002 - as in record()
+        """Record a fact about the store as a whole, in a stream that is made with the first one."""
+        check_name(type, "event type")
+        check_json(data, f"data of {type!r}")
+        fact = ev.Custom(type, data)
+
+        def decide(ground: Ground) -> list[Part]:
+            return system_parts(ground.log, [fact])
+
+        return self._submit(request({}, ["system", fact], decide, options, reads_state=True))
 
     def _fact(self, session: str, fact: Event, needs: str, options: Options) -> Result:
         part = Part(session, [fact])

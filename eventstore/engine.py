@@ -17,10 +17,12 @@ from .errors import (
     InvalidEvent,
     KeyReused,
     SessionDeleted,
+    SessionExists,
     SessionExpired,
     StoreUnavailable,
     VersionConflict,
 )
+from .ids import SYSTEM
 from .lineage import Headers, Segment
 from .log.base import ANY, Append, Expected, Log, Outcome, Receipt
 from .log.frame import Draft, draft
@@ -204,6 +206,8 @@ def _creates(append: Append) -> bool:
 
 def _overtaken(outcome: Outcome, request: Request, append: Append) -> bool:
     """Return True where the state decided from is old; a version the caller expects is not."""
+    if isinstance(outcome, SessionExists):
+        return outcome.session == SYSTEM
     if not isinstance(outcome, VersionConflict):
         return False
     return request.expected is ANY or outcome.session != append.drafts[0].session

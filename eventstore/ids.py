@@ -15,6 +15,9 @@ from .limits import NAME_BYTES_MAX
 VERSION_DIGITS_MAX = 10
 """Digits of the largest version: it has 32 bits."""
 
+SYSTEM = "eventstore:store"
+"""The reserved name of the stream that holds facts about the store itself, see system.py."""
+
 
 def check_name(name: object, what: str) -> str:
     """Return `name` if it is a valid name, else raise InvalidEvent that starts with `what`."""
@@ -31,6 +34,13 @@ def check_name(name: object, what: str) -> str:
     if not name.isprintable() and any(unicodedata.category(char) == "Cc" for char in name):
         raise InvalidEvent(f"{what} {name!r} holds a control character")
     return name
+
+
+def check_session(name: object) -> str:
+    """Return `name` if commands may name a session so, else raise InvalidEvent."""
+    if name == SYSTEM:
+        raise InvalidEvent(f"session {SYSTEM!r} is the store's own; choose another name")
+    return check_name(name, "session id")
 
 
 def optional_name(name: str | None, what: str) -> str | None:

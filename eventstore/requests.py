@@ -12,7 +12,7 @@ from xxhash import xxh3_128_digest
 
 from .errors import InvalidEvent
 from .events import Event
-from .ids import check_name, optional_name
+from .ids import check_session, optional_name
 from .lineage import Headers
 from .log.base import ANY, Expected, Log
 
@@ -81,7 +81,7 @@ def request(
 ) -> Request:
     """Return a checked request; `content` is what makes a repeated key the same command."""
     for session in needs:
-        check_name(session, "session id")
+        check_session(session)
     expected = checked_expected(options.get("expected", ANY))
     unknown = set(options) - set(Options.__annotations__)
     if unknown:

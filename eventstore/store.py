@@ -23,6 +23,7 @@ from .directory import LOG, SNAPSHOTS, check_store, ensure_store
 from .engine import Engine
 from .errors import Corruption, InvalidEvent, SessionNotFound, StoreUnavailable
 from .limits import BRANCH_DEPTH_MAX, BUFFERED_INTERVAL_MS, MAP_BYTES_DEFAULT
+from .ids import SYSTEM
 from .lineage import Headers
 from .log.base import Head, Log, Receipt
 from .log.codec import train
@@ -258,7 +259,7 @@ class EventStore(Commands[Receipt]):
         self.flush()
         after = ""
         while names := self.log.sessions(after):
-            yield from names
+            yield from (name for name in names if name != SYSTEM)
             after = names[-1]
 
     def subscribe(self, from_position: int = 0, *, follow: bool = True) -> Subscription:

@@ -15,7 +15,7 @@ from xxhash import xxh3_128_digest
 
 from eventstore import Corruption, EventStore, InvalidEvent
 from eventstore.directory import VIEWS
-from eventstore.ids import check_name
+from eventstore.ids import SYSTEM, check_name
 from eventstore.log.frame import Frame
 from eventstore.messages import Json
 
@@ -302,7 +302,9 @@ class Views:
         state = view.state(table, checkpoint)
         newest = None
         for frame in self._frames(checkpoint.size, target):
-            state, newest = view.evolve(table, state, frame), frame
+            newest = frame
+            if frame.session != SYSTEM:
+                state = view.evolve(table, state, frame)
         if newest is None:
             return checkpoint
         view.save(table, state)

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from eventstore import EventStore, InvalidEvent, Recorded
+from eventstore.ids import SYSTEM
 from eventstore.lineage import Segment, lineage
 from eventstore.log.base import Log, frames_at
 from eventstore.log.format import MESSAGE
@@ -102,17 +103,15 @@ def fold(
 
 
 def log_stretches(log: Log, last: int) -> Iterator[Stretch]:
-    """Iterate over the log up to and with position `last`."""
+    """Iterate over the log up to and with position `last`, without what is about the store."""
     position = 0
     while position <= last:
         for frame in log.read_all(position):
             if frame.position > last:
                 return
-            yield (
-                frame,
-                frame.version,
-                frame.version + min(last, frame.last_position) - frame.position,
-            )
+            stop = frame.version + min(last, frame.last_position) - frame.position
+            if frame.session != SYSTEM:
+                yield frame, frame.version, stop
             position = frame.last_position + 1
 
 
