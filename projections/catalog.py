@@ -8,13 +8,17 @@ list is cut by a total order, so that following its cursor shows no session twic
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from heapq import nlargest, nsmallest
-from typing import Any, ClassVar
+from itertools import islice
+from struct import Struct
+from typing import Annotated, Any, ClassVar, cast
 
 import msgspec
+from xxhash import xxh3_128_digest
 
 from eventstore import InvalidEvent, Recorded
 from eventstore import events as ev
 from eventstore.header import SessionHeader
+from eventstore.limits import NAME_BYTES_MAX
 from eventstore.lineage import Headers
 from eventstore.log.format import TYPE_CODES
 from eventstore.log.frame import Frame
@@ -22,12 +26,17 @@ from eventstore.messages import Json
 from eventstore.patch import patched
 
 from .projection import Projection
+from .shelf import Rows
 
 ORDERS = ("updated_at", "created_at", "messages", "tokens", "session")
 LISTED = ("active", "closed")
 """The statuses of the usual lists: archived sessions are put away, deleted ones are gone."""
 
 _ABSENT = object()
+_TIME = Struct(">Q")
+_Session = Annotated[str, msgspec.Meta(max_length=NAME_BYTES_MAX)]
+_ValuePlace = tuple[str, Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)], _Session]
+_NamePlace = tuple[str, str, _Session]
 _CREATED = TYPE_CODES[ev.SessionCreated]
 
 
@@ -67,6 +76,11 @@ class SessionPage(msgspec.Struct, frozen=True):
         return len(self.rows)
 
 
+def user_digest(user: str | None) -> bytes:
+    """Return the 16 bytes that rows of a user stand under; rows of others may, too."""
+    return bytes(16) if user is None else xxh3_128_digest(user.encode())
+
+
 def row_of(header: SessionHeader) -> CatalogRow:
     """Return the row that a header stands for."""
     return CatalogRow(**{field: getattr(header, field) for field in CatalogRow.__struct_fields__})
@@ -78,6 +92,12 @@ class CatalogProjection(Projection[MutableMapping[str, CatalogRow]]):
     name: ClassVar[str] = "catalog"
     keyed: ClassVar[bool] = True
     row_type: ClassVar[Any] = CatalogRow
+    orders: ClassVar[Mapping[str, Callable[[CatalogRow], bytes]]] = {
+        "updated_at": lambda row: _TIME.pack(row.updated_at),
+        "created_at": lambda row: _TIME.pack(row.created_at),
+        "user/updated_at": lambda row: user_digest(row.user) + _TIME.pack(row.updated_at),
+        "user/created_at": lambda row: user_digest(row.user) + _TIME.pack(row.created_at),
+    }
 
     def __init__(self, headers: Headers) -> None:
         self._headers = headers
@@ -173,74 +193,102 @@ _STEPS = {TYPE_CODES[kind]: step for kind, step in _STEP_OF.items()}
 
 # -- lists -----------------------------------------------------------------------------------
 
+Place = tuple[Any, str]
+"""Where a row stands in a list: the value it is ordered by, its session."""
 
-def select(
-    rows: Iterable[CatalogRow],
-    *,
+
+class Selection(msgspec.Struct, frozen=True):
+    """Which rows a list shows, in which order, from which place on, and how many a page."""
+
+    user: str | None
+    where: Mapping[str, Json]
+    status: Collection[str]
+    field: str
+    down: bool
+    limit: int | None
+    place: Place | None
+
+    def page(self, rows: Iterable[CatalogRow]) -> SessionPage:
+        """Return the page out of rows that come as they like."""
+        found = [row for row in rows if self.matches(row) and self._follows(row)]
+        pick = nlargest if self.down else nsmallest
+        wanted = len(found) if self.limit is None else self.limit + 1
+        return self.cut(pick(wanted, found, key=self._place))
+
+    def cut(self, rows: Iterable[CatalogRow]) -> SessionPage:
+        """Return the page out of rows that come in order, from the place on."""
+        wanted = None if self.limit is None else self.limit + 1
+        found = list(islice((row for row in rows if self.matches(row)), wanted))
+        if self.limit is None or len(found) <= self.limit:
+            return SessionPage(found)
+        return SessionPage(found[:-1], _cursor(self._order, self._place(found[-2])))
+
+    def answer(self, rows: Rows) -> SessionPage:
+        """Return the page out of a view's rows, in an order they are kept in if there is one."""
+        order = self.field if self.user is None else f"user/{self.field}"
+        if order not in CatalogProjection.orders:
+            return self.page(row for _, row in rows.under(""))
+        within = b"" if self.user is None else user_digest(self.user)
+        place = None
+        if self.place is not None:
+            place = within + _TIME.pack(self.place[0]) + self.place[1].encode()
+        return self.cut(rows.ordered(order, within, place, reverse=self.down))
+
+    def matches(self, row: CatalogRow) -> bool:
+        """Return True for a row that the list shows."""
+        if row.status not in self.status or (self.user is not None and row.user != self.user):
+            return False
+        return all(row.metadata.get(key, _ABSENT) == value for key, value in self.where.items())
+
+    @property
+    def _order(self) -> str:
+        return "-" * self.down + self.field
+
+    def _place(self, row: CatalogRow) -> Place:
+        return "" if self.field == "session" else getattr(row, self.field), row.session
+
+    def _follows(self, row: CatalogRow) -> bool:
+        if self.place is None:
+            return True
+        here = self._place(row)
+        return here < self.place if self.down else here > self.place
+
+
+def selection(
     user: str | None = None,
     where: Mapping[str, Json] | None = None,
     status: Collection[str] = LISTED,
     order: str = "-updated_at",
     limit: int | None = 50,
     after: str | None = None,
-) -> SessionPage:
-    """Return a page of the rows that match, in order; ties go by session id.
+) -> Selection:
+    """Return a checked selection; rows of one value go by session id.
 
     `where` names metadata keys and the values they must equal; `order` one of ORDERS, with `-`
-    for descending; `after` the cursor of the page before. Raises InvalidEvent.
+    for the reverse; `after` the cursor of the page before. Raises InvalidEvent.
     """
-    key, pick = _ordering(order)
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise InvalidEvent(f"limit must be a whole number above 0, or None, not {limit!r}")
-    found: Iterable[CatalogRow] = (
-        row for row in rows if row.status in status and _matches(row, user, where or {})
-    )
-    if after is not None:
-        found = _beyond(found, key, _opened_cursor(after, order), ascending=pick is nsmallest)
-    chosen = list(found)
-    taken = pick(len(chosen) if limit is None else limit, chosen, key=key)
-    more = len(taken) < len(chosen)
-    return SessionPage(taken, _cursor(order, key(taken[-1])) if more else None)
-
-
-Key = Callable[[CatalogRow], tuple[Any, ...]]
-Pick = Callable[..., list[CatalogRow]]
-
-
-def _ordering(order: str) -> tuple[Key, Pick]:
-    """Return the sort key and whether its smallest or its largest rows come first."""
     field, down = order.removeprefix("-"), order.startswith("-")
     if field not in ORDERS:
         raise InvalidEvent(f"order must be one of {', '.join(ORDERS)}, or -one, not {order!r}")
-    if field == "session":
-        return lambda row: (row.session,), nlargest if down else nsmallest
-    sign = -1 if down else 1
-    return lambda row: (sign * getattr(row, field), row.session), nsmallest
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise InvalidEvent(f"limit must be a whole number above 0, or None, not {limit!r}")
+    place = None if after is None else _opened_cursor(after, order)
+    return Selection(user, where or {}, status, field, down, limit, place)
 
 
-def _matches(row: CatalogRow, user: str | None, where: Mapping[str, Json]) -> bool:
-    if user is not None and row.user != user:
-        return False
-    return all(row.metadata.get(key, _ABSENT) == value for key, value in where.items())
-
-
-def _beyond(
-    rows: Iterable[CatalogRow], key: Key, place: tuple[Any, ...], *, ascending: bool
-) -> Iterator[CatalogRow]:
-    return (row for row in rows if (key(row) > place if ascending else key(row) < place))
-
-
-def _cursor(order: str, place: tuple[Any, ...]) -> str:
+def _cursor(order: str, place: Place) -> str:
     return urlsafe_b64encode(msgspec.msgpack.encode((order, *place))).decode()
 
 
-def _opened_cursor(cursor: str, order: str) -> tuple[Any, ...]:
+def _opened_cursor(cursor: str, order: str) -> Place:
     """Return the place a cursor stands for; raises InvalidEvent for one of another list."""
-    kinds = tuple[str, str] if order.endswith("session") else tuple[str, int, str]
+    kind: Any = _NamePlace if order.endswith("session") else _ValuePlace
     try:
-        made, *place = msgspec.msgpack.decode(urlsafe_b64decode(cursor), type=kinds)
+        raw = urlsafe_b64decode(cursor)
+        made = msgspec.msgpack.decode(raw, type=tuple[str, Any, _Session])[0]
+        if made != order:
+            raise InvalidEvent(f"the cursor belongs to a list by {made}, not by {order}")
+        place = msgspec.msgpack.decode(raw, type=kind)[1:]
     except (ValueError, TypeError, msgspec.MsgspecError):
         raise InvalidEvent(f"{cursor!r} is no cursor of this list") from None
-    if made != order:
-        raise InvalidEvent(f"the cursor belongs to a list by {made}, not by {order}")
-    return tuple(place)
+    return cast("Place", place)

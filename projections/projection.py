@@ -6,7 +6,7 @@ as a whole gives the state that its events give one by one, which tests hold eve
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
@@ -32,8 +32,9 @@ class Projection(ABC, Generic[State]):
 
     `name` and `revision` say whose state it is: raise the revision when evolve() changes.
     `types` are the names of the event types it wants to see, None for all. The state of a
-    `keyed` projection is a mutable mapping of str to rows, kept row by row. `row_type` is what
-    msgspec rebuilds a kept state (or row) as; `Any` suits dicts, lists and scalars.
+    `keyed` projection is a mutable mapping of str to rows, kept row by row and, for lists, in
+    each of `orders`: name -> bytes of a row that sort. `row_type` is what msgspec rebuilds a kept
+    state (or row) as; `Any` suits dicts, lists and scalars.
     """
 
     name: ClassVar[str]
@@ -41,6 +42,7 @@ class Projection(ABC, Generic[State]):
     types: ClassVar[frozenset[str] | None] = None
     keyed: ClassVar[bool] = False
     row_type: ClassVar[Any] = Any
+    orders: ClassVar[Mapping[str, Callable[[Any], bytes]]] = {}
 
     @abstractmethod
     def initial(self) -> State:

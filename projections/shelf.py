@@ -7,7 +7,7 @@ any time, since it can be made again from facts.
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,8 +40,10 @@ class Table(Protocol):
     def delete(self, key: bytes) -> None:
         """Remove a row, if it is there."""
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the rows whose keys begin with `prefix`, in order."""
+    def scan(
+        self, prefix: bytes, after: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the rows whose keys begin with `prefix`, in order, those beyond `after`."""
 
     def count(self) -> int:
         """Return the number of rows."""
@@ -102,6 +104,40 @@ class RowCoder:
             raise Damage(f"the row {key!r} is of another kind: {error}") from None
 
 
+Orders = Mapping[str, Callable[[Any], bytes]]
+"""Names of orders, and the bytes of a row that they go by."""
+
+
+class Index:
+    """The rows of a table in other orders: an entry for each row and order, by value and key."""
+
+    def __init__(self, table: Table, orders: Orders) -> None:
+        self.table, self.orders = table, orders
+        self._numbers = {name: bytes([number]) for number, name in enumerate(orders)}
+
+    def move(self, key: bytes, before: Any | None, after: Any | None) -> None:
+        """Take a row from where it stood to where it stands now, None for nowhere."""
+        old, new = self._entries(key, before), self._entries(key, after)
+        for entry in old - new:
+            self.table.delete(entry)
+        for entry in new - old:
+            self.table.put(entry, key)
+
+    def walk(
+        self, order: str, within: bytes, place: bytes | None, *, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over (value and key, key) where the value begins so, those beyond `place`."""
+        number = self._numbers[order]
+        after = None if place is None else number + place
+        for entry, key in self.table.scan(number + within, after, reverse=reverse):
+            yield entry[1:], key
+
+    def _entries(self, key: bytes, row: Any | None) -> set[bytes]:
+        if row is None:
+            return set()
+        return {self._numbers[name] + value(row) + key for name, value in self.orders.items()}
+
+
 class Rows(MutableMapping[str, Any]):
     """The state of a keyed projection inside one transaction.
 
@@ -109,8 +145,8 @@ class Rows(MutableMapping[str, Any]):
     they were changed.
     """
 
-    def __init__(self, table: Table, coder: RowCoder) -> None:
-        self._table, self._coder = table, coder
+    def __init__(self, table: Table, coder: RowCoder, index: Index | None = None) -> None:
+        self._table, self._coder, self._index = table, coder, index
         self._touched: dict[str, Any] = {}
         self._stored: dict[str, bytes | None] = {}
 
@@ -146,6 +182,18 @@ class Rows(MutableMapping[str, Any]):
             if name.startswith(prefix):
                 yield name, value
 
+    def ordered(
+        self, order: str, within: bytes, place: bytes | None, *, reverse: bool
+    ) -> Iterator[Any]:
+        """Iterate over rows in an order of the projection's, as they were before any change."""
+        assert self._index is not None
+        value = self._index.orders[order]
+        for entry, key in self._index.walk(order, within, place, reverse=reverse):
+            row = self._coder.open(key, self._table.get(key) or b"")
+            if value(row) + key != entry:
+                raise Damage(f"the row {key!r} is not where its order has it")
+            yield row
+
     def save(self) -> None:
         """Write what changed; every row is encoded before the first one is written."""
         changed = {}
@@ -155,10 +203,17 @@ class Rows(MutableMapping[str, Any]):
             if row != stored:
                 changed[name] = row
         for name, row in changed.items():
+            if self._index is not None:
+                self._index.move(name, self._before(name), self._touched.get(name.decode()))
             if row is None:
                 self._table.delete(name)
             else:
                 self._table.put(name, row)
+
+    def _before(self, name: bytes) -> Any | None:
+        """Return a row as it stands in the table."""
+        stored = self._stored[name.decode()]
+        return None if stored is None else self._coder.open(name, stored)
 
 
 def _key(key: str) -> bytes:
@@ -235,20 +290,38 @@ class _LmdbTable:
     def delete(self, key: bytes) -> None:
         self._txn.delete(key, db=self._table)
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, prefix: bytes, after: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._txn.cursor(self._table)
-        if not (cursor.set_range(prefix) if prefix else cursor.first()):
-            return
-        for key, row in cursor:
+        found = self._before(cursor, prefix, after) if reverse else _seek(cursor, after or prefix)
+        if found and not reverse and cursor.key() == after:
+            found = cursor.next()
+        for key, row in (cursor.iterprev() if reverse else cursor.iternext()) if found else ():
             if bytes(key[: len(prefix)]) != prefix:
                 return
             yield bytes(key), bytes(row)
+
+    def _before(self, cursor: lmdb.Cursor, prefix: bytes, after: bytes | None) -> bool:
+        """Go to the last key before `after`, or of the prefix."""
+        stop = after or _beyond(prefix)
+        return cursor.prev() if stop and _seek(cursor, stop) else cursor.last()
 
     def count(self) -> int:
         return int(self._txn.stat(self._table)["entries"])
 
     def clear(self) -> None:
         self._txn.drop(self._table, delete=False)
+
+
+def _seek(cursor: lmdb.Cursor, key: bytes) -> bool:
+    return cursor.set_range(key) if key else cursor.first()
+
+
+def _beyond(prefix: bytes) -> bytes:
+    """Return the first key behind all that begin with `prefix`, b"" where there is none."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else b""
 
 
 # -- in memory -------------------------------------------------------------------------------
@@ -299,10 +372,13 @@ class _MemoryTable:
     def delete(self, key: bytes) -> None:
         self._changed[key] = None
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for key in sorted({*self._rows, *self._changed}):
+    def scan(
+        self, prefix: bytes, after: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for key in sorted({*self._rows, *self._changed}, reverse=reverse):
             row = self.get(key)
-            if row is not None and key.startswith(prefix):
+            seen = after is not None and (key >= after if reverse else key <= after)
+            if row is not None and key.startswith(prefix) and not seen:
                 yield key, row
 
     def count(self) -> int:

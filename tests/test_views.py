@@ -19,7 +19,7 @@ from eventstore.directory import LOG, VIEWS
 from projections import BranchTree, CatalogRow, Projection, SessionPage, Statistics, Views, fold
 from projections import engine as runner
 from projections.branches import BranchesProjection
-from projections.catalog import ORDERS, CatalogProjection, row_of, select
+from projections.catalog import ORDERS, CatalogProjection, row_of, selection
 from projections.engine import CHECKPOINTS, STATE, Checkpoint
 from projections.shelf import LmdbShelf, MemoryShelf, RowCoder, Rows
 
@@ -752,18 +752,43 @@ ROWS = st.lists(
 @given(ROWS, st.sampled_from(ORDERS), st.booleans(), st.integers(1, 5))
 def test_cursors_show_every_row_once_in_order(rows, order, down, limit):
     """The pages put together are the sorted list, for every order and page size."""
-    wanted = sorted(rows, key=lambda row: row.session)
-    wanted.sort(key=lambda row: getattr(row, order), reverse=down)
+    wanted = sorted(rows, key=lambda row: (getattr(row, order), row.session), reverse=down)
     found, after = [], None
     while True:
-        page = select(rows, order="-" * down + order, limit=limit, after=after)
+        page = selection(order="-" * down + order, limit=limit, after=after).page(rows)
         found += page.rows
         after = page.next
         if after is None:
             break
         assert len(page) == limit
     assert found == wanted
-    assert select(rows, order="-" * down + order, limit=None) == SessionPage(wanted)
+    assert selection(order="-" * down + order, limit=None).page(rows) == SessionPage(wanted)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("down", [False, True])
+def test_a_list_of_a_view_is_the_sorted_catalogue(store, order, down):
+    """Paged through a view, also one that moved on by steps, each order shows every row once."""
+    views = Views(store)
+    for step in 4, 7:
+        for number in range(step):
+            session = f"s{step}{number % 3}-{number}"
+            store.create(session, user=f"u{number % 2}")
+            store.append(session, [{"role": "user", "content": "x" * number}] * (number % 3 + 1))
+        store.append(f"s{step}0-0", {"role": "user"})
+        for user in None, "u1":
+            catalogue = fold(store, CatalogProjection(store.headers)).values()
+            rows = [row for row in catalogue if user in (None, row.user)]
+            rows.sort(key=lambda row: (getattr(row, order), row.session), reverse=down)
+            found, after = [], None
+            while True:
+                page = views.sessions(
+                    user=user, order="-" * down + order, limit=2, after=after
+                )
+                found += page.rows
+                if (after := page.next) is None:
+                    break
+            assert found == rows
 
 
 @pytest.mark.parametrize(
