@@ -2,15 +2,20 @@
 
 The map, from the ground up (imports only go down):
 
-    words     errors ids clock limits messages
+    words     errors ids clock limits messages files volume
     facts     events upcast patch spans
-    the log   audit.tree audit.entry log.format log.codec log.frame log.environment log.base
-              log.memory log.lmdb log.starter
-    state     header snapshots lineage transcript decisions
-    engine    requests system commands writer engine reading subscription directory store aio
-    proof     audit backup
+    the log   audit.tree audit.entry log.format log.vault log.names log.seal log.codec log.frame
+              log.draft log.shredding log.rows log.erased log.environment masterkey keyring
+              log.listing log.base log.memory log.lmdb log.starter
+    state     header caches snapshots hidden lineage transcript decisions
+    trust     audit.signer audit.note audit.leaves audit.proof audit.trust
+    engine    requests system encoder erasure retention commands room writer engine reading
+              subscription directory presence audit.pages audit.report audit.structure opening
+              store aio
+    proof     audit carrying increments backup comparing compacting
+              salvage repair
     views     the package `projections`
-    doors     interchange cli
+    doors     interchange sessions cli
 
 Read docs/architecture.md for one append and one time-travel read, step by step.
 """
@@ -23,6 +28,7 @@ from .errors import (
     EventTooLarge,
     FormatTooNew,
     InvalidEvent,
+    IterationsExceeded,
     KeyReused,
     KeyShredded,
     LegalHold,
@@ -38,6 +44,7 @@ from .errors import (
     StoreUnavailable,
     VersionConflict,
 )
+from .keyring import Keyring
 from .log.base import ANY, NO_STREAM, Head, Receipt
 from .log.frame import Recorded
 from .messages import Message
@@ -55,8 +62,10 @@ __all__ = [
     "FormatTooNew",
     "Head",
     "InvalidEvent",
+    "IterationsExceeded",
     "KeyReused",
     "KeyShredded",
+    "Keyring",
     "LegalHold",
     "MergeConflict",
     "Message",

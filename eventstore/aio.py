@@ -34,8 +34,7 @@ class AsyncStore(Commands[Coroutine[Any, Any, Receipt]]):
 
     def _submit(self, request: Request) -> Coroutine[Any, Any, Receipt]:
         # What reads no state is encoded now: the caller may change its message before the await.
-        drafted = None if request.reads_state else self._engine.drafted(request)
-        return self._engine.run_async(request, drafted)
+        return self._engine.run_async(request, self._engine.drafted_now(request))
 
     async def events(
         self,
@@ -61,6 +60,7 @@ class AsyncStore(Commands[Coroutine[Any, Any, Receipt]]):
     ) -> AsyncIterator[Recorded]:
         """Iterate over the whole log."""
         await asyncio.to_thread(self._store.flush)
+        await asyncio.to_thread(self._store.note_read, None, "log")
         async for recorded in _flat(
             reading.log_pages(self._store.log, max(from_position, 0), types), limit
         ):

@@ -5,10 +5,9 @@ the engine turns into one atomic append; the class is generic in what a caller g
 Receipt, or an awaitable of one), so sync and async share every line.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Generic, TypeVar, Unpack
+from typing import Unpack
 
 from . import decisions
 from . import events as ev
@@ -19,6 +18,7 @@ from .ids import check_name, check_session, fresh_id, optional_name
 from .limits import DURATION_MS_MAX, TTL_SECONDS_MAX
 from .lineage import checked_version
 from .log.base import ANY
+from .log.shredding import stripped
 from .messages import Json, Message, TokenCounter, check_json, check_message
 from .patch import assigned, patched
 from .requests import (
@@ -28,23 +28,17 @@ from .requests import (
     Ground,
     Options,
     Part,
-    Request,
     checked_expected,
     request,
 )
+from .retention import Result, Retention
 from .system import system_parts
 
-Result = TypeVar("Result")
 
-
-class Commands(ABC, Generic[Result]):
+class Commands(Retention[Result]):
     """The commands of api.md; each returns a receipt once its facts are on disk."""
 
     count_tokens: TokenCounter
-
-    @abstractmethod
-    def _submit(self, request: Request) -> Result:
-        """Run a request."""
 
     # -- sessions ------------------------------------------------------------------------
 
@@ -59,11 +53,13 @@ class Commands(ABC, Generic[Result]):
         token_limit: int | None = None,
         context: dict[str, Json] | None = None,
         template: str | None = None,
+        messages: Iterable[dict[str, Json] | Message] = (),
         **options: Unpack[Options],
     ) -> Result:
         """Start a session; without a name it gets a UUIDv7 (the receipt tells). `ttl` in seconds.
 
-        Raises SessionExists and InvalidEvent.
+        `messages` are its first ones, in the same atomic append. Raises SessionExists and
+        InvalidEvent.
         """
         name = fresh_id() if session is None else check_session(session)
         optional_name(user, "user")
@@ -80,12 +76,14 @@ class Commands(ABC, Generic[Result]):
             "token_limit": token_limit,
             "template": template,
         }
+        first = self._appended(messages)
 
         def decide(ground: Ground) -> list[Part]:
             created = ev.SessionCreated(**facts, expires_at=_expiry(ground, ttl))
-            return [Part(name, [created])]
+            return [Part(name, [created, *first])]
 
-        return self._submit(request({}, ["create", session, facts], decide, options))
+        content = ["create", session, facts, [fact.message.fields for fact in first]]
+        return self._submit(request({}, content, decide, options))
 
     def close(
         self, session: str, *, reason: str | None = None, **options: Unpack[Options]
@@ -134,12 +132,9 @@ class Commands(ABC, Generic[Result]):
         `occurred_at`: the caller's own time, one for all or one a message. Raises InvalidEvent,
         EventTooLarge, SessionNotFound, SessionDeleted, SessionExpired and VersionConflict.
         """
-        given = [messages] if isinstance(messages, (dict, Message)) else _listed(messages)
-        fields = [check_message(each) for each in given]
-        count = self.count_tokens
-        facts = [ev.MessageAppended(Message(each), count(each)) for each in fields]
+        facts = self._appended(messages)
         occurred = _times(occurred_at, len(facts))
-        content = ["append", session, fields, occurred]
+        content = ["append", session, [fact.message.fields for fact in facts], occurred]
         part = Part(session, facts, ANY, occurred)
         return self._submit(request({session: OPEN}, content, lambda _: [part], options))
 
@@ -150,17 +145,25 @@ class Commands(ABC, Generic[Result]):
         keep_last: int | None = None,
         messages: Sequence[str] | None = None,
         before: datetime | int | None = None,
+        lines: Sequence[ev.Span] | None = None,
         reason: str | None = None,
         **options: Unpack[Options],
     ) -> Result:
-        """Hide messages: all but the last N, the named ones, or those recorded before a time."""
+        """Hide messages: all but the last N, the named ones, or those recorded before a time.
+
+        Or the `lines` given, as Transcript.lines() names them. Tool calls and their results go
+        or stay together whichever it is.
+        """
         named = None if messages is None else _names(messages)
         moment = None if before is None else to_ns(before)
-        content = ["prune", session, keep_last, named, moment, _text(reason)]
+        exact = None if lines is None else _spans(lines)
+        content: list[object] = ["prune", session, keep_last, named, moment, _text(reason)]
+        content += [] if exact is None else [exact]
 
         def decide(ground: Ground) -> list[Part]:
+            ground.headers.check_free(session)
             header = ground.headers.now(session)
-            fact = decisions.prune(ground.log, header, keep_last, named, moment, reason)
+            fact = decisions.prune(ground.log, header, keep_last, named, moment, exact, reason)
             return [Part(session, [fact], header.version)]
 
         return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
@@ -170,19 +173,27 @@ class Commands(ABC, Generic[Result]):
         session: str,
         summary: str | dict[str, Json] | Message,
         *,
-        upto: int | str,
+        upto: int | str | None = None,
+        lines: Sequence[ev.Span] | None = None,
         **options: Unpack[Options],
     ) -> Result:
-        """Show one summary in place of all messages up to a version or message id."""
+        """Show one summary in place of all messages up to a version or message id.
+
+        Or in place of exactly the `lines` given, as Transcript.lines() names them; then it is the
+        caller who keeps tool calls and their results together.
+        """
         fields = _summary(summary)
         tokens = self.count_tokens(fields)
+        exact = None if lines is None else _spans(lines)
 
         def decide(ground: Ground) -> list[Part]:
             header = ground.headers.now(session)
-            fact = decisions.summarize(ground.log, ground.headers, header, fields, tokens, upto)
+            fact = decisions.summarize(
+                ground.log, ground.headers, header, fields, tokens, upto, exact
+            )
             return [Part(session, [fact], header.version)]
 
-        content = ["summarize", session, fields, upto]
+        content = ["summarize", session, fields, upto] + ([] if exact is None else [exact])
         return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
 
     def rewind(self, session: str, to_version: int, **options: Unpack[Options]) -> Result:
@@ -190,7 +201,8 @@ class Commands(ABC, Generic[Result]):
 
         def decide(ground: Ground) -> list[Part]:
             version = checked_version(ground.log, session, to_version)
-            return [Part(session, [ev.SessionRewound(version)])]
+            header = ground.headers.now(session)
+            return [Part(session, [ev.SessionRewound(version, header.held)], header.version)]
 
         content = ["rewind", session, to_version]
         return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
@@ -266,7 +278,9 @@ class Commands(ABC, Generic[Result]):
             fact = decisions.merge(
                 ground.log, ground.headers, theirs, ours, strategy, on_conflict, fields, tokens
             )
-            return [Part(into, [fact], ours.version), Part(source, [fact], theirs.version)]
+            marker = stripped(fact)  # what is the target's own goes when the target goes
+            assert marker is not None
+            return [Part(into, [fact], ours.version), Part(source, [marker], theirs.version)]
 
         content = ["merge", source, into, strategy, on_conflict, fields]
         needs = {into: OPEN, source: LIVING}
@@ -348,6 +362,15 @@ class Commands(ABC, Generic[Result]):
 
         return self._submit(request({}, ["system", fact], decide, options, reads_state=True))
 
+    def _appended(
+        self, messages: dict[str, Json] | Message | Iterable[dict[str, Json] | Message]
+    ) -> list[ev.MessageAppended]:
+        """Return the facts of one message or a list of them, checked and counted."""
+        given = [messages] if isinstance(messages, (dict, Message)) else _listed(messages)
+        fields = [check_message(each) for each in given]
+        count = self.count_tokens
+        return [ev.MessageAppended(Message(each), count(each)) for each in fields]
+
     def _fact(self, session: str, fact: Event, needs: str, options: Options) -> Result:
         part = Part(session, [fact])
         content = [type(fact).__name__, session, fact]
@@ -378,6 +401,12 @@ def _names(messages: object) -> list[str]:
     if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable):
         raise InvalidEvent(f"messages must be a list of ids, not {messages!r}")
     return [check_name(each, "message id") for each in messages]
+
+
+def _spans(lines: object) -> list[ev.Span]:
+    if not isinstance(lines, Sequence) or not all(isinstance(each, ev.Span) for each in lines):
+        raise InvalidEvent(f"lines must be a list of Span, not {lines!r}")
+    return list(lines)
 
 
 def _checked_dict(value: object, what: str) -> dict[str, Json]:

@@ -83,6 +83,7 @@ def prune(
     keep_last: int | None,
     messages: Sequence[str] | None,
     before: int | None,
+    lines: Sequence[Span] | None,
     reason: str | None,
 ) -> ev.MessagesPruned:
     """Decide which lines to hide; exactly one criterion is given. `before` in ns.
@@ -90,15 +91,26 @@ def prune(
     A tool call and its results stay or go together: a criterion that keeps a result keeps its
     call, one that names a part of them hides all.
     """
-    if sum(each is not None for each in (keep_last, messages, before)) != 1:
-        raise InvalidEvent("prune takes exactly one of keep_last, messages and before")
+    if sum(each is not None for each in (keep_last, messages, before, lines)) != 1:
+        raise InvalidEvent("prune takes exactly one of keep_last, messages, before and lines")
     if messages is not None:
         spans = _with_their_tools(log, header, {find_line(log, header, m)[0] for m in messages})
+    elif lines is not None:
+        spans = _with_their_tools(log, header, _each(_exactly(header, lines)))
     elif before is not None:
         spans = _older_lines(log, header, before)
     else:
         spans = cut(header.spans, 0, _first_kept(log, header, keep_last))
     return ev.MessagesPruned(spans, length(spans), tokens_of(log, spans), reason)
+
+
+def _each(spans: Sequence[Span]) -> set[Span]:
+    """Return the lines of the spans, each as a span of its own."""
+    return {
+        Span(span.session, number, number + 1, span.note)
+        for span in spans
+        for number in range(span.start, span.stop)
+    }
 
 
 def _first_kept(log: Log, header: SessionHeader, keep_last: int | None) -> int:
@@ -145,12 +157,12 @@ def _older(log: Log, span: Span, before: int) -> list[Span]:
 def _with_their_tools(log: Log, header: SessionHeader, chosen: set[Span]) -> list[Span]:
     """Return the chosen lines and those that share a tool call with one of them."""
     groups = _tool_groups(Transcript(log, header.spans))
-    wanted, before = chosen, -1
+    wanted, before = set(chosen), -1
     while before != len(wanted):
         before = len(wanted)
         for group in groups:
-            if group & wanted:
-                wanted = wanted | group
+            if not wanted.isdisjoint(group):
+                wanted |= group
     return joined(sorted(wanted, key=lambda span: (span.session, span.note, span.start)))
 
 
@@ -173,15 +185,37 @@ def summarize(
     header: SessionHeader,
     summary: dict[str, Json],
     tokens: int,
-    upto: int | str,
+    upto: int | str | None,
+    lines: Sequence[Span] | None = None,
 ) -> ev.HistorySummarized:
-    """Decide which lines the summary stands for: all shown up to a version or message id."""
+    """Decide which lines the summary stands for: all shown up to a version or id, or `lines`."""
+    if (upto is None) == (lines is None):
+        raise InvalidEvent("summarize takes exactly one of upto and lines")
+    if lines is None:
+        assert upto is not None
+        covered = _shown_upto(log, headers, header, upto)
+    else:
+        covered = _exactly(header, lines)
+    count = length(covered)
+    return ev.HistorySummarized(summary, covered, count, tokens_of(log, covered), tokens)
+
+
+def _shown_upto(log: Log, headers: Headers, header: SessionHeader, upto: int | str) -> list[Span]:
     stop = _covered(log, headers, header, upto)
     if not stop:
         raise InvalidEvent(f"session {header.session!r} shows no message up to {upto!r}")
-    covered = cut(header.spans, 0, _results_too(Transcript(log, header.spans), stop))
-    count = length(covered)
-    return ev.HistorySummarized(summary, covered, count, tokens_of(log, covered), tokens)
+    return cut(header.spans, 0, _results_too(Transcript(log, header.spans), stop))
+
+
+def _exactly(header: SessionHeader, lines: Sequence[Span]) -> list[Span]:
+    """Return these lines in the order of showing; all of them must be shown."""
+    gone = length(minus(lines, header.spans))
+    if gone or not length(lines):
+        raise InvalidEvent(
+            f"session {header.session!r} does not show {gone} of the {length(lines)} lines "
+            "that were named; look again"
+        )
+    return minus(header.spans, minus(header.spans, lines))
 
 
 def _covered(log: Log, headers: Headers, header: SessionHeader, upto: int | str) -> int:
@@ -336,4 +370,4 @@ def undo(log: Log, header: SessionHeader) -> ev.SessionRewound:
     frame = frames_at(log, header.session, tail.version, reverse=True, frames_max=1)[0]
     if frame.version == 0:
         raise InvalidEvent(f"session {header.session!r} has nothing to undo")
-    return ev.SessionRewound(frame.version - 1)
+    return ev.SessionRewound(frame.version - 1, header.held)

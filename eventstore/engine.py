@@ -7,30 +7,32 @@ faster; errors of the tree come out as they are, and then nothing was written.
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from .audit.entry import Salts
 from .clock import Clock
+from .encoder import Drafted, Encoder
 from .errors import (
     EventStoreError,
     InvalidEvent,
     KeyReused,
+    KeyShredded,
     SessionDeleted,
     SessionExists,
     SessionExpired,
+    SessionNotFound,
     StoreUnavailable,
     VersionConflict,
 )
+from .events import KeyCreated
 from .ids import SYSTEM
 from .lineage import Headers, Segment
-from .log.base import ANY, Append, Expected, Log, Outcome, Receipt
-from .log.frame import Draft, draft
-from .requests import LIVING, OPEN, Part, Request
+from .log.base import ANY, Append, Log, Outcome, Receipt, same_content
+from .log.vault import STORE_KEY
+from .requests import KNOWN, LIVING, OPEN, Request
+from .system import system_parts
 from .writer import Writer
-
-Drafted = tuple[tuple[Draft, ...], tuple[Expected | int, ...]]
-"""The drafts of an append and what each expects of its stream."""
 
 DECISIONS_MAX = 1_000
 """How often a command is decided anew because other processes were faster."""
@@ -49,7 +51,7 @@ class Engine:
         interval_ms: int,
         actor: str | None,
         max_depth: int,
-        read_only: bool,
+        refusal: EventStoreError | None,
     ) -> None:
         self.log, self.headers = log, headers
         self.writer = Writer(log, clock, self._committed, interval_ms)
@@ -57,9 +59,11 @@ class Engine:
         self._pid = os.getpid()
         self._turn = 0
         self.max_depth = max_depth
-        self._salts = Salts()
+        self.encoder = Encoder(log)
+        self.first: Callable[[], None] | None = None
+        self._beginning, self._begun = threading.RLock(), False
         self.actor = actor
-        self._clock, self._read_only = clock, read_only
+        self._clock, self._refusal = clock, refusal
 
     def now(self) -> int:
         """Return the time in ns since the epoch."""
@@ -68,8 +72,12 @@ class Engine:
     def run(self, request: Request) -> Receipt:
         """Run a request to its receipt."""
         self.check_process()
+        self.begin()
         if request.reads_state:
-            return self._run_alone(request)
+            receipt = self._run_alone(request)
+            if request.finish is not None:
+                request.finish(self)
+            return receipt
         turn = self._turn
         append = self._decided(request)
         if isinstance(append, Receipt):
@@ -80,10 +88,12 @@ class Engine:
         return receipt
 
     async def run_async(self, request: Request, drafted: Drafted | None) -> Receipt:
-        """Run a request without blocking the event loop; `drafted` as drafted() gave it."""
+        """Run a request without blocking the event loop; `drafted` as drafted_now() gave it."""
         if drafted is None:
             return await asyncio.to_thread(self.run, request)
         self.check_process()
+        if self.first is not None:
+            await asyncio.to_thread(self.begin)
         turn = self._turn
         if self.headers.knows(request.needs):
             append = self._decided(request, drafted)
@@ -107,6 +117,40 @@ class Engine:
         if self.forked:
             raise StoreUnavailable("the store was opened before a fork; use one opened afresh")
 
+    def found(self, digest: bytes) -> None:
+        """Begin the system stream of an encrypted store, where the keys that are made stand.
+
+        `digest` commits to the store's own key. Another process may have been faster.
+        """
+        parts = system_parts(self.log, [KeyCreated(STORE_KEY, digest.hex())])
+        drafts, expected, _ = self.encoder.drafted(parts)
+        with self.writer.exclusive() as commit:
+            outcome = commit(Append(drafts, expected, self.actor))
+        if not isinstance(outcome, SessionExists):
+            _accepted(outcome)
+
+    def begin(self) -> None:
+        """Run `first`, once, before anything else is written."""
+        if self.first is not None:
+            self.check_writable()
+            with self._beginning:
+                self._begin_alone()
+
+    def _begin_alone(self) -> None:
+        if self.first is None or self._begun:
+            return
+        self._begun = True  # its own command comes through here too, and passes
+        try:
+            self.first()
+            self.first = None
+        finally:
+            self._begun = False
+
+    def check_writable(self) -> None:
+        """Raise why nothing may be written, where that is so."""
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
+
     def _run_alone(self, request: Request) -> Receipt:
         with self.writer.exclusive() as commit:
             for _ in range(DECISIONS_MAX):
@@ -120,13 +164,12 @@ class Engine:
         raise StoreUnavailable(f"other processes were faster {DECISIONS_MAX} times; retry")
 
     def _known(self, request: Request) -> Receipt | None:
-        if self._read_only:
-            raise StoreUnavailable("the store is open read-only")
+        self.check_writable()
         found = self.log.receipt_of(request.key) if request.key else None
         if found is None:
-            return None
+            return request.known(self) if request.known else None
         content, receipt = found
-        if content != request.content:
+        if not same_content(self.log.codec.names, request.content, content):
             raise KeyReused(request.key or "")
         return receipt
 
@@ -150,16 +193,28 @@ class Engine:
 
     def drafted(self, request: Request) -> Drafted:
         """Decide a request and encode what it decided."""
-        parts = request.decide(self)
-        expected = tuple(part.expected for part in parts)
+        drafts, expected, shreds = self.encoder.drafted(request.decide(self))
         if request.expected is not ANY:
             expected = (request.expected, *expected[1:])
-        return tuple(self._draft(part) for part in parts), expected
+        return drafts, expected, shreds
+
+    def drafted_now(self, request: Request) -> Drafted | None:
+        """Encode a request at once: its caller may change what it gave before it is run.
+
+        None where that has to wait: for state to be read, or because there is no key to seal with,
+        of which run_async() says why.
+        """
+        if request.reads_state:
+            return None
+        try:
+            return self.drafted(request)
+        except (SessionNotFound, KeyShredded, StoreUnavailable):
+            return None
 
     def _append(self, request: Request, drafted: Drafted | None) -> Append:
         """Check what the request needs, then decide it, unless that is done."""
         self._check_needs(request)
-        drafts, expected = drafted or self.drafted(request)
+        drafts, expected, shreds = drafted or self.drafted(request)
         return Append(
             drafts=drafts,
             expected=expected,
@@ -168,11 +223,8 @@ class Engine:
             causation_id=request.causation_id,
             key=request.key,
             content=request.content,
+            shreds=shreds,
         )
-
-    def _draft(self, part: Part) -> Draft:
-        salts = self._salts.take(len(part.events))
-        return draft(part.session, part.events, self.log.codec, salts, part.occurred)
 
     def _check_needs(self, request: Request) -> None:
         for session, needs in request.needs.items():
@@ -180,9 +232,16 @@ class Engine:
 
     def _check_standing(self, session: str, needs: str) -> None:
         status, expires_at, _ = self.headers.standing(session)
-        if status == "deleted":
+        if status == "erased":
+            raise KeyShredded(session)
+        if status == "deleted" and needs != KNOWN:
             raise SessionDeleted(session)
-        if needs in (LIVING, OPEN) and expires_at is not None and self.now() >= expires_at:
+        if (
+            needs in (LIVING, OPEN)
+            and expires_at is not None
+            and self.now() >= expires_at
+            and not self.headers.held(session)
+        ):
             raise SessionExpired(session, expires_at)
         if needs == OPEN and status != "active":
             raise InvalidEvent(f"session {session!r} is {status}; reopen it first")

@@ -9,6 +9,7 @@
     +-- KeyReused(key)                     same idempotency key, other content
     +-- MergeConflict(paths)
     +-- DepthExceeded(depth, limit)
+    +-- IterationsExceeded(session, limit) the agent asked for tools again and again
     +-- InvalidEvent(reason)               bad input: nothing was written
     |   `-- EventTooLarge(size, limit)     in bytes
     +-- StoreUnavailable(reason)           the directory, its locks or its disk
@@ -101,6 +102,17 @@ class DepthExceeded(EventStoreError):
     def __init__(self, depth: int, limit: int) -> None:
         self.depth, self.limit = depth, limit
         super().__init__(f"branch would be {depth} deep, the limit is {limit}")
+
+
+class IterationsExceeded(EventStoreError):
+    """An agent was asked `limit` times in one turn and still gave no answer."""
+
+    def __init__(self, session: str, limit: int) -> None:
+        self.session, self.limit = session, limit
+        super().__init__(
+            f"the agent of session {session!r} gave no answer in {limit} iterations; "
+            f"resume(max_iterations=) goes on with more"
+        )
 
 
 class InvalidEvent(EventStoreError):

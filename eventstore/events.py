@@ -105,9 +105,13 @@ class HistorySummarized(Event, frozen=True):
 
 
 class SessionRewound(Event, frozen=True):
-    """From here on the state is what it was at `to_version` of this stream."""
+    """From here on the state is what it was at `to_version` of this stream.
+
+    A legal hold is no state to go back from: `held` says whether one stands.
+    """
 
     to_version: int
+    held: bool = False
 
 
 # -- branches --------------------------------------------------------------------------
@@ -203,15 +207,20 @@ class Redacted(Event, frozen=True):
 
 
 class LegalHoldSet(Event, frozen=True):
-    """Nothing of this session may be erased, pruned or expired until the hold is cleared."""
+    """Nothing may be erased, redacted, pruned or expired until the hold is cleared.
+
+    It covers the session it stands in; in the system stream, all sessions of `user`.
+    """
 
     reason: str | None = None
+    user: str | None = None
 
 
 class LegalHoldCleared(Event, frozen=True):
-    """The hold is over."""
+    """The hold on the session, or on the sessions of `user`, is over."""
 
     reason: str | None = None
+    user: str | None = None
 
 
 class KeyCreated(Event, frozen=True):
@@ -219,6 +228,17 @@ class KeyCreated(Event, frozen=True):
 
     key: int
     digest: str
+
+
+class EraseRequested(Event, frozen=True):
+    """Everything said in this session goes, and `keys` with it; only facts about that follow.
+
+    `dependents` are the (session, lines) that showed lines of it and lose them.
+    """
+
+    keys: list[int]
+    reason: str | None = None
+    dependents: list[tuple[str, int]] = []
 
 
 class KeyShredded(Event, frozen=True):
@@ -251,4 +271,5 @@ AnyEvent = (
     | LegalHoldCleared
     | KeyCreated
     | KeyShredded
+    | EraseRequested
 )

@@ -18,7 +18,7 @@ from .log.frame import Frame, Recorded
 from .patch import assigned, patched
 from .spans import extended, length, minus, replaced
 
-REVISION = 2
+REVISION = 3
 """Raised when evolve() changes, so that snapshots of older code are left alone."""
 
 
@@ -42,7 +42,9 @@ class SessionHeader(msgspec.Struct):
     """State at one version of one session.
 
     `spans` is the visible list; `tokens` are those of the visible lines; `appended`,
-    `tool_calls` and `errors` count what this lineage holds; times are ns since the epoch.
+    `tool_calls` and `errors` count what this lineage holds; times are ns since the epoch. `held`
+    says whether the session itself is under legal hold; `users_held`, in the system stream, whose
+    sessions are.
     """
 
     session: str = ""
@@ -70,6 +72,8 @@ class SessionHeader(msgspec.Struct):
     created_at: int = 0
     updated_at: int = 0
     merges: dict[str, MergePoint] = {}
+    held: bool = False
+    users_held: list[str] = []
 
     @property
     def messages(self) -> int:
@@ -92,7 +96,7 @@ def evolve(header: SessionHeader, recorded: Recorded) -> SessionHeader:
         return _messages_appended(header, frame, index, index + 1)
     step = _STEPS.get(code)
     if step is not None:
-        step(header, recorded.event, recorded)
+        step(header, recorded.structure, recorded)
     return _moved(header, frame, index)
 
 
@@ -142,6 +146,7 @@ def _branched(header: SessionHeader, event: ev.BranchCreated, recorded: Recorded
     header.name, header.description = event.name, event.description
     header.depth += 1
     header.status = "active"
+    header.held = False
     header.created_at = recorded.recorded_at
 
 
@@ -171,20 +176,40 @@ def _summarized(header: SessionHeader, event: ev.HistorySummarized, recorded: Re
     header.tokens += event.tokens - event.tokens_before
 
 
-def _metadata(header: SessionHeader, event: ev.MetadataUpdated, _: Recorded) -> None:
-    header.metadata = patched(header.metadata, event.patch)
+def _metadata(header: SessionHeader, event: ev.MetadataUpdated | None, _: Recorded) -> None:
+    if event is not None:  # else it was erased
+        header.metadata = patched(header.metadata, event.patch)
 
 
-def _context(header: SessionHeader, event: ev.ContextSet, _: Recorded) -> None:
-    header.context = assigned(header.context, {event.key: event.value})
+def _context(header: SessionHeader, event: ev.ContextSet | None, _: Recorded) -> None:
+    if event is not None:  # else it was erased
+        header.context = assigned(header.context, {event.key: event.value})
 
 
-def _tool_call(header: SessionHeader, _: ev.ToolCallRecorded, __: Recorded) -> None:
+def _tool_call(header: SessionHeader, _: ev.ToolCallRecorded | None, __: Recorded) -> None:
     header.tool_calls += 1
 
 
-def _error(header: SessionHeader, _: ev.ErrorRecorded, __: Recorded) -> None:
+def _error(header: SessionHeader, _: ev.ErrorRecorded | None, __: Recorded) -> None:
     header.errors += 1
+
+
+def _rewound(header: SessionHeader, event: ev.SessionRewound, _: Recorded) -> None:
+    header.held = event.held
+
+
+def _held(header: SessionHeader, event: ev.LegalHoldSet, _: Recorded) -> None:
+    if event.user is None:
+        header.held = True
+    elif event.user not in header.users_held:
+        header.users_held = [*header.users_held, event.user]
+
+
+def _released(header: SessionHeader, event: ev.LegalHoldCleared, _: Recorded) -> None:
+    if event.user is None:
+        header.held = False
+    else:
+        header.users_held = [user for user in header.users_held if user != event.user]
 
 
 def _ttl(header: SessionHeader, event: ev.TtlExtended, _: Recorded) -> None:
@@ -213,5 +238,9 @@ _STEPS_BY_TYPE: dict[type[ev.Event], _Step] = {
     ev.SessionReopened: _status("active"),
     ev.SessionArchived: _status("archived"),
     ev.SessionDeleted: _status("deleted"),
+    ev.EraseRequested: _status("erased"),
+    ev.SessionRewound: _rewound,
+    ev.LegalHoldSet: _held,
+    ev.LegalHoldCleared: _released,
 }
 _STEPS = {TYPE_CODES[kind]: step for kind, step in _STEPS_BY_TYPE.items()}

@@ -54,6 +54,12 @@ DICTIONARY_BYTES_MAX = 64 * KIB
 BUFFERED_INTERVAL_MS = 5
 """With durability="buffered", acknowledged facts wait at most this long for their fsync."""
 
+QUEUE_BYTES_MAX = 64 * MIB
+"""Appends that wait for a commit, encoded; who comes later waits for room."""
+
+RESERVE_BYTES = MIB
+"""What is left free on a disk: with less than that nothing is written any more."""
+
 POLL_INTERVAL_MS = 20
 """How often a following subscription looks for facts of other processes."""
 

@@ -8,12 +8,14 @@ creation of the first ancestor, and a chain that doesn't end is damage.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from .errors import Corruption, InvalidEvent, SessionNotFound
+from .errors import Corruption, InvalidEvent, KeyShredded, LegalHold, SessionNotFound
 from .events import BranchCreated, SessionRewound
 from .header import SessionHeader, evolve_frame
+from .hidden import Hidden
+from .ids import SYSTEM
 from .limits import HEADERS_CACHED_MAX, LINEAGE_SEGMENTS_MAX, SNAPSHOT_VERSIONS
 from .log.base import Log, frames_at
 from .log.format import TYPE_CODES
@@ -84,7 +86,7 @@ def _last_rewind(log: Log, session: str, first: int, last: int) -> tuple[int, in
             if not frame.only_messages:
                 for recorded in frame.recorded(first, last, reverse=True):
                     if recorded.type_code == _REWOUND:
-                        event = recorded.event
+                        event = recorded.structure
                         assert isinstance(event, SessionRewound)
                         return recorded.version, event.to_version
             version = frame.version - 1
@@ -94,7 +96,7 @@ def _last_rewind(log: Log, session: str, first: int, last: int) -> tuple[int, in
 
 def fork_of(log: Log, session: str) -> tuple[str, int] | None:
     """Return the (parent, version) that a branch started from, None for a root session."""
-    event = frames_at(log, session, 0, frames_max=1)[0].event(0)
+    event = frames_at(log, session, 0, frames_max=1)[0].structure(0)
     return (event.parent, event.at_version) if isinstance(event, BranchCreated) else None
 
 
@@ -125,38 +127,111 @@ class Headers:
     """Headers of any session at any version, by the shortest fold there is.
 
     Thread-safe. The newest header of each session is kept and moved on by the events that came
-    since, so it can't be stale, whichever process wrote them.
+    since, so it can't be stale, whichever process wrote them. What is kept and saved holds hidden
+    lines too, and all of it is dropped when the log's erasure count changes; `forget` is called
+    with the new one, for what is kept elsewhere.
     """
 
-    def __init__(self, log: Log, snapshots: Snapshots) -> None:
-        self._log, self._snapshots = log, snapshots
+    def __init__(
+        self, log: Log, snapshots: Snapshots, forget: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._log, self._snapshots, self._forget = log, snapshots, forget
         self._lock = threading.Lock()
         self._newest: OrderedDict[str, SessionHeader] = OrderedDict()
         self._standing: dict[str, Standing] = {}
+        self._erasures = 0
+        self._hidden = Hidden(log, {})
+        self.erasures()
 
     def at(self, session: str, version: int) -> SessionHeader:
         """Return the header at `version`, which must exist; the caller owns it."""
-        base, segments = lineage(self._log, session, version, self._snapshots)
-        header, passed = fold_segments(self._log, base or SessionHeader(), segments)
-        if passed:
-            self._snapshots.save(passed)
-        return header
+        while True:
+            erasures = self._erasures
+            header = self._folded(session, version, erasures)
+            if self._is_current(erasures):
+                return self.shown(header)
 
     def now(self, session: str) -> SessionHeader:
         """Return the newest header; the caller owns it. Raises SessionNotFound."""
-        header = self._taken(session)
-        copy = header.copy()
-        self._keep(header)
-        return copy
+        return self.shown(self.whole(session))
+
+    def whole(self, session: str) -> SessionHeader:
+        """Return the newest header with its hidden lines; the caller owns it."""
+        while True:
+            erasures = self._erasures
+            header = self._taken(session, erasures)
+            copy = header.copy()
+            self._keep(header, erasures)
+            if self._is_current(erasures):
+                return copy
+
+    def _is_current(self, erasures: int) -> bool:
+        """Return True if no erasure was seen since the count was this; else take the new one up."""
+        if self._log.erasures_seen == erasures == self._erasures:
+            return True
+        self.erasures()
+        return False
+
+    def shown(self, header: SessionHeader) -> SessionHeader:
+        """Return a folded header, which is given away, without the lines that are hidden."""
+        return self._hidden.left_out(header) if self._erasures else header
+
+    def held(self, session: str) -> bool:
+        """Return True where a legal hold covers the session, by itself or by its user."""
+        header = self.now(session)
+        if header.held or header.user is None or self._log.tail(SYSTEM) is None:
+            return header.held
+        return header.user in self.now(SYSTEM).users_held
+
+    def check_readable(self, session: str) -> None:
+        """Raise KeyShredded where the session was erased, whatever moment is asked for."""
+        if self._erasures and self.standing(session).status == "erased":
+            raise KeyShredded(session)
+
+    def check_free(self, session: str) -> None:
+        """Raise LegalHold where a hold covers the session."""
+        if self.held(session):
+            raise LegalHold(session)
+
+    def erasures(self) -> int:
+        """Return the log's erasure count; where it has changed, forget what was folded before."""
+        erasures = self._log.erasures()
+        if erasures > self._erasures:
+            with self._lock:
+                if erasures > self._erasures:
+                    self._hidden = Hidden(self._log, self._log.hidden())
+                    self._newest.clear()
+                    self._snapshots = self._snapshots.renewed(erasures)
+                    self._forget(erasures)
+                    self._erasures = erasures
+        return erasures
+
+    def close(self) -> None:
+        """Release the snapshots."""
+        self._snapshots.close()
+
+    def _save(self, headers: list[SessionHeader], erasures: int) -> None:
+        """Save headers folded since the erasure count was that, unless it has changed."""
+        with self._lock:
+            if headers and erasures == self._erasures:
+                self._snapshots.save(headers)
+
+    def _folded(self, session: str, version: int, erasures: int) -> SessionHeader:
+        """Return a header with its hidden lines, and save those passed on the way."""
+        base, segments = lineage(self._log, session, version, self._snapshots)
+        header, passed = fold_segments(self._log, base or SessionHeader(), segments)
+        self._save(passed, erasures)
+        return header
 
     def standing(self, session: str) -> Standing:
         """Return what commands must know of a session. Raises SessionNotFound."""
         tail = self._log.tail(session)
         known = self._standing.get(session)
         if known is None or tail is None or known.version != tail.version:
-            header = self._taken(session)
+            erasures = self._erasures
+            header = self._taken(session, erasures)
             known = Standing(header.status, header.expires_at, header.version)
-            self._keep(header)
+            self._keep(header, erasures)
         return known
 
     def knows(self, sessions: Iterable[str]) -> bool:
@@ -171,7 +246,7 @@ class Headers:
                 if known is not None and known.version + 1 == first:
                     self._standing[session] = Standing(known.status, known.expires_at, last)
 
-    def _taken(self, session: str) -> SessionHeader:
+    def _taken(self, session: str, erasures: int) -> SessionHeader:
         """Take the newest header out, folded without the lock: a long fold holds nobody up."""
         with self._lock:
             header = self._newest.pop(session, None)
@@ -179,15 +254,15 @@ class Headers:
             tail = self._log.tail(session)
             if tail is None:
                 raise SessionNotFound(session)
-            header = self.at(session, tail.version)
-        return self._caught_up(header)
+            header = self._folded(session, tail.version, erasures)
+        return self._caught_up(header, erasures)
 
-    def _keep(self, header: SessionHeader) -> None:
+    def _keep(self, header: SessionHeader, erasures: int) -> None:
         """Put a header back, and note the standing, unless newer ones came meanwhile."""
         session, version = header.session, header.version
         with self._lock:
             present, known = self._newest.get(session), self._standing.get(session)
-            if present is None or present.version < version:
+            if erasures == self._erasures and (present is None or present.version < version):
                 self._newest[session] = header
             if known is None or known.version < version:
                 self._standing[session] = Standing(header.status, header.expires_at, version)
@@ -196,16 +271,18 @@ class Headers:
             if len(self._standing) > HEADERS_CACHED_MAX:
                 self._standing.clear()
 
-    def _caught_up(self, header: SessionHeader) -> SessionHeader:
+    def _caught_up(self, header: SessionHeader, erasures: int) -> SessionHeader:
         """Fold what came since, or start over at a rewind."""
         saved = header.version
         while frames := self._log.read_stream(header.session, header.version + 1):
             for frame in frames:
                 if not frame.only_messages and any(row[3] == _REWOUND for row in frame.rows()):
-                    return self._caught_up(self.at(header.session, frames[-1].last_version))
+                    version = frames[-1].last_version
+                    header = self._folded(header.session, version, erasures)
+                    return self._caught_up(header, erasures)
                 header = evolve_frame(header, frame, header.version + 1, frame.last_version)
         if header.version // SNAPSHOT_VERSIONS != saved // SNAPSHOT_VERSIONS:
-            self._snapshots.save([header])
+            self._save([header], erasures)
         return header
 
 

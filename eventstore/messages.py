@@ -7,6 +7,7 @@ NESTING_DEPTH_MAX deep. Both OpenAI's shape (`tool_calls`, `tool_call_id`) and A
 """
 
 import copy
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -158,16 +159,28 @@ def text_of(fields: Mapping[str, Json]) -> str:
     return "\n".join(part for part in parts if isinstance(part, str))
 
 
-def count_tokens(fields: Mapping[str, Json]) -> int:
-    """Estimate tokens: characters of text and tool-call arguments, by four, rounded up."""
-    content = fields.get("content")
-    chars = len(content) if type(content) is str else len(text_of(fields))
+def texts_read(fields: Mapping[str, Json]) -> list[str]:
+    """Return all that counts as read by a model: text, tool-call arguments and tool results."""
+    texts = [text_of(fields)]
     calls = fields.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         arguments = function.get("arguments") if isinstance(function, dict) else None
-        chars += len(arguments) if isinstance(arguments, str) else 0
-    return (chars + 3) // 4
+        texts += [arguments] if isinstance(arguments, str) else []
+    for part in _parts(fields, "tool_use"):
+        texts += [json.dumps(part["input"], ensure_ascii=False)] if "input" in part else []
+    return texts + [text_of(part) for part in _parts(fields, "tool_result")]
+
+
+def count_tokens(fields: Mapping[str, Json]) -> int:
+    """Estimate tokens: the characters of texts_read(), by four, rounded up.
+
+    Roles, names, ids, pictures and what a provider adds for each message count nothing.
+    """
+    content = fields.get("content")
+    if isinstance(content, str) and fields.get("tool_calls") is None:
+        return (len(content) + 3) // 4
+    return (sum(map(len, texts_read(fields))) + 3) // 4
 
 
 def calls_made(fields: Mapping[str, Json]) -> set[str]:

@@ -14,10 +14,11 @@ from .errors import InvalidEvent
 from .events import Event
 from .ids import check_session, optional_name
 from .lineage import Headers
-from .log.base import ANY, Expected, Log
+from .log.base import ANY, Expected, Log, Receipt
+from .log.shredding import Shred
 
-PRESENT, LIVING, OPEN = "present", "living", "open"
-"""What a command needs of its session: not deleted; not expired either; active besides."""
+KNOWN, PRESENT, LIVING, OPEN = "known", "present", "living", "open"
+"""What a command needs of its session: not erased; not deleted either; not expired; active."""
 
 
 class Options(TypedDict, total=False):
@@ -34,12 +35,18 @@ class Options(TypedDict, total=False):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Events for one stream; `expected` is what the decision was based on."""
+    """Events for one stream; `expected` is what the decision was based on.
+
+    `salts` are given, 16 bytes an event, only where events are carried over from elsewhere;
+    `shreds` are payloads that go in the same transaction.
+    """
 
     session: str
     events: Sequence[Event]
     expected: Expected | int = ANY
     occurred: Sequence[int | None] = ()
+    salts: bytes = b""
+    shreds: tuple[Shred, ...] = ()
 
 
 class Ground(Protocol):
@@ -53,11 +60,20 @@ class Ground(Protocol):
         """Return the time in ns since the epoch."""
 
 
+class Runner(Ground, Protocol):
+    """What goes on after a command's facts are on disk."""
+
+    def run(self, request: "Request") -> Receipt:
+        """Run a request to its receipt."""
+
+
 class Request(msgspec.Struct, frozen=True):
     """One command on its way: `needs` names each session it depends on and its state.
 
     `decide` makes the parts; where `reads_state` is set it runs while nobody else in this
-    process commits, and again when another process was faster.
+    process commits, and again when another process was faster. Such a request may also have
+    `known`, which finds the receipt of the same command done before, under whatever key, and
+    `finish`, which does what follows from its facts, also when they were there before.
     """
 
     needs: dict[str, str]
@@ -69,6 +85,8 @@ class Request(msgspec.Struct, frozen=True):
     actor: str | None
     correlation_id: str | None
     causation_id: str | None
+    known: Callable[[Ground], Receipt | None] | None = None
+    finish: Callable[[Runner], None] | None = None
 
 
 def request(
@@ -78,6 +96,8 @@ def request(
     options: Options,
     *,
     reads_state: bool = False,
+    known: Callable[[Ground], Receipt | None] | None = None,
+    finish: Callable[[Runner], None] | None = None,
 ) -> Request:
     """Return a checked request; `content` is what makes a repeated key the same command."""
     for session in needs:
@@ -97,6 +117,8 @@ def request(
         optional_name(options.get("actor"), "actor"),
         optional_name(options.get("correlation_id"), "correlation id"),
         optional_name(options.get("causation_id"), "causation id"),
+        known,
+        finish,
     )
 
 

@@ -9,6 +9,7 @@ import getpass
 import os
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from random import Random
@@ -17,24 +18,31 @@ from typing import Literal, Self, Unpack, overload
 
 from . import reading
 from .aio import AsyncStore
+from .audit.trust import audit_directory, check_not_lost, reason_for_distrust
+from .caches import drop_stale
 from .clock import Clock, system_clock, to_ns
 from .commands import Commands
-from .directory import LOG, SNAPSHOTS, check_store, ensure_store
+from .directory import describe, ensure_store
 from .engine import Engine
-from .errors import Corruption, InvalidEvent, SessionNotFound, StoreUnavailable
-from .limits import BRANCH_DEPTH_MAX, BUFFERED_INTERVAL_MS, MAP_BYTES_DEFAULT
+from .erasure import resume
+from .errors import Corruption, EventStoreError, InvalidEvent, SessionNotFound, StoreUnavailable
 from .ids import SYSTEM
+from .keyring import Keyring
+from .limits import BRANCH_DEPTH_MAX, BUFFERED_INTERVAL_MS, MAP_BYTES_DEFAULT
 from .lineage import Headers
 from .log.base import Head, Log, Receipt
 from .log.codec import train
-from .log.format import RAW
+from .log.format import MARKER, RAW
 from .log.frame import Recorded
 from .log.lmdb import LmdbLog
 from .log.memory import MemoryLog
-from .messages import TokenCounter, count_tokens
+from .log.vault import STORE_KEY
+from .messages import Json, TokenCounter, count_tokens
+from .opening import check_volume, open_log
 from .requests import Options, Request
 from .snapshots import MemorySnapshots, Snapshots, disk_snapshots
 from .subscription import Signal, Subscription
+from .system import ORIGIN, READ
 
 TRAINING_EVENTS_MAX = 20_000
 """Newest events that a dictionary is trained on."""
@@ -50,18 +58,27 @@ class EventStore(Commands[Receipt]):
         *,
         path: Path | None = None,
         store: str = "",
+        origin: str = "",
         clock: Clock = system_clock,
         actor: str | None = None,
         max_depth: int = BRANCH_DEPTH_MAX,
         count_tokens: TokenCounter = count_tokens,
         interval_ms: int = 0,
         read_only: bool = False,
+        record_reads: bool = False,
+        distrust: EventStoreError | None = None,
     ) -> None:
         self.log, self.path, self.id = log, path, store
-        self.read_only = read_only
-        self.headers = Headers(log, snapshots)
+        self.origin = origin or store
+        self.distrust = distrust
+        refusal = StoreUnavailable("the store is open read-only") if read_only else distrust
+        if log.codec.locked:
+            refusal = refusal or StoreUnavailable("the store is encrypted; open it with keyring=")
+        self.read_only = refusal is not None
+        forget = _keep_all if path is None or refusal else partial(drop_stale, path)
+        self.headers = Headers(log, snapshots, forget)
         self.count_tokens = count_tokens
-        self._snapshots = snapshots
+        self._record_reads = record_reads
         self._signal = Signal()
         self.engine = Engine(
             log,
@@ -71,7 +88,7 @@ class EventStore(Commands[Receipt]):
             interval_ms=interval_ms,
             actor=actor or process_actor(),
             max_depth=max_depth,
-            read_only=read_only,
+            refusal=refusal,
         )
         self._on_close: list[Callable[[], None]] = []
         self.aio = AsyncStore(self, self.engine)
@@ -85,43 +102,75 @@ class EventStore(Commands[Receipt]):
         compression: Literal["zstd", "none"] = "zstd",
         map_size: int = MAP_BYTES_DEFAULT,
         read_only: bool = False,
+        keyring: Keyring | None = None,
         clock: Clock = system_clock,
         actor: str | None = None,
         max_depth: int = BRANCH_DEPTH_MAX,
         count_tokens: TokenCounter = count_tokens,
+        trust: str | os.PathLike[str] | None = None,
+        record_reads: bool = False,
     ) -> Self:
         """Open the store in a directory, made on first use.
 
         `sync` acknowledges after the fsync. `buffered` acknowledges before it and commits, fully
         synced, within BUFFERED_INTERVAL_MS: a crash loses at most what that interval held.
+        `keyring` makes a new store an encrypted one, and opens one that is: without it that shows
+        pseudonyms instead of names, what stands in heads, and no payload; it can't be written.
         `map_size` in bytes; `actor` stands for commands that name none, by default the process's
-        user. Raises StoreUnavailable, FormatTooNew and Corruption.
+        user. `trust` is the directory outside the store that keeps its last signed head, by
+        default `<path>.audit` where there is one: if the log does not lead on from that head, the
+        store can be read, `distrust` says why, and every command raises it (RollbackDetected).
+        With `record_reads` each read of a session through this object is a fact of the system
+        stream, with the actor, before its caller gets anything. An erasure that was interrupted is
+        completed. Raises StoreUnavailable, FormatTooNew and Corruption.
         """
+        if record_reads and read_only:
+            raise InvalidEvent("reads can't be recorded in a store that is open read-only")
         if durability not in ("sync", "buffered") or compression not in ("zstd", "none"):
             raise InvalidEvent("durability is 'sync' or 'buffered', compression 'zstd' or 'none'")
         place = Path(path)
+        _check_apart(keyring, place)
+        trusted = _trusted(place, trust)
+        check_volume(place, read_only=read_only)
         if not read_only:
-            ensure_store(place, starter_dictionary())
-        store = check_store(place)
-        log = LmdbLog(place / LOG, map_size=map_size, read_only=read_only)
+            check_not_lost(place / MARKER, trusted)
+            ensure_store(place, starter_dictionary(), encrypted=keyring is not None)
+        marker = describe(place)
+        store = marker["store"]
+        origin, restored = marker["origin"], marker["restored"]
+        log = open_log(place, map_size=map_size, read_only=read_only)
         if log.store != store and not read_only:  # verify reads it, and says so
             log.close()
             raise Corruption(-1, f"the log is of store {log.store!r}, {place} is store {store!r}")
+        _unlock(log, place, keyring, create=not read_only)
         if compression == "none":
             log.codec.current = RAW
-        snapshots = MemorySnapshots() if read_only else disk_snapshots(place / SNAPSHOTS)
-        return cls(
+        found = reason_for_distrust(log, origin, restored.get("origin"), trusted)
+        in_memory = read_only or found is not None or log.codec.locked
+        snapshots = MemorySnapshots() if in_memory else disk_snapshots(place, log, log.erasures())
+        opened = cls(
             log,
             snapshots,
             path=place,
             store=store,
+            origin=origin,
             clock=clock,
             actor=actor,
             max_depth=max_depth,
             count_tokens=count_tokens,
             interval_ms=BUFFERED_INTERVAL_MS if durability == "buffered" else 0,
             read_only=read_only,
+            record_reads=record_reads,
+            distrust=found,
         )
+        if keyring is not None and not opened.read_only:
+            opened.check_keys(keyring)
+        writable = not (opened.read_only or log.codec.locked)
+        if restored and writable and log.receipt_of(_origin_key(origin)) is None:
+            opened.engine.first = partial(opened._record_origin, restored)
+        if writable:
+            resume(opened.engine)
+        return opened
 
     @classmethod
     def in_memory(
@@ -131,6 +180,7 @@ class EventStore(Commands[Receipt]):
         actor: str | None = None,
         max_depth: int = BRANCH_DEPTH_MAX,
         count_tokens: TokenCounter = count_tokens,
+        record_reads: bool = False,
     ) -> Self:
         """Return a store with the same contract that lives as long as the object."""
         log = MemoryLog(starter_dictionary())
@@ -141,6 +191,7 @@ class EventStore(Commands[Receipt]):
             actor=actor,
             max_depth=max_depth,
             count_tokens=count_tokens,
+            record_reads=record_reads,
         )
 
     def __enter__(self) -> Self:
@@ -177,7 +228,7 @@ class EventStore(Commands[Receipt]):
         finally:
             while self._on_close:
                 self._on_close.pop()()
-            self._snapshots.close()
+            self.headers.close()
             self.log.close()
         return None
 
@@ -209,6 +260,7 @@ class EventStore(Commands[Receipt]):
         """Return the pages behind events()."""
         newest = self.version(session)
         end = newest if last is None else min(last, newest)
+        self.note_read(session, "events", end)
         return reading.stream_pages(self.log, session, max(first, 0), end, reverse=reverse)
 
     def all(
@@ -220,6 +272,7 @@ class EventStore(Commands[Receipt]):
     ) -> Iterator[Recorded]:
         """Iterate over the whole log; `types` are names such as "MessageAppended"."""
         self.flush()
+        self.note_read(None, "log")
         return reading.flat(reading.log_pages(self.log, max(from_position, 0), types), limit)
 
     def event(self, position: int) -> Recorded:
@@ -229,7 +282,9 @@ class EventStore(Commands[Receipt]):
         if not 0 <= position < size:
             raise InvalidEvent(f"positions go from 0 to {size - 1}, not {position}")
         frames = self.log.read_all(position, frames_max=1)
-        return Recorded(frames[0], position - frames[0].position)
+        found = Recorded(frames[0], position - frames[0].position)
+        self.note_read(found.session, "event", found.version)
+        return found
 
     def head(self) -> Head:
         """Return the tree head: size, root and time of the newest event."""
@@ -264,6 +319,7 @@ class EventStore(Commands[Receipt]):
 
     def subscribe(self, from_position: int = 0, *, follow: bool = True) -> Subscription:
         """Return an iterator over the log from a position on, which waits for more."""
+        self.note_read(None, "log")
         position = from_position
 
         def fetch() -> reading.Page:
@@ -277,7 +333,7 @@ class EventStore(Commands[Receipt]):
 
     def follow(self, session: str, from_version: int = 0) -> Subscription:
         """Return an iterator over one session's events that waits for more."""
-        self.version(session)
+        self.note_read(session, "events", self.version(session))
         version = max(from_version, 0)
 
         def fetch() -> reading.Page:
@@ -291,7 +347,45 @@ class EventStore(Commands[Receipt]):
 
         return Subscription(fetch, self._signal, follow=True)
 
+    def note_read(self, session: str | None, what: str, version: int | None = None) -> None:
+        """Record, in a store opened with `record_reads`, what is handed out: call it before that.
+
+        `what` is a state, events, one event, or the whole log; durable when it returns.
+        """
+        if self._record_reads:
+            self.record_system(READ, {"session": session, "what": what, "version": version})
+
     # -- care ----------------------------------------------------------------------------
+
+    @property
+    def encrypted(self) -> bool:
+        """True for a store that was made with a keyring."""
+        return self.log.codec.seal is not None
+
+    def check_keys(self, keyring: Keyring) -> None:
+        """Raise StoreUnavailable unless the keyring opens the first fact, made here if it is due.
+
+        Closes the store then.
+        """
+        seal = self.log.codec.seal
+        assert seal is not None
+        if self.log.tail(SYSTEM) is None:
+            digest = seal.opened().commitment(STORE_KEY)
+            assert digest is not None, "an unlocked keyring has the store's own key"
+            self.engine.found(digest)
+        try:
+            self.log.read_stream(SYSTEM, 0, frames_max=1)[0].event(0)
+        except EventStoreError as error:
+            self.close()
+            raise StoreUnavailable(f"{keyring!r} does not open this store: {error}") from None
+
+    def begin_origin(self) -> None:
+        """Record which origin a restored store goes on from, as else its first command does."""
+        self.engine.begin()
+
+    def _record_origin(self, restored: dict[str, Json]) -> None:
+        fact = {**restored, "begins": self.origin}
+        self.record_system(ORIGIN, fact, key=_origin_key(self.origin))
 
     def flush(self) -> None:
         """Return once everything acknowledged so far is durable."""
@@ -303,13 +397,65 @@ class EventStore(Commands[Receipt]):
 
         New events use it; old ones keep naming theirs. Raises InvalidEvent with too few events.
         """
-        if self.read_only:
-            raise StoreUnavailable("the store is open read-only")
+        self.engine.check_writable()
+        if self.encrypted:
+            raise InvalidEvent("an encrypted store is not trained: dictionaries hold what was said")
         self.flush()
         first = max(self.log.size() - TRAINING_EVENTS_MAX, 0)
         samples = [each.frame.opened(each.index)[2] for each in self.all(first)]
         Random(0).shuffle(samples)  # noqa: S311 - no secret: sessions mixed, as zstd likes it
         return self.log.add_dictionary(train(samples))
+
+
+def _keep_all(_: int) -> None:
+    """Delete nothing: there is nothing on disk, or it may not be changed."""
+
+
+def _check_apart(keyring: Keyring | None, place: Path) -> None:
+    """Raise StoreUnavailable for a keyring inside the store, or one that is another store's.
+
+    A store is made before its keyring: whoever sees the second sees the first, too.
+    """
+    if keyring is None:
+        return
+    keyring.check_outside(place)
+    if keyring.path.exists() and not (place / MARKER).exists():
+        raise StoreUnavailable(
+            f"{keyring!r} exists already; a new store at {place} needs a keyring of its own"
+        )
+
+
+def _unlock(log: LmdbLog, place: Path, keyring: Keyring | None, *, create: bool) -> None:
+    """Open the log's seals, or close the log and raise StoreUnavailable."""
+    if keyring is None:
+        return
+    if log.codec.seal is None:
+        log.close()
+        raise StoreUnavailable(
+            f"{place} is not encrypted and stays so; import its events into a new store"
+        )
+    try:
+        log.unlock(keyring.unlock(log.store, create=create and not log.size()))
+    except BaseException:
+        log.close()
+        raise
+
+
+def _trusted(place: Path, trust: str | os.PathLike[str] | None) -> Path:
+    """Return the audit directory; raises StoreUnavailable where it was named and can't be one."""
+    if trust is None:
+        return audit_directory(place)
+    directory = Path(trust)
+    if not directory.is_dir():
+        raise StoreUnavailable(f"{directory} is no directory with a signed head; run keygen first")
+    if directory.resolve().is_relative_to(place.resolve()):
+        raise StoreUnavailable(f"{directory} would be set back with the store: keep it elsewhere")
+    return directory
+
+
+def _origin_key(origin: str) -> str:
+    """Return the idempotency key of the fact that begins an origin."""
+    return f"{ORIGIN} {origin}"
 
 
 def starter_dictionary() -> bytes | None:

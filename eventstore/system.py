@@ -14,6 +14,15 @@ from .requests import Part
 
 SYSTEM_METADATA = {"type": "system"}
 
+ORIGIN = "origin"
+"""What a restored store says first: which origin it goes on from, the last known head, and why."""
+
+READ = "read"
+"""Somebody read a session, or the whole log, through a store that records reads."""
+
+ROTATION = "key rotation"
+"""A signing key's hand-over to the next, signed by both."""
+
 
 def system_parts(log: Log, facts: Sequence[Event]) -> list[Part]:
     """Return the parts that add facts to the system stream of a log as it stands."""

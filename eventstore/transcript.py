@@ -12,6 +12,7 @@ from .errors import Corruption
 from .events import BranchMerged, HistorySummarized, MessageAppended, Span
 from .ids import message_id
 from .log.base import Log, frames_at
+from .log.format import MESSAGE
 from .log.frame import Recorded
 from .messages import Json, Message
 from .spans import cut, length
@@ -92,12 +93,19 @@ def tokens_of(log: Log, spans: Sequence[Span]) -> int:
     return sum(_note_tokens(log, span) if span.note else _run_tokens(log, span) for span in spans)
 
 
+def line_tokens(recorded: Recorded) -> int:
+    """Return the tokens of a line: of a message as its head says, of a summary as its event."""
+    if recorded.type_code == MESSAGE:
+        return recorded.tokens
+    event = recorded.structure
+    if isinstance(event, HistorySummarized):
+        return event.tokens
+    return event.summary_tokens if isinstance(event, BranchMerged) else 0
+
+
 def _note_tokens(log: Log, span: Span) -> int:
-    event = frames_at(log, span.session, span.start, frames_max=1)[0]
-    found = next(event.recorded(span.start, span.start)).event
-    if isinstance(found, HistorySummarized):
-        return found.tokens
-    return found.summary_tokens if isinstance(found, BranchMerged) else 0
+    frame = frames_at(log, span.session, span.start, frames_max=1)[0]
+    return line_tokens(next(frame.recorded(span.start, span.start)))
 
 
 def _run_tokens(log: Log, span: Span) -> int:

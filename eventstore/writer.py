@@ -3,7 +3,8 @@
 Invariants: one leader at a time; an append is acknowledged only after its commit is durable
 (with `interval_ms` set: after it is staged, and the commit follows within the interval); a lone
 caller leads itself and pays no thread hand-off; who finds a leader at work queues up and is
-committed by the writer thread together with all others; order per caller is kept.
+committed by the writer thread together with all others; order per caller is kept; what waits is
+at most QUEUE_BYTES_MAX, so that callers faster than the disk wait instead of filling the memory.
 """
 
 import asyncio
@@ -15,8 +16,12 @@ from contextlib import contextmanager, suppress
 
 from .clock import Clock
 from .errors import StoreUnavailable
-from .limits import BATCH_APPENDS_MAX, BATCH_EVENTS_MAX
+from .limits import BATCH_APPENDS_MAX, BATCH_EVENTS_MAX, QUEUE_BYTES_MAX
 from .log.base import Append, Log, Outcome
+from .room import Loop, Room
+
+TICKET_BYTES = 1 << 10
+"""What an append weighs besides its encoded bytes."""
 
 Committed = Callable[[Sequence[Append], Sequence[Outcome]], None]
 """Told of every batch that is in the log, before its callers are."""
@@ -24,16 +29,16 @@ Committed = Callable[[Sequence[Append], Sequence[Outcome]], None]
 Check = Callable[[], None]
 """Raises, in the lead and just before the commit, where an append may not go in any more."""
 
-Loop = asyncio.AbstractEventLoop
-
 
 class Ticket:
     """One append on its way: resolved once, waited for by a thread or by an event loop."""
 
-    __slots__ = ("append", "check", "failure", "future", "loop", "outcome", "_done")
+    __slots__ = ("append", "check", "failure", "future", "loop", "outcome", "weight", "_done")
 
     def __init__(self, append: Append, check: Check, loop: Loop | None = None) -> None:
         self.append, self.check = append, check
+        sizes = (len(draft.heads) + len(draft.bodies) for draft in append.drafts)
+        self.weight = TICKET_BYTES + sum(sizes)
         self.outcome: Outcome | None = None
         self.failure: Exception | None = None
         self.loop = loop
@@ -71,6 +76,7 @@ class Writer:
         self._log, self._clock, self._committed = log, clock, committed
         self._interval = interval_ms / 1_000
         self._queue: deque[Ticket] = deque()
+        self._room = Room(QUEUE_BYTES_MAX)
         self._lead = threading.Lock()
         self._turn = threading.Lock()
         self._wake = threading.Event()
@@ -85,6 +91,7 @@ class Writer:
     def submit(self, append: Append, check: Check) -> Outcome:
         """Return the outcome once the append is durable."""
         ticket = Ticket(append, check)
+        self._room.enter(ticket.weight)
         self._enqueue(ticket)
         if not self._interval and self._lead.acquire(blocking=False):
             try:
@@ -99,6 +106,7 @@ class Writer:
     async def submit_async(self, append: Append, check: Check) -> Outcome:
         """Like submit, for a coroutine; a cancelled caller's append still lands."""
         ticket = Ticket(append, check, asyncio.get_running_loop())
+        await self._room.enter_async(ticket.weight)
         self._enqueue(ticket)
         if not self._rouse():
             self._drain()
@@ -154,8 +162,13 @@ class Writer:
                 self._commit_batch()
 
     def _enqueue(self, ticket: Ticket) -> None:
-        self._check_open()
-        self._check_lost()
+        """Queue a ticket that has its room, which the leader gives back as it takes it."""
+        try:
+            self._check_open()
+            self._check_lost()
+        except BaseException:
+            self._room.leave(ticket.weight)
+            raise
         self._queue.append(ticket)
 
     def _check_lost(self) -> None:
@@ -196,16 +209,20 @@ class Writer:
 
     def _take(self, batch: list[Ticket]) -> None:
         """Move tickets from the queue to the batch, up to its limits."""
-        events = 0
-        while self._queue and len(batch) < BATCH_APPENDS_MAX and events < BATCH_EVENTS_MAX:
-            ticket = self._queue.popleft()
-            batch.append(ticket)
-            try:
-                ticket.check()
-            except Exception as refused:  # noqa: BLE001 - its caller must hear of it
-                _resolve([batch.pop()], (), refused)
-                continue
-            events += sum(draft.count for draft in ticket.append.drafts)
+        events = weight = 0
+        try:
+            while self._queue and len(batch) < BATCH_APPENDS_MAX and events < BATCH_EVENTS_MAX:
+                ticket = self._queue.popleft()
+                weight += ticket.weight
+                batch.append(ticket)
+                try:
+                    ticket.check()
+                except Exception as refused:  # noqa: BLE001 - its caller must hear of it
+                    _resolve([batch.pop()], (), refused)
+                    continue
+                events += sum(draft.count for draft in ticket.append.drafts)
+        finally:
+            self._room.leave(weight)
 
     # -- the writer thread ---------------------------------------------------------------
 

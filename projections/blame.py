@@ -148,7 +148,9 @@ class _Sources:
         """Take one more fact into account."""
         if recorded.type not in _TELLING:
             return
-        event: Any = recorded.event
+        event: Any = recorded.structure
+        if event is None:
+            return
         if isinstance(event, ev.SessionCreated):
             self.metadata.become(event.metadata, recorded)
             self.context.become(event.context, recorded)

@@ -180,6 +180,7 @@ class BranchesProjection(Projection[MutableMapping[str, BranchRow]]):
     )
     keyed: ClassVar[bool] = True
     row_type: ClassVar[Any] = BranchRow
+    about_erased: ClassVar[bool] = True
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -193,7 +194,7 @@ class BranchesProjection(Projection[MutableMapping[str, BranchRow]]):
     ) -> MutableMapping[str, BranchRow]:
         """Add a session, or a merge to a session's row."""
         root = root_of(self._log, recorded.session)
-        key, event = tree_prefix(root) + recorded.session, recorded.event
+        key, event = tree_prefix(root) + recorded.session, recorded.structure
         if isinstance(event, ev.BranchMerged):
             row = state[key]
             row.merges = [*row.merges, _merge(self._log, event)]
@@ -257,7 +258,7 @@ def _header_at(store: EventStore, session: str, last: int) -> SessionHeader:
 
 def _row(recorded: Recorded) -> BranchRow:
     row = BranchRow(recorded.session, recorded.position, recorded.recorded_at, recorded.actor)
-    event = recorded.event
+    event = recorded.structure
     if isinstance(event, ev.BranchCreated):
         row.parent, row.at_version = event.parent, event.at_version
         row.name, row.description = event.name, event.description
@@ -305,8 +306,9 @@ def _members(firsts: dict[str, Recorded], root: str | None) -> list[Recorded]:
         return list(firsts.values())
     children: dict[str, list[str]] = {}
     for session, first in firsts.items():
-        if isinstance(first.event, ev.BranchCreated):
-            children.setdefault(first.event.parent, []).append(session)
+        event = first.structure
+        if isinstance(event, ev.BranchCreated):
+            children.setdefault(event.parent, []).append(session)
     found = [root] if root in firsts else []
     for session in found:
         found += children.get(session, ())

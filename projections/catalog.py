@@ -20,7 +20,7 @@ from eventstore import events as ev
 from eventstore.header import SessionHeader
 from eventstore.limits import NAME_BYTES_MAX
 from eventstore.lineage import Headers
-from eventstore.log.format import TYPE_CODES
+from eventstore.log.format import SHREDDED, TYPE_CODES
 from eventstore.log.frame import Frame
 from eventstore.messages import Json
 from eventstore.patch import patched
@@ -90,6 +90,7 @@ class CatalogProjection(Projection[MutableMapping[str, CatalogRow]]):
     """The recipe of the catalogue; `headers` answers where the visible list changed."""
 
     name: ClassVar[str] = "catalog"
+    about_erased: ClassVar[bool] = True
     keyed: ClassVar[bool] = True
     row_type: ClassVar[Any] = CatalogRow
     orders: ClassVar[Mapping[str, Callable[[CatalogRow], bytes]]] = {
@@ -112,7 +113,7 @@ class CatalogProjection(Projection[MutableMapping[str, CatalogRow]]):
         """Move one session's row on."""
         session, code = recorded.session, recorded.type_code
         step = _STEPS.get(code)
-        if step is None:
+        if step is None or recorded.erased:
             state[session] = row_of(self._headers.at(session, recorded.version))
             return state
         row = CatalogRow(session) if code == _CREATED else state[session]
@@ -129,8 +130,9 @@ class CatalogProjection(Projection[MutableMapping[str, CatalogRow]]):
             return super().evolve_frame(state, frame, first, last)
         low, high = max(first - frame.version, 0), min(last - frame.version + 1, frame.count)
         row = state[frame.session]
-        row.messages += high - low
-        row.tokens += sum([each[2] for each in frame.rows(low, high)])
+        shown = [each[2] for each in frame.rows(low, high) if not each[5] & SHREDDED]
+        row.messages += len(shown)
+        row.tokens += sum(shown)
         row.version, row.updated_at = frame.version + high - 1, frame.recorded_at
         state[frame.session] = row
         return state

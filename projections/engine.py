@@ -4,17 +4,18 @@ Invariants: a state and its checkpoint are written in one transaction; a query f
 view up with everything that was in the log when it began, so it sees what its caller wrote; one
 process applies at a time, and each begins where the checkpoint says; a view of another log, one
 ahead of the log or one that is damaged is built anew, never used; readers keep the old state
-until the new one is complete.
+until the new one is complete; what was kept before an erasure is never read again.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 import msgspec
 from xxhash import xxh3_128_digest
 
-from eventstore import Corruption, EventStore, InvalidEvent
-from eventstore.directory import VIEWS
+from eventstore import Corruption, EventStore, InvalidEvent, StoreUnavailable
+from eventstore.caches import VIEWS, cache_directory
 from eventstore.ids import SYSTEM, check_name
 from eventstore.log.frame import Frame
 from eventstore.messages import Json
@@ -93,6 +94,11 @@ class _View:
                 self._coder.open(key, row)
             raise
 
+    def add_tables(self, shelf: Shelf) -> None:
+        """Make the tables that the view is kept in."""
+        for table in (*self.tables, *(self.indexes if self.projection.orders else ())):
+            shelf.add(table)
+
     def clear(self, tables: Tables, number: int) -> None:
         """Empty one of the two tables."""
         tables(self.tables[number]).clear()
@@ -111,22 +117,50 @@ class Views:
     """Views of one store: the catalogue, the trees, the statistics and your own.
 
     Kept in `views/` of the store's directory and shared by all processes; in memory for a store
-    that is there too or is open read-only. Safe for many threads; closed with its store.
+    that is there too, is encrypted or is open read-only. Safe for many threads; closed with its
+    store.
     """
 
     def __init__(self, store: EventStore) -> None:
         self._store, self._log = store, store.log
         self._views: dict[str, _View] = {}
-        on_disk = store.path is not None and not store.read_only
-        self._shelf: Shelf = (
-            LmdbShelf(store.path / VIEWS) if on_disk and store.path else MemoryShelf()
-        )
+        self._swap = threading.Lock()
+        self._erasures = store.log.erasures()
+        self._shelf = self._new_shelf(self._erasures)
         store.on_close(self.close)
-        self._shelf.add(CHECKPOINTS)
         self._checkpoints = RowCoder(Checkpoint)
         self.register(CatalogProjection(store.headers))
         self.register(BranchesProjection(store.log))
         self.register(StatisticsProjection(store.headers))
+
+    def _new_shelf(self, erasures: int) -> Shelf:
+        """Open where views of an erasure count are kept, with the tables of all of them."""
+        path = self._store.path
+        if path is None or self._store.read_only or self._log.codec.seal is not None:
+            shelf: Shelf = MemoryShelf()
+        else:
+            shelf = LmdbShelf(cache_directory(path, VIEWS, erasures))
+        shelf.add(CHECKPOINTS)
+        for view in self._views.values():
+            view.add_tables(shelf)
+        return shelf
+
+    def _renew(self) -> None:
+        """Begin anew where payloads were destroyed since: what is kept may hold them."""
+        while (erasures := self._log.erasures()) > self._erasures:
+            with self._swap:
+                if erasures > self._erasures:
+                    self._swap_in(erasures)
+
+    def _swap_in(self, erasures: int) -> None:
+        try:
+            shelf = self._new_shelf(erasures)
+        except (OSError, StoreUnavailable):
+            if self._log.erasures() == erasures:
+                raise
+            return  # it was deleted under our hands: there is a newer count
+        old, self._shelf, self._erasures = self._shelf, shelf, erasures
+        old.retire()
 
     # -- questions -----------------------------------------------------------------------
 
@@ -183,6 +217,7 @@ class Views:
     def checkpoint(self, name: str) -> int:
         """Return how many events a view holds, without catching it up."""
         view = self._view(name)
+        self._renew()
         try:
             with self._shelf.begin() as tables:
                 found = self._checkpoint(tables, view.key)
@@ -198,14 +233,15 @@ class Views:
         if name in self._views:
             raise InvalidEvent(f"a projection called {name!r} is registered already")
         view = _View(projection)
-        for table in (*view.tables, *(view.indexes if projection.orders else ())):
-            self._shelf.add(table)
-        self._views[name] = view
+        with self._swap:
+            view.add_tables(self._shelf)
+            self._views[name] = view
 
     def rebuild(self, name: str) -> None:
         """Build a view anew from the facts, beside the old one, and swap."""
         view = self._view(name)
         self._store.flush()
+        self._renew()
         for _ in range(ATTEMPTS_MAX):
             try:
                 self._start_over(view)
@@ -235,6 +271,7 @@ class Views:
     def _query(self, view: _View, read: Callable[[Any, Checkpoint], Answer]) -> Answer:
         """Catch a view up and read it; a damaged one is built anew first."""
         self._store.flush()
+        self._renew()
         for _ in range(ATTEMPTS_MAX):
             try:
                 self._catch_up(view)

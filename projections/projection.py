@@ -35,6 +35,9 @@ class Projection(ABC, Generic[State]):
     `keyed` projection is a mutable mapping of str to rows, kept row by row and, for lists, in
     each of `orders`: name -> bytes of a row that sort. `row_type` is what msgspec rebuilds a kept
     state (or row) as; `Any` suits dicts, lists and scalars.
+
+    Facts that were redacted or erased are left out, unless it is `about_erased` and can do with
+    their heads and their structure.
     """
 
     name: ClassVar[str]
@@ -42,6 +45,7 @@ class Projection(ABC, Generic[State]):
     types: ClassVar[frozenset[str] | None] = None
     keyed: ClassVar[bool] = False
     row_type: ClassVar[Any] = Any
+    about_erased: ClassVar[bool] = False
     orders: ClassVar[Mapping[str, Callable[[Any], bytes]]] = {}
 
     @abstractmethod
@@ -61,7 +65,8 @@ class Projection(ABC, Generic[State]):
         if codes is not None and frame.only_messages and MESSAGE not in codes:
             return state
         for recorded in frame.recorded(first, last):
-            if codes is None or recorded.type_code in codes:
+            wanted = codes is None or recorded.type_code in codes
+            if wanted and (self.about_erased or not recorded.erased):
                 state = self.evolve(state, recorded)
         return state
 

@@ -37,7 +37,8 @@ class SessionState:
         """Return the state now, or at one past moment; costs the same for any length.
 
         Raises SessionNotFound (also where the session did not exist yet at that moment),
-        SessionDeleted (only when asked for now) and InvalidEvent.
+        SessionDeleted (only when asked for now), KeyShredded (whatever is asked for of an erased
+        session) and InvalidEvent.
         """
         store.flush()
         if at_version is None and at_position is None and at_time is None:
@@ -47,6 +48,8 @@ class SessionState:
         else:
             version = moment_version(store, session, at_version, at_position, at_time)
             header = store.headers.at(session, version)
+        store.headers.check_readable(session)
+        store.note_read(session, "state", header.version)
         return cls(header, Transcript(store.log, header.spans))
 
     session = property(lambda self: self.header.session)

@@ -65,6 +65,9 @@ class Shelf(Protocol):
     def begin(self, *, write: bool = False) -> AbstractContextManager[Tables]:
         """Run a transaction that ends with the block, undone on any error. Raises Damage."""
 
+    def retire(self) -> None:
+        """Close: another shelf has taken the place of this one."""
+
     def close(self) -> None:
         """Release everything; idempotent."""
 
@@ -233,7 +236,9 @@ class LmdbShelf:
     def __init__(self, path: Path) -> None:
         self._env = _open(path)
         self._tables: dict[bytes, Any] = {}
-        self._closed = False
+        self._lock = threading.Lock()
+        self._running = 0
+        self._closed = self._retired = False
 
     def add(self, name: bytes) -> None:
         """Make a table, if it is new."""
@@ -245,8 +250,7 @@ class LmdbShelf:
     @contextmanager
     def begin(self, *, write: bool = False) -> Iterator[Tables]:
         """Run an LMDB transaction."""
-        if self._closed:
-            raise StoreUnavailable("the views are closed")
+        self._enter()
         try:
             with self._env.begin(write=write) as txn:
                 yield lambda name: _LmdbTable(txn, self._tables[name])
@@ -254,12 +258,34 @@ class LmdbShelf:
             if isinstance(error.__cause__, lmdb.Error):  # LMDB's own pages are damaged
                 raise Damage(str(error.__cause__)) from error
             raise
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._retired:
+                raise Damage("these views are of a time before an erasure")
+            if self._closed:
+                raise StoreUnavailable("the views are closed")
+            self._running += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._closed and not self._running:
+                self._env.close()
+
+    def retire(self) -> None:
+        """Close: another shelf has taken the place of this one."""
+        self._retired = True
+        self.close()
 
     def close(self) -> None:
-        """Release the environment; idempotent."""
-        if not self._closed:
+        """Release the environment once no transaction uses it; idempotent."""
+        with self._lock:
+            if not self._closed and not self._running:
+                self._env.close()
             self._closed = True
-            self._env.close()
 
 
 def _open(path: Path) -> Environment:
@@ -349,6 +375,9 @@ class MemoryShelf:
             yield lambda name: used.setdefault(name, _MemoryTable(self._tables[name]))
             for name, table in used.items() if write else ():
                 self._tables[name] = table.after()
+
+    def retire(self) -> None:
+        """Do nothing: whoever still reads from it may go on."""
 
     def close(self) -> None:
         """Forget everything; idempotent."""

@@ -39,7 +39,8 @@ class ToolUse(msgspec.Struct):
 class Statistics(msgspec.Struct):
     """Counters over facts.
 
-    `sessions` counts branches too and is the sum of `active`, `closed`, `archived`, `deleted`.
+    `sessions` counts branches too and is the sum of `active`, `closed`, `archived`, `deleted` and
+    `erased`. What was redacted or erased still counts, as far as its head tells.
     `tokens_out` are the assistant's, `tokens_in` everybody else's; `bytes` are payloads before
     compression; `pruned` messages were hidden by prunes, which with summaries made the context
     `tokens_reclaimed` tokens shorter. `first_at`, `last_at` are recorded times; messages have
@@ -53,6 +54,7 @@ class Statistics(msgspec.Struct):
     closed: int = 0
     archived: int = 0
     deleted: int = 0
+    erased: int = 0
     branches: int = 0
     merges: int = 0
     prunes: int = 0
@@ -125,6 +127,8 @@ class StatisticsProjection(Projection[Statistics]):
     """The recipe of Statistics; of `headers` it asks a session's status before it changed."""
 
     name: ClassVar[str] = "statistics"
+    revision: ClassVar[int] = 2
+    about_erased: ClassVar[bool] = True
     row_type: ClassVar[Any] = Statistics
 
     def __init__(self, headers: Headers) -> None:
@@ -145,7 +149,9 @@ class StatisticsProjection(Projection[Statistics]):
             return state
         step = _STEPS.get(recorded.type_code)
         if step is not None:
-            step(state, recorded.event, recorded)
+            event = recorded.structure
+            if event is not None:  # else the numbers in it are gone
+                step(state, event, recorded)
         elif recorded.type_code in _STATUS_CODES:
             self._change_status(state, recorded)
         return state
@@ -280,5 +286,6 @@ _STATUS_CODES = {
         ev.SessionArchived,
         ev.SessionDeleted,
         ev.SessionRewound,
+        ev.EraseRequested,
     )
 }

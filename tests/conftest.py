@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from eventstore import EventStore
+from eventstore import EventStore, Keyring
 from eventstore.directory import LOG, ensure_store
 from eventstore.log.lmdb import LmdbLog
 from eventstore.log.memory import MemoryLog
@@ -31,6 +31,19 @@ def disk(tmp_path: Path):
         yield opened
 
 
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    """Give a keyring beside the directory `history`, not made yet."""
+    return Keyring.file(tmp_path / "keyring")
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, keyring: Keyring):
+    """Give an encrypted store in the directory `history`."""
+    with EventStore.open(tmp_path / "history", keyring=keyring) as opened:
+        yield opened
+
+
 @pytest.fixture(params=["memory", "lmdb"])
 def store(request: pytest.FixtureRequest, tmp_path: Path):
     """Give a store in memory, then one on disk."""
@@ -42,13 +55,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path):
         yield opened
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-def log(request: pytest.FixtureRequest, tmp_path: Path):
-    """Give an empty log in memory, then one on disk."""
+@pytest.fixture(params=["memory", "lmdb", "sealed"])
+def log(request: pytest.FixtureRequest, tmp_path: Path, keyring: Keyring):
+    """Give an empty log in memory, then one on disk, then an encrypted one."""
     if request.param == "memory":
         opened = MemoryLog(starter_dictionary())
     else:
-        ensure_store(tmp_path / "history", starter_dictionary())
+        encrypted = request.param == "sealed"
+        ensure_store(tmp_path / "history", starter_dictionary(), encrypted=encrypted)
         opened = LmdbLog(tmp_path / "history" / LOG)
+        if encrypted:
+            opened.unlock(keyring.unlock(opened.store, create=True))
     yield opened
     opened.close()

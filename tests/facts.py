@@ -10,7 +10,7 @@ from eventstore import events as ev
 from eventstore.audit.report import Report
 from eventstore.log.base import ANY, Append
 from eventstore.log.codec import Codec
-from eventstore.log.frame import Draft, draft
+from eventstore.log.draft import Draft, draft
 from eventstore.messages import Message
 
 CREATED = ev.SessionCreated(metadata={"topic": "tests"})

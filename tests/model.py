@@ -52,10 +52,22 @@ class State:
     errors: int = 0
     met: dict[str, tuple["State", "State"]] = field(default_factory=dict)
     """Other session -> (its state, our state) that a merge of it starts from."""
+    gone: frozenset[tuple[str, int]] = frozenset()
+    """Places of lines that it showed until they were redacted."""
 
     @property
     def tokens(self) -> int:
         return sum(line.tokens for line in self.lines)
+
+    def without(self, place: tuple[str, int]) -> "State":
+        """Return the state as if that line had never been shown."""
+        met = {
+            other: (theirs.without(place), ours.without(place))
+            for other, (theirs, ours) in self.met.items()
+        }
+        left = tuple(line for line in self.lines if line.place != place)
+        gone = self.gone | {place} if len(left) < len(self.lines) else self.gone
+        return replace(self, lines=left, met=met, gone=gone)
 
 
 @dataclass
@@ -84,6 +96,8 @@ class Model:
         self.sessions: dict[str, Session] = {}
         self.log: list[tuple[str, int, int]] = []
         self.keys: dict[str, tuple[object, Receipt]] = {}
+        self.said: dict[tuple[str, int], Line] = {}
+        self.redactions: dict[tuple[str, int], Receipt] = {}
 
     # -- commands ------------------------------------------------------------------------
 
@@ -110,7 +124,7 @@ class Model:
         for index, fields in enumerate(messages, 1):
             given = fields.get("id") or f"{name}#{version + index}"
             place = (name, version + index, at + index - 1, time)
-            line = Line(*place, given, fields, tokens_in(fields))
+            line = self._say(Line(*place, given, fields, tokens_in(fields)))
             state = replace(state, lines=(*state.lines, line), appended=state.appended + 1)
             states.append(state)
         receipt = self._wrote(name, *states)
@@ -203,6 +217,31 @@ class Model:
         covers = {"messages": stop, "tokens": sum(line.tokens for line in lines[:stop])}
         note = self._note(name, summary, covers)
         return self._wrote(name, replace(session.now, lines=(note, *lines[stop:])))
+
+    def redact(self, name, message):
+        if name not in self.sessions:
+            raise errors.SessionNotFound(name)
+        place = self._place(name, message)
+        if place in self.redactions:
+            return replace_receipt(self.redactions[place])
+        if place not in self.said:
+            raise errors.InvalidEvent("no message")
+        for session in self.sessions.values():
+            session.states = [state.without(place) for state in session.states]
+        stream = self.sessions[place[0]]
+        receipt = self.redactions[place] = self._wrote(place[0], stream.now)
+        return receipt
+
+    def _place(self, name: str, message: str | int) -> tuple[str, int]:
+        """Return where a message was said: by its place if it ever was one, else by its id."""
+        state = self.sessions[name].now
+        if not isinstance(message, str):
+            return name, self._moment(name, message)
+        stream, _, version = message.partition("#")
+        place = stream, int(version or -1)
+        if place in self.said and (stream == name or place in places(state.lines) | state.gone):
+            return place
+        return state.lines[self._find(name, message)].place
 
     def rewind(self, name, version):
         self._living(name)
@@ -337,7 +376,11 @@ class Model:
         version = self.sessions[name].version + 1
         fields = {"role": "system", "content": summary, "metadata": {"summary": covers}}
         place = (name, version, len(self.log), self._time())
-        return Line(*place, f"{name}#{version}", fields, tokens_in(fields), note=True)
+        return self._say(Line(*place, f"{name}#{version}", fields, tokens_in(fields), note=True))
+
+    def _say(self, line: Line) -> Line:
+        self.said[line.place] = line
+        return line
 
     def _status(self, name: str, status: str) -> Receipt:
         self._present(name)
@@ -358,10 +401,16 @@ class Model:
 
     def _again(self, key: str, content: object) -> Receipt:
         before, receipt = self.keys[key]
-        if before != content:
+        places = {(receipt.session, v) for v in range(receipt.first_version, receipt.version + 1)}
+        if before != content and not places & self.redactions.keys():
             raise errors.KeyReused(key)
-        fields = (receipt.session, receipt.first_version, receipt.version, receipt.position)
-        return Receipt(*fields, receipt.recorded_at, receipt.tree_size, duplicate=True)
+        return replace_receipt(receipt)
+
+
+def replace_receipt(receipt: Receipt) -> Receipt:
+    """Return the receipt that the same command gets the second time."""
+    fields = (receipt.session, receipt.first_version, receipt.version, receipt.position)
+    return Receipt(*fields, receipt.recorded_at, receipt.tree_size, duplicate=True)
 
 
 def tokens_in(fields: dict[str, Any]) -> int:

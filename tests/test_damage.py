@@ -22,10 +22,11 @@ import lmdb
 import pytest
 
 from eventstore import EventStore, EventStoreError, FormatTooNew, StoreUnavailable
-from eventstore.audit.structure import _walked, child_environment
+from eventstore.audit.pages import walked
+from eventstore.audit.structure import child_environment
 from eventstore.audit.verify import verify, verify_directory
 from eventstore.log.format import FORMAT_KEY, FRAMES, META, REF
-from eventstore.log.lmdb import sealed_row
+from eventstore.log.rows import checked_row
 from projections.session import SessionState
 
 PAGE = 4096
@@ -119,7 +120,7 @@ def child() -> None:
             number, *image = json.loads(line)
             store = Path(place) / str(number)
             write_image(work / "store", store, image)
-            say(number, "structure", _walked(store / "log"))
+            say(number, "structure", walked(store / "log"))
             say(number, "verify", verdict(store))
             say(number, "reads", compared(store, original))
             shutil.rmtree(store)
@@ -401,7 +402,7 @@ def test_a_newer_format_in_the_tables_is_named(copy: Path):
     with lmdb.open(str(copy / "log"), max_dbs=16) as env:
         meta = env.open_db(META)
         with env.begin(write=True, db=meta) as txn:
-            txn.put(FORMAT_KEY, sealed_row(REF.pack(2)))
+            txn.put(FORMAT_KEY, checked_row(REF.pack(2)))
     assert "format 2" in findings(copy)
     with pytest.raises(FormatTooNew):
         EventStore.open(copy, read_only=True)

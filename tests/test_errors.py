@@ -30,7 +30,8 @@ from eventstore import (
     VersionConflict,
     errors,
 )
-from eventstore.directory import LOG, SNAPSHOTS
+from eventstore.caches import SNAPSHOTS
+from eventstore.directory import LOG
 from eventstore.log.format import FORMAT, MARKER
 from eventstore.snapshots import MemorySnapshots
 from projections.session import SessionState
@@ -443,7 +444,7 @@ def test_broken_snapshots_cost_only_time(tmp_path, damage):
         place.write_text("in the way")
     with EventStore.open(tmp_path / "h") as store:
         if damage != "gone":
-            assert isinstance(store._snapshots, MemorySnapshots)
+            assert isinstance(store.headers._snapshots, MemorySnapshots)
         state = SessionState.of(store, "s")
         assert (len(state.messages), state.metadata) == (600, {"k": 2})
         store.append("s", HELLO)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from eventstore import events
 from eventstore.log.base import ANY, Append
-from eventstore.log.frame import draft
+from eventstore.log.draft import draft
 from eventstore.log.memory import MemoryLog
 from eventstore.messages import Message
 

@@ -11,8 +11,9 @@ from eventstore.audit import entry
 from eventstore.events import Span
 from eventstore.limits import EVENT_BYTES_MAX
 from eventstore.log.codec import COMPRESS_BYTES_MIN, Codec, decode, encode_all, train
+from eventstore.log.draft import place
 from eventstore.log.format import MESSAGE, RAW, STARTER, TYPE_CODES, ZSTD
-from eventstore.log.frame import Frame, place
+from eventstore.log.frame import Frame
 from eventstore.store import starter_dictionary
 
 T = 1_700_000_000_000_000_000

@@ -428,6 +428,14 @@ def test_only_stores_that_can_be_written_take_imports(disk, tmp_path):
 
 # -- plain chat ------------------------------------------------------------------------
 
+HEADING = {
+    "_type": "metadata",
+    "created_at": "2026-02-03T04:05:06.123456789+08:00",
+    "updated_at": "2026-02-03T05:00:00Z",
+    "metadata": {"type": "dm", "pinned": True},
+}
+"""What session managers of bots write on the first line of a session's JSONL file."""
+
 CHATS = {
     "one object": ([{"messages": [said("a"), said("b")]}], {"talk": ["a", "b"]}),
     "a name of its own": ([{"id": "x", "messages": [said("a")]}], {"x": ["a"]}),
@@ -445,6 +453,10 @@ CHATS = {
         {"talk-1": ["a"], "x": ["b"]},
     ),
     "a single message": ([said("a")], {"talk": ["a"]}),
+    "a heading and messages": ([HEADING, said("a"), said("b")], {"talk": ["a", "b"]}),
+    "a heading with a key": ([HEADING | {"key": "dm:7"}, said("a")], {"dm:7": ["a"]}),
+    "a heading alone": ([HEADING], {"talk": []}),
+    "a heading at the end": ([said("a"), HEADING], {"talk": ["a"]}),
 }
 
 
@@ -514,6 +526,38 @@ def test_times_in_messages_are_when_they_occurred(store, tmp_path, fields, ns):
     import_chat(store, written(tmp_path / "talk.json", [message]))
     assert store.event(1).occurred_at == ns
     assert shown(store, "talk") == [message]
+
+
+def test_sessions_of_bots_come_in_unchanged(store, tmp_path):
+    """A JSONL session of heading and messages: each message equal, the heading's values kept."""
+    call = {"id": "c1", "name": "search", "params": {"q": "x"}}
+    messages = [
+        {"role": "user", "content": "hi", "timestamp": "2026-02-03T04:05:06.123456789+08:00"},
+        {"role": "user", "content": "see", "media": [{"type": "image", "url": "u"}]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "found", "tool_call_id": "c1", "metadata": {"ttl": 60}},
+        {"role": "assistant", "content": "done", "timestamp": "0001-01-01T00:00:00Z"},
+    ]
+    path = tmp_path / "agent_main_7.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in [HEADING, *messages]))
+    assert import_file(store, path).messages == len(messages)
+    state = SessionState.of(store, "agent_main_7")
+    assert shown(store, "agent_main_7") == messages
+    assert state.metadata == {
+        "source": path.name,
+        "type": "dm",
+        "pinned": True,
+        "created_at": HEADING["created_at"],
+        "updated_at": HEADING["updated_at"],
+    }
+    assert store.event(1).occurred_at == 1_770_062_706 * SECOND + 123_456_000
+    assert store.event(5).occurred_at is None
+    store.prune("agent_main_7", keep_last=2)
+    assert [each.role for each in SessionState.of(store, "agent_main_7").messages] == [
+        "assistant",
+        "tool",
+        "assistant",
+    ]
 
 
 def test_a_conversation_longer_than_an_append_comes_whole(store, tmp_path):
@@ -601,6 +645,11 @@ BAD = {
     "metadata that is none": (b'{"messages": [], "metadata": 7}', "metadata must be an object"),
     "a bad line": (b'{"role": "user"}\n{"role": ', "line 2 is not JSON"),
     "a line of another kind": (b'{"role": "user"}\n{"messages": []}', "line 2 is no message"),
+    "a heading of another type": (b'{"_type": "state", "a": 1}', "neither our events nor chat"),
+    "a heading's metadata that is none": (
+        b'{"_type": "metadata", "metadata": 7}\n{"role": "user"}',
+        "metadata must be an object",
+    ),
     "an empty name": (b'{"id": "", "messages": []}', "session id must not be empty"),
     "a name too long": (b'{"id": "' + b"x" * 256 + b'", "messages": []}', "256 bytes"),
     "a task without messages": (b'[{"task_id": 1, "traj": 3}]', "unexpected shape"),

@@ -14,7 +14,7 @@ from eventstore import Corruption, EventStore, InvalidEvent, SessionNotFound
 from eventstore.audit.entry import SALT_BYTES
 from eventstore.events import BranchCreated, MessageAppended
 from eventstore.log.base import NO_STREAM, Append
-from eventstore.log.frame import draft
+from eventstore.log.draft import draft
 from projections import BranchTree, Projection, SessionState, Statistics, fold
 from projections.branches import root_of
 from projections.moment import moment_version
@@ -217,7 +217,7 @@ def counted(store: EventStore, events: list) -> dict:
         "events": len(events),
         "bytes": sum(each.size for each in events),
         "sessions": len(ends),
-        **{name: status[name] for name in ("active", "closed", "archived", "deleted")},
+        **{name: status[name] for name in ("active", "closed", "archived", "deleted", "erased")},
         "branches": kinds["BranchCreated"],
         "merges": sum(
             each.type == "BranchMerged" and each.event.into == each.session for each in events

@@ -38,7 +38,7 @@ from eventstore.log.format import (
     TILE_KEY,
     TILES,
 )
-from eventstore.log.lmdb import sealed_row
+from eventstore.log.rows import checked_row
 
 
 class Tables:
@@ -199,7 +199,7 @@ def flip_name(opened: Tables) -> None:
 
 
 def rename(opened: Tables) -> None:
-    opened.put(NAMES, REF.pack(1), sealed_row(b"sz"))
+    opened.put(NAMES, REF.pack(1), checked_row(b"sz"))
 
 
 def drop_name(opened: Tables) -> None:
@@ -208,7 +208,7 @@ def drop_name(opened: Tables) -> None:
 
 def idle_name(opened: Tables) -> None:
     ref = REF.pack(len(opened.rows(NAMES)) + 1)
-    opened.put(NAMES, ref, sealed_row(b"sidle"))
+    opened.put(NAMES, ref, checked_row(b"sidle"))
     opened.put(REFS, b"sidle", ref)
 
 
@@ -235,11 +235,11 @@ def flip_key(opened: Tables) -> None:
 
 
 def move_key(opened: Tables) -> None:
-    opened.put(KEYS, b"many", sealed_row(POSITION.pack(9) + bytes(16)))
+    opened.put(KEYS, b"many", checked_row(POSITION.pack(9) + bytes(16)))
 
 
 def add_key(opened: Tables) -> None:
-    opened.put(KEYS, b"never", sealed_row(POSITION.pack(9) + bytes(16)))
+    opened.put(KEYS, b"never", checked_row(POSITION.pack(9) + bytes(16)))
 
 
 def flip_tile(opened: Tables) -> None:
@@ -259,15 +259,15 @@ def flip_dictionary(opened: Tables) -> None:
 
 
 def swap_dictionary(opened: Tables) -> None:
-    opened.put(DICTIONARIES, REF.pack(STARTER), sealed_row(b"text that compresses nothing" * 9))
+    opened.put(DICTIONARIES, REF.pack(STARTER), checked_row(b"text that compresses nothing" * 9))
 
 
 def skip_dictionary(opened: Tables) -> None:
-    opened.put(DICTIONARIES, REF.pack(9), sealed_row(b"x" * 100))
+    opened.put(DICTIONARIES, REF.pack(9), checked_row(b"x" * 100))
 
 
 def head_of(opened: Tables, size: int, time: int, nodes: bytes) -> None:
-    opened.put(META, HEAD_KEY, sealed_row(HEAD_ROW.pack(size, time) + nodes))
+    opened.put(META, HEAD_KEY, checked_row(HEAD_ROW.pack(size, time) + nodes))
 
 
 def flip_head_row(opened: Tables) -> None:
@@ -293,7 +293,7 @@ def forge_head_time(opened: Tables) -> None:
 
 
 def other_store(opened: Tables) -> None:
-    opened.put(META, STORE_KEY, sealed_row(b"another"))
+    opened.put(META, STORE_KEY, checked_row(b"another"))
 
 
 def add_meta(opened: Tables) -> None:

@@ -21,11 +21,11 @@ from eventstore.audit.report import FINDINGS_MAX, Finding, Notes, Report
 from eventstore.audit.verify import verify
 from eventstore.events import Event, Span
 from eventstore.log.base import ANY, Append
+from eventstore.log.draft import Draft, draft
 from eventstore.log.format import (
     EVENT_HEAD,
     EVENT_ROW,
 )
-from eventstore.log.frame import Draft, draft
 from eventstore.messages import Message
 
 SALT = bytes(16)

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventstore import EventStore, InvalidEvent, SessionNotFound, StoreUnavailable
-from eventstore.directory import LOG, VIEWS
+from eventstore.caches import VIEWS
+from eventstore.directory import LOG
 from projections import BranchTree, CatalogRow, Projection, SessionPage, Statistics, Views, fold
 from projections import engine as runner
 from projections.branches import BranchesProjection
@@ -782,9 +783,7 @@ def test_a_list_of_a_view_is_the_sorted_catalogue(store, order, down):
             rows.sort(key=lambda row: (getattr(row, order), row.session), reverse=down)
             found, after = [], None
             while True:
-                page = views.sessions(
-                    user=user, order="-" * down + order, limit=2, after=after
-                )
+                page = views.sessions(user=user, order="-" * down + order, limit=2, after=after)
                 found += page.rows
                 if (after := page.next) is None:
                     break

@@ -13,14 +13,17 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from ..directory import sync_directory, write_durably
 from ..errors import StoreUnavailable
+from ..files import sync_directory, write_durably
 
 Anchor = Callable[[bytes], None]
 """Keeps a signed note elsewhere; raises StoreUnavailable."""
 
 SECONDS_MAX = 30.0
 """How long a command or a server may take."""
+
+ANSWER_BYTES_MAX = 65_536
+"""How much of a server's answer is read."""
 
 
 def to_directory(path: Path) -> Anchor:
@@ -42,6 +45,8 @@ def to_directory(path: Path) -> Anchor:
 
 def to_command(command: Sequence[str]) -> Anchor:
     """Return an anchor that gives each note to a command's standard input; it must exit with 0."""
+    if not command:
+        raise StoreUnavailable("no command is named that heads could be given to")
 
     def keep(note: bytes) -> None:
         try:
@@ -61,22 +66,34 @@ def to_command(command: Sequence[str]) -> Anchor:
 
 def to_url(url: str) -> Anchor:
     """Return an anchor that sends each note by POST; the server must answer with 200 to 299."""
+    check_url(url)
+
+    def keep(note: bytes) -> None:
+        post(url, note, "text/plain; charset=utf-8")
+
+    return keep
+
+
+def check_url(url: str) -> None:
+    """Raise StoreUnavailable for what is neither http nor https."""
     if not url.startswith(("https://", "http://")):
         raise StoreUnavailable(f"heads can be sent to http and https, not to {url!r}")
 
-    def keep(note: bytes) -> None:
-        request = Request(  # noqa: S310 - its scheme was checked
-            url, note, {"Content-Type": "text/plain; charset=utf-8"}, method="POST"
-        )
-        try:
-            build_opener(_NoRedirect).open(request, timeout=SECONDS_MAX).close()
-        except HTTPError as error:
-            error.close()
-            raise StoreUnavailable(f"{url} answered {error.code}") from None
-        except (OSError, HTTPException, ValueError) as error:
-            raise StoreUnavailable(f"{url} can't be reached: {error}") from None
 
-    return keep
+def post(url: str, content: bytes, kind: str) -> bytes:
+    """Send bytes of a media type by POST and return the answer, up to ANSWER_BYTES_MAX.
+
+    Raises StoreUnavailable where the server can't be reached or answers other than 200 to 299.
+    """
+    request = Request(url, content, {"Content-Type": kind}, method="POST")  # noqa: S310 - http(s)
+    try:
+        with build_opener(_NoRedirect).open(request, timeout=SECONDS_MAX) as answer:
+            return bytes(answer.read(ANSWER_BYTES_MAX))
+    except HTTPError as error:
+        error.close()
+        raise StoreUnavailable(f"{url} answered {error.code}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise StoreUnavailable(f"{url} can't be reached: {error}") from None
 
 
 class _NoRedirect(HTTPRedirectHandler):

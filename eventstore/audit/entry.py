@@ -14,6 +14,8 @@ from struct import Struct
 ENTRY_BYTES = 232
 ENTRY_FORMAT = 1
 NONE_DIGEST = bytes(32)
+DIGESTS_BYTES = 64
+"""The digest of the payload and that of the sealed bytes, one after the other."""
 
 NAMES_CACHED_MAX = 4_096
 

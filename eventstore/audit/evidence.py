@@ -13,6 +13,7 @@ import msgspec
 
 from ..errors import ProofError
 from ..log.frame import Recorded
+from ..log.names import public_session
 from ..reading import version_at
 from ..store import EventStore
 from .heads import open_head
@@ -136,7 +137,8 @@ def disclose(
 ) -> bytes:
     """Return one event with all that ties it to a signed head: entry, proof, salt and payload.
 
-    Without `names` the session, actor, correlation and causation stay digests.
+    Without `names` the session, actor, correlation and causation stay digests; those of an
+    encrypted store are its pseudonyms.
     """
     proved = _proved(store, position, note, keys)
     recorded = store.event(position)
@@ -170,7 +172,7 @@ def prove_session(
     yield _line(
         {
             "format": SESSION,
-            "session": session,
+            "session": public_session(store.log.codec.names, session),
             "events": last + 1,
             "checkpoint": note.decode(),
         }
@@ -200,12 +202,8 @@ def _proved(
 
 
 def _names(recorded: Recorded) -> list[str | None]:
-    return [
-        recorded.session,
-        recorded.actor,
-        recorded.correlation_id,
-        recorded.causation_id,
-    ]
+    """Return the names that the entry hashes: in an encrypted store the pseudonyms."""
+    return list(recorded.frame.public_names())
 
 
 # -- lines -------------------------------------------------------------------------------

@@ -2,24 +2,24 @@
 
 Invariants: only what a durable commit returned is signed; a note is on disk outside the store's
 directory before it is handed out or anchored; no head is ever signed that the one before it does
-not lead to; several processes sign one after the other.
+not lead to; several processes sign one after the other; who signs from when on is a fact.
 """
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
-from ..directory import sync_directory, write_durably
-from ..errors import ProofError, RollbackDetected, StoreUnavailable
-from ..log.base import Head
+from ..errors import ProofError, StoreUnavailable
+from ..events import Custom
+from ..files import alone, make_directory, sync_directory, write_durably
+from ..ids import SYSTEM
 from ..store import EventStore
+from ..system import ROTATION
 from .anchors import Anchor
-from .note import NOTE_BYTES_MAX, Checkpoint, open_checkpoint, sign_note
-from .proof import Prover
+from .note import Checkpoint, open_checkpoint, open_rotation, sign_note, sign_rotation
 from .signer import SigningKey, VerifierKey
-from .tree import EMPTY_ROOT, verify_consistency
+from .trust import check_leads, check_origin, read_note, rotation_path
 
 
 def check_extends(store: EventStore, last_note: bytes, keys: Sequence[VerifierKey]) -> Checkpoint:
@@ -30,37 +30,15 @@ def check_extends(store: EventStore, last_note: bytes, keys: Sequence[VerifierKe
     store's, RollbackDetected where the log is shorter than the head or holds another history.
     """
     last = open_head(store, last_note, keys)
-    _check_leads(store, last, store.head())
+    check_leads(store.log, last, store.head())
     return last
 
 
 def open_head(store: EventStore, note: bytes, keys: Sequence[VerifierKey]) -> Checkpoint:
     """Return the head in a note that was signed for this store; raises ProofError."""
     found = open_checkpoint(note, keys)
-    if not store.id or not found.origin.endswith(f"/{store.id}"):
-        raise ProofError(f"the head is of {found.origin!r}, not of store {store.id!r}")
+    check_origin(found, store.origin)
     return found
-
-
-def _check_leads(store: EventStore, last: Checkpoint, head: Head) -> None:
-    """Raise RollbackDetected unless a signed head leads to a newer one of the log."""
-    if last.size > head.size:
-        what = f"a head of {last.size} events was signed, the log has only {head.size}"
-        raise RollbackDetected(f"{what}; restore the missing events or start a new origin")
-    try:
-        _check_prefix(store, last, head)
-    except ProofError as error:
-        what = f"the first {last.size} events are not those that were signed ({error})"
-        raise RollbackDetected(f"{what}; run 'eventstore verify' to find the difference") from None
-
-
-def _check_prefix(store: EventStore, last: Checkpoint, head: Head) -> None:
-    """Raise ProofError unless one tree begins with the other."""
-    if last.size:
-        proof = Prover.of(store.log).consistency(last.size, head.size)
-        verify_consistency(last.size, head.size, proof, last.root, head.root)
-    elif last.root != EMPTY_ROOT:
-        raise ProofError("another root than that of no events")
 
 
 class Heads:
@@ -79,8 +57,8 @@ class Heads:
         earlier: Sequence[VerifierKey] = (),
         anchors: Sequence[Anchor] = (),
     ) -> None:
-        if not store.id or not key.name.endswith(f"/{store.id}"):
-            raise ProofError(f"key {key.name!r} does not sign for store {store.id!r}")
+        if not store.origin or not key.name.endswith(f"/{store.origin}"):
+            raise ProofError(f"key {key.name!r} does not sign for store {store.origin!r}")
         if store.path and path.resolve().is_relative_to(store.path.resolve()):
             raise StoreUnavailable(f"{path} would be rolled back with the store: keep it elsewhere")
         self._store, self._key, self._path = store, key, path
@@ -88,13 +66,7 @@ class Heads:
 
     def last(self) -> bytes | None:
         """Return the note that was signed last, None before the first."""
-        try:
-            with self._path.open("rb") as file:
-                return file.read(NOTE_BYTES_MAX + 1)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreUnavailable(f"{self._path} can't be read: {error.strerror}") from None
+        return read_note(self._path)
 
     def check(self) -> Checkpoint | None:
         """Check that the log leads on from the head signed last, as check_extends() does."""
@@ -107,37 +79,94 @@ class Heads:
         Raises RollbackDetected before anything is signed, and StoreUnavailable, also where an
         anchor failed: the head is kept then and the next call anchors it again.
         """
+        self._store.begin_origin()
         with self._alone():
             self.check()
-            head = self._store.head()
-            made = Checkpoint(self._key.name, head.size, head.root)
-            note = sign_note(str(made), self._key)
-            self._keep(note)
+            note = self._sign()
         self._anchor(note)
         return note
+
+    def rotate(self, new: SigningKey) -> bytes:
+        """Hand over to another key of the same name and sign the head with it.
+
+        The hand-over is signed by both keys, recorded as a fact of the store, and kept beside the
+        head as `rotation-<n>.note`; it is returned. What was interrupted is done by doing it
+        again. Raises what sign() does.
+        """
+        with self._alone():
+            self.check()
+            rotation = self._recorded(new) or self._record(new)
+            self._keep_rotation(rotation)
+            self._keys = (new.verifier, *self._keys)
+            self._key = new
+            note = self._sign()
+        self._anchor(note)
+        return rotation
+
+    # -- signing -------------------------------------------------------------------------
+
+    def _sign(self) -> bytes:
+        head = self._store.head()
+        made = Checkpoint(self._key.name, head.size, head.root)
+        note = sign_note(str(made), self._key)
+        self._keep(self._path, note)
+        return note
+
+    def _record(self, new: SigningKey) -> bytes:
+        rotation = sign_rotation(self._key, new, self._store.head().size)
+        self._store.record_system(ROTATION, {"note": rotation.decode()})
+        return rotation
+
+    def _recorded(self, new: SigningKey) -> bytes | None:
+        """Return the hand-over to a key that was recorded before, if it was interrupted then."""
+        if not self._store.exists(SYSTEM):
+            return None
+        for recorded in self._store.events(SYSTEM, reverse=True):
+            fact = recorded.event
+            if not isinstance(fact, Custom) or fact.name != ROTATION:
+                continue
+            note = str(fact.data["note"]).encode()
+            if self._hands_over(note, new):
+                return note
+        return None
+
+    def _hands_over(self, note: bytes, new: SigningKey) -> bool:
+        try:
+            return open_rotation(note, self._key.verifier).key == new.verifier
+        except ProofError:  # of another pair of keys
+            return False
+
+    # -- keeping -------------------------------------------------------------------------
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold off other processes, so that the kept head never goes back."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._beside(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            make_directory(self._path.parent)
         except OSError as error:
             raise StoreUnavailable(f"{self._path} can't be written: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with alone(self._path.with_name(self._path.name + ".lock")):
             yield
-        finally:
-            os.close(lock)
 
-    def _keep(self, note: bytes) -> None:
-        """Put a note into the place of the last one, durably and whole."""
+    def _keep_rotation(self, rotation: bytes) -> None:
+        for number in count(1):
+            path = rotation_path(self._path.parent, number)
+            there = read_note(path)
+            if there == rotation:
+                return
+            if there is None:
+                self._keep(path, rotation)
+                return
+
+    def _keep(self, path: Path, note: bytes) -> None:
+        """Put a note into its place, durably and whole."""
+        beside = path.with_name(path.name + ".new")
         try:
-            write_durably(self._beside(".new"), note)
-            self._beside(".new").replace(self._path)
-            sync_directory(self._path.parent)
+            write_durably(beside, note)
+            beside.replace(path)
+            sync_directory(path.parent)
         except OSError as error:
-            raise StoreUnavailable(f"{self._path} can't be written: {error.strerror}") from None
+            raise StoreUnavailable(f"{path} can't be written: {error.strerror}") from None
 
     def _anchor(self, note: bytes) -> None:
         failures = []
@@ -149,6 +178,3 @@ class Heads:
         if failures:
             what = f"the head is signed and kept in {self._path}, but not anchored everywhere"
             raise StoreUnavailable(f"{what}: {'; '.join(failures)}")
-
-    def _beside(self, suffix: str) -> Path:
-        return self._path.with_name(self._path.name + suffix)

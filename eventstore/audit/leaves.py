@@ -11,10 +11,10 @@ from typing import Protocol
 
 from ..errors import ProofError
 from ..log.base import Log
-from ..log.format import OCCURRED, OCCURRED_TIME
-from ..log.frame import Frame, Row
+from ..log.format import OCCURRED, OCCURRED_TIME, SHREDDED
+from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
-from .entry import entry_common, entry_digests, entry_lead, entry_middle, payload_commitment
+from .entry import entry_common, entry_lead, entry_middle
 from .tree import TILE_BITS, Frontier, leaf_hash, root_of
 
 TILE_LEAVES = 1 << TILE_BITS
@@ -91,29 +91,24 @@ def frame_entries(frame: Frame, start: int = 0, stop: int | None = None) -> list
     common = frame_common(frame)
     low = max(start - frame.position, 0)
     high = frame.count if stop is None else min(stop - frame.position, frame.count)
-    entries = []
-    for index in range(low, high):
-        row, salt, payload = frame.opened(index)
-        entries.append(frame_entry(frame, index, common, row, payload_commitment(salt, payload)))
-    return entries
+    return [frame_entry(frame, index, common, frame.digests(index)) for index in range(low, high)]
 
 
 def frame_common(frame: Frame) -> bytes:
     """Return the part of the entries that all events of a frame share."""
-    return entry_common(
-        frame.recorded_at, frame.session, frame.actor, frame.correlation_id, frame.causation_id
-    )
+    return entry_common(frame.recorded_at, *frame.public_names())
 
 
-def frame_entry(frame: Frame, index: int, common: bytes, row: Row, commitment: bytes) -> bytes:
-    """Return the entry of an event whose bytes were checked, from its head and commitment."""
-    occurred = _occurred(frame, index) if row[5] & OCCURRED else 0
+def frame_entry(frame: Frame, index: int, common: bytes, digests: bytes) -> bytes:
+    """Return the entry of an event whose bytes were checked, from its head and two digests."""
+    _, _, _, code, schema, flags, *_ = frame.row(index)
+    occurred = _occurred(frame, index) if flags & OCCURRED else 0
     previous = frame.position + index - 1 if index else frame.previous
     return (
-        entry_lead(row[5], row[3], row[4], occurred)
+        entry_lead(flags & ~SHREDDED, code, schema, occurred)
         + entry_middle(frame.version + index, previous)
         + common
-        + entry_digests(commitment)
+        + digests
     )
 
 

@@ -49,6 +49,15 @@ class Prover:
         """Return the root over the first `size` leaves."""
         return self._root((0, size)) if size else EMPTY_ROOT
 
+    def frontier(self, size: int) -> Frontier:
+        """Return the right edge of the tree over the first `size` leaves."""
+        nodes, low = [], 0
+        for bit in reversed(range(size.bit_length())):
+            if size >> bit & 1:
+                nodes.append(self._root((low, low + (1 << bit))))
+                low += 1 << bit
+        return Frontier(size, nodes)
+
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Return the proof of the leaf at `index` in the tree of `size` leaves (RFC 6962, 2.1.1).
 

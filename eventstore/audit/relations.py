@@ -19,7 +19,8 @@ from ..events import (
     SessionRewound,
     Span,
 )
-from ..log.frame import Frame
+from ..log.frame import Frame, Recorded
+from ..log.shredding import stripped
 from ..spans import length
 from .report import Notes
 
@@ -61,13 +62,13 @@ class Relations:
         self._places, self._named, self._notes = places, named, notes
         self._halves: dict[tuple[str, int], tuple[BranchMerged, str, int]] = {}
 
-    def check(self, frame: Frame, index: int, event: AnyEvent) -> None:
-        """Check an event that is no message."""
+    def check(self, frame: Frame, index: int, event: AnyEvent | None) -> None:
+        """Check an event that is no message, or what is left of any event that was erased."""
         position, version = frame.position + index, frame.version + index
         # Its own stream has come as far as the event before it.
         self._places.move(frame.session_ref, version, frame.message_number(index), position - 1)
         if (version == 0) != isinstance(event, (SessionCreated, BranchCreated)):
-            self._notes.add(position, f"{type(event).__name__} at version {version}")
+            self._notes.add(position, f"{Recorded(frame, index).type} at version {version}")
         try:
             complaint = self._complaint(event, frame.session, version, position)
         except EventStoreError as error:
@@ -82,7 +83,9 @@ class Relations:
             other = event.into if session == event.source else event.source
             self._notes.add(position, f"BranchMerged: no such fact in session {other!r}")
 
-    def _complaint(self, event: AnyEvent, session: str, version: int, position: int) -> Complaint:
+    def _complaint(
+        self, event: AnyEvent | None, session: str, version: int, position: int
+    ) -> Complaint:
         if isinstance(event, BranchCreated):
             return self._missing(event.parent, event.at_version)
         if isinstance(event, (SessionRewound, Redacted)):
@@ -134,5 +137,5 @@ class Relations:
         half = self._halves.pop(key, None)
         if half is None:
             self._halves[key] = event, session, position
-        elif half[0] != event or half[1] == session:
+        elif stripped(half[0]) != stripped(event) or half[1] == session:
             self._notes.add(position, "BranchMerged: its two halves differ")

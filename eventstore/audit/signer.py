@@ -7,11 +7,8 @@ a message or a file that others may read.
 
 import os
 import re
-import stat
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -19,8 +16,8 @@ from typing import NamedTuple, Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from ..directory import sync_directory
-from ..errors import ProofError, StoreUnavailable
+from ..errors import ProofError
+from ..files import read_private, write_private
 
 ED25519 = b"\x01"
 """The signature type, in front of key bytes."""
@@ -110,29 +107,12 @@ class SigningKey:
 
     def save(self, path: Path) -> None:
         """Write the key to a new file that only its owner can read; raises StoreUnavailable."""
-        with _unavailable(path):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                with open(handle, "wb") as file:  # noqa: PTH123 - a handle, not a path
-                    file.write(self.secret().encode() + b"\n")
-                    file.flush()
-                    os.fsync(handle)
-            except OSError:
-                path.unlink()  # half a key is none, and the name must be free again
-                raise
-            sync_directory(path.parent)
+        write_private(path, self.secret().encode() + b"\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a key file. Raises StoreUnavailable, also if others may read it, and ProofError."""
-        with _unavailable(path), path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise StoreUnavailable(f"{path} is no key file")
-            if mode & 0o077:
-                shown = f"mode {stat.S_IMODE(mode):04o}"
-                raise StoreUnavailable(f"{path} is open to others ({shown}); run chmod 600 on it")
-            raw = file.read(KEY_FILE_BYTES_MAX + 1)
+        raw = read_private(path, KEY_FILE_BYTES_MAX + 1)
         try:
             return cls.parse(raw.decode().removesuffix("\n"))
         except (ProofError, UnicodeDecodeError):
@@ -174,14 +154,3 @@ def _parsed(parts: list[str]) -> tuple[str, str, bytes]:
     if raw[:1] != ED25519 or len(raw) != 1 + KEY_BYTES:
         raise ProofError(f"a key is one byte of type 1 and {KEY_BYTES} bytes")
     return check_key_name(parts[0]), parts[1], raw[1:]
-
-
-@contextmanager
-def _unavailable(path: Path) -> Iterator[None]:
-    """Raise whatever the system refuses as StoreUnavailable."""
-    try:
-        yield
-    except FileExistsError:
-        raise StoreUnavailable(f"{path} exists already; a key is never overwritten") from None
-    except OSError as error:
-        raise StoreUnavailable(f"{path}: {error.strerror}") from None

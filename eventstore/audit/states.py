@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
-from ..directory import SNAPSHOTS
+from ..caches import SNAPSHOTS, cache_directory
 from ..errors import EventStoreError
 from ..header import SessionHeader
 from ..lineage import fold_segments, lineage
 from ..log.base import Log
-from ..snapshots import LmdbSnapshots
+from ..snapshots import LmdbSnapshots, Snapshots
 from ..transcript import Transcript, tokens_of
 from .report import Notes
 
@@ -46,16 +46,21 @@ class _Earlier:
     def save(self, headers: list[SessionHeader]) -> None:
         """Keep nothing: a check leaves no trace."""
 
+    def renewed(self, _: int) -> Snapshots:
+        """Go on with what was opened."""
+        return self
+
     def close(self) -> None:
         """Leave them open: they are somebody else's."""
 
 
 def check_states(store: "EventStore", size: int, notes: Notes) -> None:
     """Check the snapshots of a store up to a log size, then a sample of its newest states."""
-    path = store.path / SNAPSHOTS if store.path else None
-    if path is not None and (path / "data.mdb").exists():
+    erasures = store.log.erasures()
+    path = cache_directory(store.path, SNAPSHOTS, erasures) if store.path else None
+    if store.path and path and (path / "data.mdb").exists():
         try:
-            kept = LmdbSnapshots(path, read_only=True)
+            kept = LmdbSnapshots(store.path, store.log, erasures, read_only=True)
         except lmdb.NotFoundError:
             kept = None  # none of this revision was ever saved
         except (EventStoreError, lmdb.Error) as error:
@@ -110,7 +115,7 @@ def _check_session(store: "EventStore", session: str, room: int, notes: Notes) -
     if length > room:
         return 0
     notes.checked["states"] += 1
-    folded, _ = fold_segments(store.log, SessionHeader(), segments)
+    folded = store.headers.shown(fold_segments(store.log, SessionHeader(), segments)[0])
     if folded != header:
         what = f"the state of session {session!r} is not what the facts fold to"
         notes.add(header.position, what)

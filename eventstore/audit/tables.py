@@ -13,9 +13,11 @@ import lmdb
 
 from ..errors import Corruption, EventStoreError
 from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
+from ..log.base import session_row
 from ..log.format import (
     ACTOR_NAME,
     DICTIONARIES,
+    ENCRYPTED_KEY,
     FORMAT_KEY,
     FRAMES,
     HEAD_KEY,
@@ -36,7 +38,9 @@ from ..log.format import (
     TILES,
 )
 from ..log.frame import Frame
-from ..log.lmdb import LmdbLog, opened_row
+from ..log.lmdb import LmdbLog
+from ..log.rows import checked_value
+from .relations import Place
 from .report import Notes
 from .tree import TILE_BITS, Frontier
 from .walk import Tile, Walk
@@ -52,8 +56,9 @@ class Tables:
 
     def __init__(self, log: LmdbLog, store: str, notes: Notes) -> None:
         self._log, self._store, self._notes = log, store, notes
+        self._erasures = log.erasures()
         self._keys = 0
-        self._misses = 0
+        self._misses = self._start = 0
         self._names: dict[int, str] = {}
         with log.env.begin() as txn:
             tables = {name: log.env.table(name, dupfixed=name == STREAMS) for name in TABLES}
@@ -81,14 +86,31 @@ class Tables:
     def named(self, session: str) -> int | None:
         """Return the reference of a session's name."""
         with self._log.env.begin() as txn:
-            found = txn.get(SESSION_NAME + session.encode(), db=self._tables[REFS])
+            found = txn.get(session_row(self._log.codec.names, session), db=self._tables[REFS])
         return None if found is None else int(REF.unpack(found)[0])
 
     # -- frames, and the rows that each of them must have --------------------------------
 
-    def pages(self) -> Iterator[Taken]:
-        """Iterate over all frames in order of their keys, a page a transaction."""
-        after = None
+    def places(self, size: int) -> Iterator[tuple[int, Place]]:
+        """Iterate over the streams and how far each had come when the log held `size` events."""
+        key = None
+        while True:
+            with self._log.env.begin() as txn:
+                cursor = txn.cursor(self._tables[STREAMS])
+                found = cursor.first() if key is None else cursor.set_range(key)
+                page: list[tuple[int, Place]] = []
+                while found and len(page) < PAGE_EVENTS_MAX:
+                    page += _place_before(cursor, size)
+                    found = cursor.next_nodup()
+                key = bytes(cursor.key()) if found else None
+            yield from page
+            if key is None:
+                return
+
+    def pages(self, start: int = 0) -> Iterator[Taken]:
+        """Iterate over all frames from a position on, in order, a page a transaction."""
+        self._start = start
+        after = (POSITION.pack(start - 1), b"") if start else None
         while True:
             with self._log.env.begin() as txn:
                 rows = self._rows(txn, FRAMES, after)
@@ -118,10 +140,13 @@ class Tables:
     def _name(self, txn: lmdb.Transaction, ref: int) -> str:
         name = self._names.get(ref)
         if name is None:
-            row = opened_row(txn.get(REF.pack(ref), db=self._tables[NAMES]), f"name {ref}")
+            row = checked_value(txn.get(REF.pack(ref), db=self._tables[NAMES]), f"name {ref}")
             if len(self._names) >= PAGE_EVENTS_MAX:
                 self._names.clear()
-            name = self._names[ref] = row[1:].decode()
+            try:
+                name = self._names[ref] = self._log.codec.names.shown(row[:1], row[1:])
+            except ValueError as error:
+                raise Corruption(-1, f"name {ref}: {error}") from None
         return name
 
     def _check_rows(self, txn: lmdb.Transaction, frame: Frame) -> None:
@@ -132,9 +157,9 @@ class Tables:
         row = STREAM_ROW.pack(frame.last_version, frame.next_number(), last)
         if not txn.cursor(self._tables[STREAMS]).set_key_dup(REF.pack(frame.session_ref), row):
             self._miss(last, f"the index of session {frame.session!r} does not lead here")
-        if frame.key:
+        if frame.kept_key:
             self._keys += 1
-            found = txn.get(frame.key.encode(), db=self._tables[KEYS])
+            found = txn.get(frame.kept_key, db=self._tables[KEYS])
             if found is None or _key_position(bytes(found)) != frame.position:
                 self._miss(frame.position, f"the index of keys does not lead {frame.key!r} here")
 
@@ -175,9 +200,17 @@ class Tables:
 
     def _check_meta(self, walk: Walk) -> None:
         rows = dict(self._all(META))
-        if set(rows) != {FORMAT_KEY, HEAD_KEY, STORE_KEY}:
+        due = {FORMAT_KEY, HEAD_KEY, STORE_KEY}
+        if self._log.codec.seal:
+            due.add(ENCRYPTED_KEY)
+        if walk.start or self._log.erasures() != self._erasures:  # not all, or not the same frames
+            due |= rows.keys()
+        else:
+            due |= walk.erasures.rows()
+            self._check_erased(walk)
+        if set(rows) != due:
             self._notes.add(-1, f"table 'meta' has the rows {sorted(rows)}")
-        store = opened_row(rows.get(STORE_KEY), "the store's id").decode(errors="replace")
+        store = checked_value(rows.get(STORE_KEY), "the store's id").decode(errors="replace")
         if store != self._store:
             self._notes.add(-1, f"the log is of store {store!r}, the directory of {self._store!r}")
         if self.edge is None or not walk.whole:
@@ -188,6 +221,20 @@ class Tables:
         if recorded_at != walk.recorded_at:
             what = f"the tree head's time is {recorded_at} instead of {walk.recorded_at}"
             self._notes.add(-1, what)
+
+    def _check_erased(self, walk: Walk) -> None:
+        """Compare what is kept of redactions and erasures with what the frames say."""
+        if not walk.whole:
+            return
+        gone = self._log.gone
+        with self._log.env.begin() as txn:
+            if gone.erased(txn) != walk.erasures.erased:
+                self._notes.add(-1, "the list of erased sessions is not what their facts say")
+            for ref, lines in walk.erasures.hidden.items():
+                session = lines[0].session
+                if gone.hidden(txn, session, ref) != lines:
+                    what = f"the list of hidden lines of session {session!r} is wrong or missing"
+                    self._notes.add(-1, what)
 
     def _check_dictionaries(self, _: Walk) -> None:
         for due, (key, row) in enumerate(self._all(DICTIONARIES), STARTER):
@@ -210,17 +257,17 @@ class Tables:
             if name is None:
                 continue
             if self._value(REFS, name) != key:
-                self._notes.add(-1, f"{_drawn(name)} does not lead to its reference {ref}")
+                self._notes.add(-1, f"{self._drawn(name)} does not lead to its reference {ref}")
             if name[:1] == SESSION_NAME:
                 self._notes.checked["sessions"] += 1
                 if walk.whole and not walk.places.at(ref)[0]:
-                    self._notes.add(-1, f"{_drawn(name)} has no facts")
+                    self._notes.add(-1, f"{self._drawn(name)} has no facts")
 
     def _check_refs(self, _: Walk) -> None:
         for name, key in self._all(REFS):
             row = self._value(NAMES, key) if len(key) == REF.size else None
             if row is None or row[8:] != name:
-                self._notes.add(-1, f"{_drawn(name)} leads to a reference that is not its own")
+                self._notes.add(-1, f"{self._drawn(name)} leads to a reference that is not its own")
         if self._entries[REFS] != self._entries[NAMES]:
             what = f"{self._entries[REFS]} references for {self._entries[NAMES]} names"
             self._notes.add(-1, what)
@@ -251,8 +298,12 @@ class Tables:
             return
         for key, row in self._all(KEYS):
             position = _key_position(row)
-            if position < self.size and (position < 0 or self._other_key(position, key)):
+            if self._within(position) and (position < 0 or self._other_key(position, key)):
                 self._notes.add(position, f"a row of the index of keys ({key!r}) is wrong")
+
+    def _within(self, position: int) -> bool:
+        """Return True for a position that was walked, or for none at all."""
+        return position < 0 or self._start <= position < self.size
 
     def _other_key(self, position: int, key: bytes) -> bool:
         with self._log.env.begin() as txn:
@@ -264,7 +315,7 @@ class Tables:
             frame = Frame(raw, last, self._log.codec)
         except Corruption:
             return False  # the frame was named already
-        return (frame.position, (frame.key or "").encode()) != (position, key)
+        return (frame.position, frame.kept_key) != (position, key)
 
     def _check_tile_rows(self, _: Walk) -> None:
         """Name tiles that the tree doesn't have."""
@@ -275,9 +326,16 @@ class Tables:
 
     # -- rows ----------------------------------------------------------------------------
 
+    def _drawn(self, row: bytes) -> str:
+        kind = {SESSION_NAME: "session", ACTOR_NAME: "actor"}.get(row[:1], "unknown kind of name")
+        try:
+            return f"{kind} {self._log.codec.names.public(row[1:])!r}"
+        except ValueError:
+            return f"{kind} {row[1:].decode(errors='backslashreplace')!r}"
+
     def _opened(self, row: bytes, what: str) -> bytes | None:
         try:
-            return opened_row(row, what)
+            return checked_value(row, what)
         except Corruption as error:
             self._notes.add_error(error)
             return None
@@ -318,14 +376,21 @@ class Tables:
         return rows
 
 
+def _place_before(cursor: lmdb.Cursor, size: int) -> list[tuple[int, Place]]:
+    """Return the place of the cursor's stream before a position, nothing where it began later."""
+    ref = int(REF.unpack(cursor.key())[0])
+    more = cursor.last_dup()
+    while more:
+        version, messages, last = STREAM_ROW.unpack(cursor.value())
+        if last < size:
+            return [(ref, (version + 1, messages, last))]
+        more = cursor.prev_dup()
+    return []
+
+
 def _key_position(row: bytes) -> int:
     """Return the position in a row of the index of keys, -1 where the row is damaged."""
     try:
-        return int(KEY_ROW.unpack(opened_row(row, "row"))[0])
+        return int(KEY_ROW.unpack(checked_value(row, "row"))[0])
     except Corruption:
         return -1
-
-
-def _drawn(name: bytes) -> str:
-    kind = {SESSION_NAME: "session", ACTOR_NAME: "actor"}.get(name[:1], "unknown kind of name")
-    return f"{kind} {name[1:].decode(errors='backslashreplace')!r}"

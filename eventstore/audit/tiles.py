@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from struct import Struct
 
-from ..directory import sync_directory, write_durably
 from ..errors import Corruption, ProofError, StoreUnavailable
+from ..files import sync_directory, write_durably
 from ..store import EventStore
 from .heads import check_extends, open_head
 from .leaves import TILE_LEAVES, LogLeaves, log_entries
 from .note import NOTE_BYTES_MAX, Checkpoint
 from .proof import Prover
 from .signer import VerifierKey
-from .tree import TILE_BITS, leaf_hash, root_of
+from .tree import HASH_BYTES, TILE_BITS, leaf_hash, root_of
 
 CHECKPOINT = "checkpoint"
 
@@ -63,6 +63,50 @@ def tile_path(index: int, width: int = TILE_LEAVES) -> str:
     groups = [digits[at : at + 3] for at in range(0, len(digits), 3)]
     path = "/".join([*(f"x{group}" for group in groups[:-1]), groups[-1]])
     return path if width == TILE_LEAVES else f"{path}.p/{width}"
+
+
+def entries_of(directory: Path, index: int, size: int) -> list[bytes]:
+    """Return the entries in a tile of a tree of `size` leaves; raises ProofError."""
+    raw = _content(directory, f"tile/entries/{tile_path(index, _width(index, size))}")
+    made, at = [], 0
+    while at < len(raw):
+        (length,) = _LENGTH.unpack(raw[at : at + _LENGTH.size].rjust(_LENGTH.size, b"\0"))
+        made.append(raw[at + _LENGTH.size : at + _LENGTH.size + length])
+        at += _LENGTH.size + length
+    return made
+
+
+def _width(index: int, count: int) -> int:
+    """Return how many nodes a tile has on a level of `count`."""
+    return min(count - (index << TILE_BITS), TILE_LEAVES)
+
+
+def _content(directory: Path, name: str) -> bytes:
+    try:
+        return (directory / name).read_bytes()
+    except OSError as error:
+        raise ProofError(f"{directory / name} can't be read: {error.strerror}") from None
+
+
+class TileLeaves:
+    """The hashes of an exported tree of `size` leaves, for a Prover; raises ProofError."""
+
+    def __init__(self, directory: Path, size: int) -> None:
+        self._directory, self.size = directory, size
+
+    def nodes(self, level: int, start: int, stop: int) -> Sequence[bytes]:
+        """Return the roots of the full subtrees `start <= index < stop` of 2**level leaves."""
+        found: list[bytes] = []
+        for tile in range(start >> TILE_BITS, (stop - 1 >> TILE_BITS) + 1):
+            first = tile << TILE_BITS
+            width = _width(tile, self.size >> level)
+            name = f"tile/{level // TILE_BITS}/{tile_path(tile, width)}"
+            raw = _content(self._directory, name)
+            if len(raw) != width * HASH_BYTES:
+                raise ProofError(f"{name} has {len(raw)} bytes instead of {width * HASH_BYTES}")
+            hashes = [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]
+            found += hashes[max(start - first, 0) : stop - first]
+        return found
 
 
 def _exported(store: EventStore, keys: Sequence[VerifierKey], directory: Path) -> int:

@@ -15,12 +15,17 @@ import msgspec
 
 from ..directory import LOG, check_store
 from ..errors import Corruption, EventStoreError, FormatTooNew, StoreUnavailable
+from ..keyring import Keyring
 from ..log.base import Log
 from ..log.lmdb import LmdbLog
 from ..store import EventStore
+from .leaves import LogLeaves
+from .outside import Outside, check_outside
+from .pages import FILE
+from .proof import Prover
 from .report import Finding, Notes, Report
 from .states import check_states
-from .structure import FILE, check_structure, child_environment, ending
+from .structure import check_structure, child_environment, ending
 from .tables import Tables, Taken
 from .walk import Walk
 
@@ -34,39 +39,65 @@ SECONDS_MAX = 24 * 3_600.0
 """How long a child process may read a store whose structure is damaged."""
 
 
+class Verified(msgspec.Struct, frozen=True):
+    """How far a log was found sound: its size and root (hex) then."""
+
+    size: int
+    root: str
+    deep: bool = False
+
+
 def verify(
     store: EventStore,
     *,
     deep: bool = False,
     progress: Progress | None = None,
     views: Views | None = None,
+    outside: Outside | None = None,
+    since: Verified | None = None,
 ) -> Report:
     """Check an open store: frames, payloads, versions, indexes, names, times and the whole tree.
 
     `deep` also decodes every event, holds the copies in its head to it, and compares snapshots,
-    states and `views` with full folds. What is appended meanwhile is left out.
+    states and `views` with full folds. An encrypted store without its keyring is checked for all
+    that needs no payload: its tree, its sealed bytes and whose key sealed them. `outside` is what
+    is kept of the store elsewhere: signed heads and tiles that it must lead on from; `since` how
+    far it was found sound before: only what follows is read, if the tree up to there is still the
+    same. What is appended meanwhile is left out.
     """
     store.flush()
     notes = Notes()
     log = store.log
     if isinstance(log, LmdbLog):
-        size, root = _verify_tables(log, store.id, notes, progress, deep=deep)
+        size, root = _verify_tables(log, store.id, notes, progress, since, deep=deep)
     else:
         size, root = _verify_frames(log, notes, progress, deep=deep)
-    if deep:
+    if deep and not log.codec.locked:
         check_states(store, size, notes)
         for finding in views(store) if views else ():
+            notes.add(finding.position, finding.what)
+    if outside is not None:
+        notes.checked["signed heads"] = len(outside.notes)
+        for finding in check_outside(store, outside):
             notes.add(finding.position, finding.what)
     return notes.report(size, root.hex())
 
 
 def _verify_tables(
-    log: LmdbLog, store: str, notes: Notes, progress: Progress | None, *, deep: bool
+    log: LmdbLog,
+    store: str,
+    notes: Notes,
+    progress: Progress | None,
+    since: Verified | None,
+    *,
+    deep: bool,
 ) -> tuple[int, bytes]:
     tables = Tables(log, store, notes)
-    walk = Walk(tables.size, tables.named, notes, deep=deep)
+    walk = Walk(tables.size, tables.named, notes, log.codec.seal, deep=deep)
     try:
-        for page in tables.pages():
+        if since is not None:
+            _resume(log, tables, walk, since, notes)
+        for page in tables.pages(walk.start):
             tables.check_tiles([tile for each in page for tile in walk.take(*each)])
             _tell(progress, walk)
     except EventStoreError as error:
@@ -76,6 +107,20 @@ def _verify_tables(
     _count(walk, notes)
     frontier = tables.edge[0] if tables.edge else walk.frontier
     return tables.size, frontier.root()
+
+
+def _resume(log: LmdbLog, tables: Tables, walk: Walk, since: Verified, notes: Notes) -> None:
+    """Let the walk begin where the last one ended, if the tree up to there is the same."""
+    same = since.size <= tables.size
+    if same:
+        frontier = Prover(LogLeaves(log)).frontier(since.size)
+        same = frontier.root().hex() == since.root
+    if not same:
+        what = f"the first {since.size} events are not those that were found sound before"
+        notes.add(-1, f"{what}: the log was set back or rewritten; verify all of it")
+    elif since.size:
+        at = log.read_all(since.size - 1, 1)[0].recorded_at
+        walk.resume(frontier, tables.places(since.size), at)
 
 
 def _verify_frames(
@@ -128,7 +173,7 @@ def _tell(progress: Progress | None, walk: Walk) -> None:
 
 
 def _count(walk: Walk, notes: Notes) -> None:
-    notes.checked["events"] = walk.next
+    notes.checked["events"] = walk.next - walk.start
 
 
 # -- a directory, whatever state it is in ------------------------------------------------
@@ -140,10 +185,14 @@ def verify_directory(
     deep: bool = False,
     progress: Progress | None = None,
     views: Views | None = None,
+    outside: Outside | None = None,
+    since: Verified | None = None,
+    keyring: Keyring | None = None,
 ) -> Report:
     """Check the store in a directory: the structure of its files first, then all they hold.
 
-    Raises StoreUnavailable where there is no store to check, or it may not be read.
+    Raises StoreUnavailable where there is no store to check, it may not be read, or the keyring
+    is not its own; a store whose structure is damaged is checked without one.
     """
     check_store(path)
     file = path / LOG / FILE
@@ -152,7 +201,7 @@ def verify_directory(
     _check_readable(file)
     damage = check_structure(path)
     if not damage:
-        return _verify_opened(path, progress, views, deep=deep)
+        return _verify_opened(path, progress, views, outside, since, keyring, deep=deep)
     return _joined(damage, _verify_apart(path, progress, deep=deep))
 
 
@@ -164,16 +213,25 @@ def _check_readable(file: Path) -> None:
 
 
 def _verify_opened(
-    path: Path, progress: Progress | None, views: Views | None, *, deep: bool
+    path: Path,
+    progress: Progress | None,
+    views: Views | None = None,
+    outside: Outside | None = None,
+    since: Verified | None = None,
+    keyring: Keyring | None = None,
+    *,
+    deep: bool,
 ) -> Report:
     try:
-        store = EventStore.open(path, read_only=True)
+        store = EventStore.open(path, read_only=True, keyring=keyring)
     except (Corruption, FormatTooNew) as error:
         notes = Notes()
         notes.add_error(error)
         return notes.report()
     with store:
-        return verify(store, deep=deep, progress=progress, views=views)
+        return verify(
+            store, deep=deep, progress=progress, views=views, outside=outside, since=since
+        )
 
 
 def _verify_apart(path: Path, progress: Progress | None, *, deep: bool) -> Report:
@@ -212,7 +270,7 @@ def _main(path: Path, *, deep: bool) -> None:
         sys.stdout.buffer.flush()
 
     try:
-        say(_verify_opened(path, lambda done, total: say((done, total)), None, deep=deep))
+        say(_verify_opened(path, lambda done, total: say((done, total)), deep=deep))
     except EventStoreError as error:
         say(Report(0, "", [Finding(-1, str(error))]))
 

@@ -6,20 +6,24 @@ not grow with the number of events.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable
 
 import msgspec
 
-from ..errors import Corruption
-from ..events import MessageAppended
+from ..errors import Corruption, KeyShredded
+from ..events import KeyCreated, MessageAppended
 from ..limits import EVENT_BYTES_MAX
 from ..log.codec import decode
-from ..log.format import MESSAGE
+from ..log.format import MESSAGE, SEALED, SHREDDED
 from ..log.frame import Frame, Row
+from ..log.seal import Seal
 from ..messages import role_code
-from .entry import payload_commitment
+from .entry import entry_digests, payload_commitment
+from .erasures import Erasures
 from .leaves import frame_common, frame_entry
 from .relations import Named, Place, Places, Relations
 from .report import Notes
+from .seals import Seals
 from .tree import Frontier, leaf_hash
 
 STAND_INS_MAX = 1_000_000
@@ -62,17 +66,28 @@ class Losses:
 class Walk:
     """Takes frames in order and checks each against all that came before.
 
-    `next` is the position it expects, `recorded_at` the time of the newest frame; `frontier` is
-    the tree so far, which is the log's own where `whole`.
+    `start` is where it began, `next` the position it expects, `recorded_at` the time of the newest
+    frame, `erasures` what is gone; `frontier` is the tree so far, the log's own where `whole`.
     """
 
-    def __init__(self, size: int, named: Named, notes: Notes, *, deep: bool) -> None:
-        self.size, self.next, self.recorded_at = size, 0, 0
+    def __init__(
+        self, size: int, named: Named, notes: Notes, seal: Seal | None = None, *, deep: bool
+    ) -> None:
+        self.size, self.start, self.next, self.recorded_at = size, 0, 0, 0
         self.frontier, self.losses = Frontier(), Losses()
         self.places = Places()
+        self.erasures = Erasures(notes)
         self._tree_lost = False
         self._relations = Relations(self.places, named, notes)
+        self._seals, self._locked = Seals(seal, notes), seal is not None and seal.vault is None
         self._notes, self._deep = notes, deep
+
+    def resume(self, frontier: Frontier, places: Iterable[tuple[int, Place]], at: int) -> None:
+        """Go on behind events that were verified before; `at` is the time of the last of them."""
+        self.start = self.next = frontier.size
+        self.frontier, self.recorded_at = frontier, at
+        for ref, place in places:
+            self.places.move(ref, *place)
 
     @property
     def whole(self) -> bool:
@@ -101,7 +116,11 @@ class Walk:
 
     def finish(self) -> list[Tile]:
         """Take the end of the log; returns tiles as take() does."""
-        self._relations.finish()
+        if not self._seals.gone:  # else the other half of a merge may be there, unread
+            self._relations.finish()
+        if self.whole and not self._locked:
+            self._seals.finish()
+            self.erasures.finish()
         return self._gap(self.size)
 
     # -- places --------------------------------------------------------------------------
@@ -156,27 +175,59 @@ class Walk:
         """Check each event of a frame; return their leaf hashes, a stand-in where one is lost."""
         common, leaves = frame_common(frame), []
         for index, row in enumerate(frame.rows()):
-            digest = self._digest(frame, index, row)
-            if digest is None:
+            digests = self._digests(frame, index, row)
+            if digests is None:
                 self.losses.add(frame.position + index, frame.position + index + 1)
                 leaves.append(_STAND_IN)
             else:
-                leaves.append(leaf_hash(frame_entry(frame, index, common, row, digest)))
+                leaves.append(leaf_hash(frame_entry(frame, index, common, digests)))
         return leaves
 
-    def _digest(self, frame: Frame, index: int, row: Row) -> bytes | None:
-        """Check one event and return its payload's commitment, None where it is damaged."""
+    def _digests(self, frame: Frame, index: int, row: Row) -> bytes | None:
+        """Check one event and return its entry's two digests, None where it is damaged."""
         if row[1] > EVENT_BYTES_MAX:
             self._notes.add(frame.position + index, f"payload of {row[1]} bytes is over the limit")
             return None
         try:
-            row, salt, payload = frame.opened(index)
+            if row[5] & SHREDDED:
+                return self._left(frame, index)
+            self._seals.check(frame, index, row)
+            return self._opened(frame, index)
         except Corruption as error:
             self._notes.add_error(error, frame.position + index)
             return None
+
+    def _opened(self, frame: Frame, index: int) -> bytes:
+        """Check a payload, where there is a key for it; return its event's two digests."""
+        if self._locked:
+            self.erasures.said(frame, frame.row(index)[3], None)
+            self._notes.checked["payloads left sealed"] += 1
+            return frame.digests(index)
+        try:
+            row, salt, payload = frame.opened(index)
+        except KeyShredded:
+            self._seals.lose(frame, index)
+            return frame.digests(index)
         if self._deep or row[3] != MESSAGE:
             self._check_event(frame, index, row, payload)
-        return payload_commitment(salt, payload)
+        commitment = payload_commitment(salt, payload)
+        if not row[5] & SEALED:
+            return entry_digests(commitment)
+        return self._in_front(frame, index, commitment)
+
+    def _in_front(self, frame: Frame, index: int, commitment: bytes) -> bytes:
+        """Compare the commitment of an opened payload with the one in front of it."""
+        digests = frame.digests(index)
+        if not digests.startswith(commitment):
+            self._notes.add(frame.position + index, "the commitment in front is another payload's")
+        return digests
+
+    def _left(self, frame: Frame, index: int) -> bytes:
+        """Check what is left of an event that was redacted or erased; return its digests."""
+        self.erasures.left(frame, index)
+        if not self._locked:
+            self._relations.check(frame, index, frame.structure(index))
+        return frame.digests(index)
 
     def _check_event(self, frame: Frame, index: int, row: Row, payload: bytes) -> None:
         """Decode an event and compare it with its head and with the events it speaks of."""
@@ -190,6 +241,9 @@ class Walk:
         else:
             copies = 0, 0
             self._relations.check(frame, index, event)
+            self.erasures.said(frame, row[3], event)
+            if isinstance(event, KeyCreated):
+                self._seals.created(frame.position + index, event)
         if copies != (row[2], row[6]):
             what = f"tokens {row[2]} and role {row[6]} in the event's head should be {copies}"
             self._notes.add(frame.position + index, what)

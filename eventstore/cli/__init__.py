@@ -4,13 +4,23 @@ The map, from the ground up:
 
     looks      drawing charts trees: how things look in 80 columns
     frame      terminal (streams, store, progress, JSON) app (options, exit codes)
-    commands   reads views writes transfer care demo
+    commands   reads views writes audit erasure transfer care
+               demo
 
 Invariants: stdout carries answers, stderr remarks and errors; with `--json` every answer is one
 JSON document or JSON lines; reading never makes a store.
 """
 
-from . import care, demo, reads, transfer, views, writes  # noqa: F401 - they register commands
+from . import (  # noqa: F401 - they register commands
+    audit,
+    care,
+    demo,
+    erasure,
+    reads,
+    transfer,
+    views,
+    writes,
+)
 from .app import main, run
 
 __all__ = ["main", "run"]

@@ -29,9 +29,9 @@ FINE, NO, WRONG, INTERRUPTED, HUNG_UP = 0, 1, 2, 130, 141
 STORE_DEFAULT = Path("history")
 
 START, READ, WRITE, BRANCHES = "Begin", "Look", "Write", "Branch and go back"
-LIFE, CARE = "Life cycle", "Care"
+LIFE, PROOF, CARE = "Life cycle", "Prove and erase", "Care"
 
-PANELS = (START, READ, WRITE, BRANCHES, LIFE, CARE)
+PANELS = (START, READ, WRITE, BRANCHES, LIFE, PROOF, CARE)
 """Headings of the help page, in its order."""
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -61,9 +61,29 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, _option("Answer in JSON, for machines.", "--json", panel=_EVERYWHERE)]
+KeyringOption = Annotated[
+    Path | None,
+    _option(
+        "Keyring of an encrypted store; else EVENTSTORE_KEYRING.",
+        "--keyring",
+        metavar="FILE",
+        panel=_EVERYWHERE,
+    ),
+]
+AuditOption = Annotated[
+    Path | None,
+    _option(
+        "Directory of signing keys and kept heads; else EVENTSTORE_AUDIT, else STORE.audit.",
+        "--audit",
+        metavar="DIR",
+        panel=_EVERYWHERE,
+    ),
+]
 _COMMON = [
     Parameter("store", Parameter.KEYWORD_ONLY, default=None, annotation=StoreOption),
     Parameter("json", Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
+    Parameter("keyring", Parameter.KEYWORD_ONLY, default=None, annotation=KeyringOption),
+    Parameter("audit", Parameter.KEYWORD_ONLY, default=None, annotation=AuditOption),
 ]
 _MUTATION_OPTIONS = {
     "expected": "Refuse unless the session is at this version; also: any, none.",
@@ -99,6 +119,8 @@ class Everywhere(NamedTuple):
 
     store: Path | None
     json: bool
+    keyring: Path | None
+    audit: Path | None
 
 
 # -- registering commands --------------------------------------------------------------
@@ -126,9 +148,15 @@ def command_line() -> Callable[..., Any]:
     return get_command(made)
 
 
-def everywhere(called: typer.Context, store: StoreOption = None, json: JsonOption = False) -> None:
+def everywhere(
+    called: typer.Context,
+    store: StoreOption = None,
+    json: JsonOption = False,
+    keyring: KeyringOption = None,
+    audit: AuditOption = None,
+) -> None:
     """Keep the history of agent sessions: append-only, branched, replayable, verified."""
-    called.obj = Everywhere(store, json)
+    called.obj = Everywhere(store, json, keyring, audit)
 
 
 def command(panel: str, name: str | None = None) -> Callable[[Command], Command]:
@@ -192,10 +220,20 @@ def _register(
 
 def _terminal(called: typer.Context, given: dict[str, Any]) -> Terminal:
     before: Everywhere = called.obj
-    store, json = given.pop("store"), given.pop("json")
-    chosen = store or before.store
-    path = chosen or Path(os.environ.get("EVENTSTORE_PATH") or STORE_DEFAULT)
-    return Terminal(path, json=json or before.json, chosen=chosen)
+    chosen = given.pop("store") or before.store
+    return Terminal(
+        chosen or _named("EVENTSTORE_PATH") or STORE_DEFAULT,
+        json=given.pop("json") or before.json,
+        chosen=chosen,
+        keyring=given.pop("keyring") or before.keyring or _named("EVENTSTORE_KEYRING"),
+        audit=given.pop("audit") or before.audit or _named("EVENTSTORE_AUDIT"),
+    )
+
+
+def _named(variable: str) -> Path | None:
+    """Return the path in an environment variable, None where it is empty or unset."""
+    text = os.environ.get(variable)
+    return Path(text) if text else None
 
 
 def _options(given: dict[str, Any]) -> Options:

@@ -19,19 +19,29 @@ from projections.branches import BranchesProjection
 from projections.catalog import CatalogProjection
 from projections.statistics import StatisticsProjection
 
-from .. import EventStore
+from .. import EventStore, InvalidEvent, StoreUnavailable
 from ..audit.report import Finding, Report
-from ..audit.verify import verify_directory
-from ..directory import VIEWS
+from ..audit.trust import VERIFIED
+from ..audit.verify import Verified, verify_directory
+from ..caches import VIEWS, cache_directory
+from ..files import write_durably
 from .app import CARE, NO, START, command
+from .audit import Keys, outside_of
 from .drawing import counted, pairs, plain
 from .terminal import Terminal
 
 
 @command(START)
-def init(terminal: Terminal) -> None:
+def init(
+    terminal: Terminal,
+    encrypt: Annotated[
+        bool, typer.Option("--encrypt", help="Seal every payload with keys of --keyring.")
+    ] = False,
+) -> None:
     """Make an empty store, or leave the one that is there as it is."""
-    with EventStore.open(terminal.path) as store:
+    if encrypt and terminal.keyring is None:
+        raise InvalidEvent("--encrypt needs --keyring FILE, outside of the store")
+    with terminal.writing(creates=True) as store:
         made = {"store": store.id, "path": str(terminal.path), "size": store.head().size}
     told = f"store {made['store']} at {terminal.path}"
     terminal.answer(made, Text.assemble(("✓ ", "green"), plain(told)))
@@ -43,22 +53,67 @@ def verify(
     deep: Annotated[
         bool, typer.Option("--deep", help="Also decode every fact and replay every view.")
     ] = False,
+    head: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="NOTE", help="A signed head kept elsewhere; may be repeated."),
+    ] = None,
+    key: Keys = None,
+    tiles: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Exported tiles: they name what was done.")
+    ] = None,
+    since_last: Annotated[
+        bool, typer.Option("--since-last", help="Read only what the last run did not.")
+    ] = False,
 ) -> None:
-    """Check everything: frames, indexes, times, the whole tree; exit 1 names what is wrong."""
+    """Check everything, also against heads kept outside; exit 1 names what is wrong."""
+    outside = outside_of(terminal, head or [], key, tiles)
     with terminal.progress("verifying") as advance:
-        report = verify_directory(terminal.path, deep=deep, progress=advance)
+        report = verify_directory(
+            terminal.path,
+            deep=deep,
+            progress=advance,
+            outside=outside,
+            since=_last_verified(terminal, deep=deep) if since_last else None,
+            keyring=terminal.keys(),
+        )
         if deep and report.sound:
-            report = msgspec.structs.replace(report, findings=list(_check_views(terminal.path)))
+            report = msgspec.structs.replace(report, findings=list(_check_views(terminal)))
     terminal.answer({"sound": report.sound, **msgspec.to_builtins(report)}, *report_blocks(report))
     if not report.sound:
         raise typer.Exit(NO)
+    if since_last or terminal.audit.is_dir():
+        _keep_verified(terminal, Verified(report.size, report.root, deep))
 
 
-def _check_views(path: Path) -> Iterator[Finding]:
+def _last_verified(terminal: Terminal, *, deep: bool) -> Verified | None:
+    """Return how far the last run came, None where none was or it looked less deep."""
+    try:
+        kept = msgspec.json.decode((terminal.audit / VERIFIED).read_bytes(), type=Verified)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise StoreUnavailable(f"{terminal.audit / VERIFIED} is damaged: {error}") from None
+    return kept if kept.deep or not deep else None
+
+
+def _keep_verified(terminal: Terminal, verified: Verified) -> None:
+    """Note, outside of the store, how far it was found sound."""
+    beside = terminal.audit / f"{VERIFIED}.new"
+    try:
+        terminal.audit.mkdir(parents=True, exist_ok=True)
+        write_durably(beside, msgspec.json.encode(verified) + b"\n")
+        beside.replace(terminal.audit / VERIFIED)
+    except OSError as error:
+        terminal.remark(f"{terminal.audit / VERIFIED} can't be kept: {error.strerror}")
+
+
+def _check_views(terminal: Terminal) -> Iterator[Finding]:
     """Compare each view that is kept beside the log with a full replay of the facts."""
-    if not (path / VIEWS).is_dir() or not os.access(path / VIEWS, os.W_OK):
+    with terminal.reading() as store:
+        views = cache_directory(terminal.path, VIEWS, store.log.erasures())
+    if not views.is_dir() or not os.access(views, os.W_OK):
         return
-    with EventStore.open(path) as store:
+    with terminal.writing() as store:
         yield from compare_views(store, Views(store))
 
 

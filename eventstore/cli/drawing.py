@@ -245,6 +245,8 @@ def _place(recorded: Recorded) -> Text:
 
 def told(recorded: Recorded) -> Text:
     """Draw what a fact says: of a message who said what, else its type and its gist."""
+    if recorded.erased:
+        return Text.assemble((recorded.type, "dim"), "  ", ("redacted or erased", "dim italic"))
     event = recorded.event
     if isinstance(event, ev.MessageAppended):
         return said(event.message)

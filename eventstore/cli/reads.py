@@ -141,7 +141,8 @@ def fact_document(recorded: Recorded) -> dict[str, Any]:
         "correlation_id": recorded.correlation_id,
         "causation_id": recorded.causation_id,
         "key": recorded.key,
-        "event": recorded.event,
+        "erased": recorded.erased,
+        "event": recorded.structure,
     }
 
 

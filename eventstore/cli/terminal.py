@@ -26,8 +26,10 @@ from rich.text import Text
 
 from projections import Views
 
-from .. import EventStore, InvalidEvent
+from .. import EventStore, InvalidEvent, Keyring
+from ..audit.trust import audit_directory
 from ..directory import check_store
+from ..ids import fresh_id
 from ..limits import APPEND_BYTES_MAX
 from ..messages import Json
 
@@ -53,28 +55,51 @@ class _Console(Console):
 class Terminal:
     """One run's standard streams and store; `json` is the voice for machines.
 
-    `chosen` is the store where the command line names it, None where it is a default.
+    `chosen` is the store where the command line names it, None where it is a default; `audit`
+    the directory of its keys and kept heads, outside of it.
     """
 
-    def __init__(self, path: Path, *, json: bool, chosen: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        json: bool,
+        chosen: Path | None = None,
+        keyring: Path | None = None,
+        audit: Path | None = None,
+    ) -> None:
         self.path, self.json, self.chosen = path, json, chosen
+        self.keyring, self._trust = keyring, audit
+        self.audit = audit or audit_directory(path)
         self.out = _Console(highlight=False)
         self.err = _Console(stderr=True, highlight=False)
 
     # -- the store -----------------------------------------------------------------------
 
+    def open(self, *, read_only: bool = False) -> EventStore:
+        """Open the store with the keys and the kept head that belong to it."""
+        # A directory that is still to be made, by keygen, can't be asked yet.
+        trust = self._trust if self._trust and self._trust.exists() else None
+        store = EventStore.open(self.path, read_only=read_only, trust=trust, keyring=self.keys())
+        if store.distrust is not None:
+            self.err.print(f"eventstore: warning: {store.distrust}", style="red", markup=False)
+        return store
+
+    def keys(self) -> Keyring | None:
+        """Return the keyring that is named, None for none; no file is touched yet."""
+        return None if self.keyring is None else Keyring.file(self.keyring)
+
     @contextmanager
     def reading(self) -> Iterator[EventStore]:
         """Open the store to read; never makes one, never waits for a writer."""
-        with EventStore.open(self.path, read_only=True) as store:
+        with self.open(read_only=True) as store:
             yield store
 
     @contextmanager
     def viewing(self) -> Iterator[Views]:
         """Open the store's views: kept beside it, or made anew where it may not be written."""
         check_store(self.path)
-        read_only = not os.access(self.path, os.W_OK)
-        with EventStore.open(self.path, read_only=read_only) as store:
+        with self.open(read_only=not os.access(self.path, os.W_OK)) as store:
             yield Views(store)
 
     @contextmanager
@@ -82,7 +107,7 @@ class Terminal:
         """Open the store to write; only where `creates` is set one is made."""
         if not creates:
             check_store(self.path)
-        with EventStore.open(self.path) as store:
+        with self.open() as store:
             yield store
 
     # -- answers -------------------------------------------------------------------------
@@ -152,6 +177,25 @@ def binary_stdout() -> BinaryIO:
     """Return stdout for bytes, after what text it holds."""
     sys.stdout.flush()
     return sys.stdout.buffer
+
+
+@contextmanager
+def written(output: Path | None, *, force: bool) -> Iterator[BinaryIO]:
+    """Give a file that gets its name only when it is complete, or stdout."""
+    if output is None:
+        yield binary_stdout()
+        return
+    if output.exists() and not force:
+        raise InvalidEvent(f"{output} exists already; --force replaces it")
+    made = output.with_name(f".{fresh_id()}.part")
+    try:
+        with made.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        made.replace(output)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def write_lines(documents: Iterable[object]) -> None:

@@ -4,19 +4,17 @@ Invariants: a file that is no conversation of a known kind is refused before a s
 it; an output file or copy appears whole or not at all, and overwrites nothing unasked.
 """
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.text import Text
 
-from .. import EventStore, InvalidEvent
+from .. import EventStore, InvalidEvent, StoreUnavailable
 from .. import backup as copies
-from ..ids import fresh_id
+from ..audit.trust import LAST_NOTE, audit_directory, read_note
 from ..interchange import (
     FORMATS,
     detect_format,
@@ -28,8 +26,9 @@ from ..interchange import (
 )
 from ..log.base import Head
 from .app import CARE, START, AtVersion, command
+from .audit import export_tree
 from .drawing import counted, pairs, plain, printable
-from .terminal import Terminal, binary_stdout
+from .terminal import Terminal, written
 
 EVENTS, JSON, CHAT, MARKDOWN = "jsonl", "json", "chat", "markdown"
 OUTPUTS = (EVENTS, JSON, CHAT, MARKDOWN)
@@ -51,7 +50,7 @@ def import_(
     if format != "auto" and format not in FORMATS:
         raise InvalidEvent(f"--format takes auto, {', '.join(FORMATS)}, not {format!r}")
     kinds = [detect_format(file) if format == "auto" else format for file in files]
-    with EventStore.open(terminal.path) as store:
+    with terminal.writing(creates=True) as store:
         for file, kind in zip(files, kinds, strict=True):
             _import_one(terminal, store, file, kind, name, actor)
 
@@ -102,8 +101,15 @@ def export(
         Path | None, typer.Option("--output", "-o", help="Write this file; else stdout.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    tiles: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The tree under the last signed head, for auditors."),
+    ] = None,
 ) -> None:
-    """Export facts, messages or transcripts."""
+    """Export facts, messages, transcripts, or the tree as static tiles."""
+    if tiles is not None:
+        export_tree(terminal, tiles)
+        return
     if format not in OUTPUTS:
         raise InvalidEvent(f"--format takes {', '.join(OUTPUTS)}, not {format!r}")
     if format == EVENTS and at_version is not None:
@@ -112,7 +118,7 @@ def export(
         raise InvalidEvent(f"name the sessions to export as {format}")
     with terminal.reading() as store, terminal.progress("exporting") as advance:
         pieces = _pieces(store, format, sessions, at_version)
-        with _written(output, force=force) as out:
+        with written(output, force=force) as out:
             for done, piece in enumerate(pieces, 1):
                 out.write(piece)
                 advance(done)
@@ -143,25 +149,6 @@ def _session_pieces(
     return [export_markdown(store, session, at_version=at_version).encode()]
 
 
-@contextmanager
-def _written(output: Path | None, *, force: bool) -> Iterator[BinaryIO]:
-    """Give a file that gets its name only when it is complete, or stdout."""
-    if output is None:
-        yield binary_stdout()
-        return
-    if output.exists() and not force:
-        raise InvalidEvent(f"{output} exists already; --force replaces it")
-    made = output.with_name(f".{fresh_id()}.part")
-    try:
-        with made.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(output)
-    finally:
-        made.unlink(missing_ok=True)
-
-
 # -- copies ----------------------------------------------------------------------------
 
 
@@ -181,11 +168,19 @@ def restore(
     terminal: Terminal,
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A backup.", show_default=False)],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new or empty directory.")],
+    reason: Annotated[str, typer.Option(help="Why; its first fact says so.")] = copies.REASON,
+    head: Annotated[
+        Path | None,
+        typer.Option(metavar="NOTE", help="Last known head; else that in DEST.audit."),
+    ] = None,
 ) -> None:
-    """Make a new store out of a backup."""
+    """Make a new store out of a backup: a new origin, which says what it goes on from."""
+    note = read_note(head or audit_directory(destination) / LAST_NOTE)
+    if head is not None and note is None:
+        raise StoreUnavailable(f"{head}: no such file")
     with terminal.progress("copying"):
-        head = copies.restore(source, destination)
-    _tell_copy(terminal, destination, head)
+        head_now = copies.restore(source, destination, reason=reason, head=note)
+    _tell_copy(terminal, destination, head_now)
 
 
 def _tell_copy(terminal: Terminal, destination: Path, head: Head) -> None:

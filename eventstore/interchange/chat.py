@@ -4,6 +4,8 @@
     [message, ...]                                        one conversation
     [conversation, ...]                                   several
     JSON lines                                            a conversation or a message a line
+    {"_type": "metadata", "metadata": ...}                a line that speaks for the messages
+                                                          around it, as bots in Go keep a session
 
 Invariants: a message goes in and comes out untouched; a time that it carries (`timestamp`,
 `created_at` or `ts`: ISO 8601, UTC where no zone is given, or seconds since the epoch) becomes
@@ -35,6 +37,9 @@ NAME_KEYS = ("session", "session_id", "conversation_id", "id")
 
 TIME_KEYS = ("timestamp", "created_at", "ts")
 """Where a message's time is looked for, in this order."""
+
+_HEADING = "metadata"
+"""The `_type` of a line that is about the session and no message."""
 
 MILLISECONDS_FROM = 100_000_000_000
 """A number from here on counts milliseconds: as seconds it would be after the year 5100."""
@@ -69,7 +74,7 @@ def _conversations(path: Path, stem: str) -> Iterator[Whole]:
     if not start:
         raise InvalidEvent(f"{path.name} holds no conversation")
     values = chain(start, values)
-    if is_message(start[0][1]):
+    if is_message(start[0][1]) or is_heading(start[0][1]):
         yield _whole(path, (str(path.name), _gathered(values)), stem)
         return
     for number, placed in enumerate(values, 1):
@@ -79,6 +84,13 @@ def _conversations(path: Path, stem: str) -> Iterator[Whole]:
 def is_message(value: Json) -> bool:
     """Return True for what has a role and is no conversation."""
     return isinstance(value, dict) and "role" in value and "messages" not in value
+
+
+def is_heading(value: Json) -> bool:
+    """Return True for the line that says what a file of messages is about."""
+    if not isinstance(value, dict) or "messages" in value:
+        return False
+    return value.get("_type") == _HEADING
 
 
 def _values(path: Path) -> Iterator[Placed]:
@@ -98,14 +110,20 @@ def _values(path: Path) -> Iterator[Placed]:
         yield where, decoded(raw, where, _any)
 
 
-def _gathered(values: Iterator[Placed]) -> list[Json]:
-    """Return the messages of a file that holds nothing else."""
-    messages = []
+def _gathered(values: Iterator[Placed]) -> Json:
+    """Return the conversation that a file of messages is, with what its heading says of it."""
+    heading: dict[str, Json] = {}
+    messages: list[Json] = []
     for where, value in values:
-        if not is_message(value):
+        if isinstance(value, dict) and is_heading(value):
+            heading |= value
+        elif is_message(value):
+            messages.append(value)
+        else:
             raise InvalidEvent(f"{where} is no message, unlike what came before")
-        messages.append(value)
-    return messages
+    named = {"session": heading.pop("key")} if "key" in heading else {}
+    heading.pop("_type", None)
+    return {**named, **heading, "messages": messages}
 
 
 def _whole(path: Path, placed: Placed, name: str) -> Whole:

@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import InvalidEvent
 from ..store import EventStore
-from .chat import import_chat, is_message
+from .chat import import_chat, is_heading, is_message
 from .chitchat import import_chitchat
 from .intake import Imported, Progress
 from .jsonl import import_events
@@ -66,7 +66,7 @@ def _format_of(top: Top, where: str) -> str | None:
     if isinstance(top, dict):
         if top.keys() >= {"position", "session", "version", "event"}:
             return EVENTS
-        if "messages" in top or is_message(top):
+        if "messages" in top or is_message(top) or _is_heading(top, where):
             return CHAT
         return CHITCHAT if _has_turns(top, where) else None
     first = decoded(top[0], f"{where} entry 1", _any) if top else None
@@ -74,6 +74,10 @@ def _format_of(top: Top, where: str) -> str | None:
         return TAU
     is_chat = isinstance(first, list) or (isinstance(first, dict) and "messages" in first)
     return CHAT if is_chat or is_message(first) else None
+
+
+def _is_heading(top: dict[str, msgspec.Raw], where: str) -> bool:
+    return "_type" in top and is_heading({"_type": decoded(top["_type"], where, _any)})
 
 
 def _has_turns(top: dict[str, msgspec.Raw], where: str) -> bool:

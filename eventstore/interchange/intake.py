@@ -10,14 +10,13 @@ from contextlib import contextmanager
 
 import msgspec
 
-from ..audit.entry import Salts
-from ..errors import EventStoreError, SessionExists, StoreUnavailable
+from ..errors import EventStoreError, SessionExists
 from ..events import BranchCreated, Event, MessageAppended
 from ..ids import check_name
 from ..limits import APPEND_EVENTS_MAX, MIB
 from ..log.base import NO_STREAM, Append, Log
-from ..log.frame import draft
 from ..messages import Json, Message
+from ..requests import Part
 from ..store import EventStore
 
 COMMIT_EVENTS = 5_000
@@ -70,9 +69,8 @@ def take_in(
 
 
 def check_writable(store: EventStore) -> None:
-    """Raise StoreUnavailable if the store is read-only; let what was acknowledged be visible."""
-    if store.read_only:
-        raise StoreUnavailable("the store is open read-only")
+    """Raise what a command would if nothing may be written; let what was said be visible."""
+    store.engine.check_writable()
     store.flush()
 
 
@@ -112,7 +110,7 @@ class _Intake:
         self._log, self._engine, self._count = store.log, store.engine, store.count_tokens
         self._actor = actor or store.engine.actor
         self._progress = progress
-        self._salts = Salts()
+        self._keys: dict[str, int] = {}
         self._waiting: list[Append] = []
         self._sum = Imported()
         self._bytes = 0
@@ -131,13 +129,11 @@ class _Intake:
         times = [*[None] * len(whole.opening), *whole.times]
         for start in range(0, len(events), APPEND_EVENTS_MAX):
             part = slice(start, start + APPEND_EVENTS_MAX)
-            count = len(events[part])
-            made = draft(
-                session, events[part], self._log.codec, self._salts.take(count), times[part]
-            )
             expected = start - 1 if start else NO_STREAM
-            self._waiting.append(Append((made,), (expected,), self._actor))
-            self._bytes += len(made.bodies)
+            made = Part(session, events[part], expected, times[part])
+            drafts, versions, _ = self._engine.encoder.drafted([made], self._keys)
+            self._waiting.append(Append(drafts, versions, self._actor))
+            self._bytes += sum(len(each.bodies) for each in drafts)
 
     def commit(self) -> None:
         """Write what has gathered: one transaction, all of it or nothing."""
@@ -154,6 +150,7 @@ class _Intake:
         if self._progress:
             self._progress(self._sum.messages)
         self._waiting, self._sum, self._bytes = [], Imported(), 0
+        self._keys.clear()
 
 
 def _added(one: Imported, other: Imported) -> Imported:

@@ -9,11 +9,12 @@ transaction: all of the file or nothing.
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
+from ..encoder import Encoder
 from ..errors import EventStoreError, InvalidEvent, SessionNotFound
+from ..ids import SYSTEM
 from ..limits import MIB
 from ..log.base import NO_STREAM, Append, Stage
-from ..log.codec import Codec
-from ..log.frame import Draft, draft
+from ..requests import Part
 from ..store import EventStore
 from .intake import Imported, Progress, check_writable
 from .lines import (
@@ -74,11 +75,11 @@ def import_events(
         with engine.writer.exclusive(), store.log.group() as stage:
             survey.check_free()
             carried = survey.whole and store.log.size() == 0
-            for batch in _batches(again, store.log.codec, carried=carried):
+            for batch in _batches(again, engine.encoder, carried=carried):
                 _write(stage, batch, engine.now())
                 if progress:
                     progress(sum(draft.messages for each in batch for draft in each.drafts))
-    return survey.found
+    return survey.found(carried=carried)
 
 
 def _write(stage: Stage, batch: Sequence[Append], now: int) -> None:
@@ -87,12 +88,15 @@ def _write(stage: Stage, batch: Sequence[Append], now: int) -> None:
             raise outcome
 
 
-def _batches(lines: Iterable[bytes], codec: Codec, *, carried: bool) -> Iterator[list[Append]]:
+def _batches(lines: Iterable[bytes], encoder: Encoder, *, carried: bool) -> Iterator[list[Append]]:
     """Iterate over the appends of a file, as many together as are planned together."""
+    keys: dict[str, int] = {}
     batch: list[Append] = []
     events = size = 0
     for part in read_appends(lines):
-        batch.append(_append(part, codec, carried=carried))
+        if not carried and part[0][1].session == SYSTEM:
+            continue
+        batch.append(_append(part, encoder, keys, carried=carried))
         events += len(part)
         size += sum(len(made.bodies) for made in batch[-1].drafts)
         if events >= STAGE_EVENTS or size >= STAGE_BYTES:
@@ -102,13 +106,16 @@ def _batches(lines: Iterable[bytes], codec: Codec, *, carried: bool) -> Iterator
         yield batch
 
 
-def _append(part: list[Numbered], codec: Codec, *, carried: bool) -> Append:
+def _append(
+    part: list[Numbered], encoder: Encoder, keys: dict[str, int], *, carried: bool
+) -> Append:
     number, first = part[0]
     streams = [list(lines) for _, lines in groupby(part, key=lambda each: each[1].session)]
-    before = [stream[0][1].version - 1 for stream in streams]
+    parts = [_part(each, carried=carried) for each in streams]
+    drafts, expected, _ = encoder.drafted(parts, keys)
     return Append(
-        drafts=tuple(_draft(stream, codec, carried=carried) for stream in streams),
-        expected=tuple(NO_STREAM if version < 0 else version for version in before),
+        drafts=drafts,
+        expected=expected,
         actor=first.actor,
         correlation_id=first.correlation_id,
         causation_id=first.causation_id,
@@ -118,11 +125,15 @@ def _append(part: list[Numbered], codec: Codec, *, carried: bool) -> Append:
     )
 
 
-def _draft(stream: list[Numbered], codec: Codec, *, carried: bool) -> Draft:
-    events = [event_of(*each) for each in stream]
-    salts = b"".join(salt_of(*each) for each in stream)
-    times = [_time(line, carried=carried) for _, line in stream]
-    return draft(stream[0][1].session, events, codec, salts, times)
+def _part(stream: list[Numbered], *, carried: bool) -> Part:
+    _, first = stream[0]
+    return Part(
+        first.session,
+        [event_of(*each) for each in stream],
+        first.version - 1 if first.version else NO_STREAM,
+        [_time(line, carried=carried) for _, line in stream],
+        b"".join(salt_of(*each) for each in stream),
+    )
 
 
 def _time(line: Line, *, carried: bool) -> int | None:

@@ -23,10 +23,11 @@ from ..audit.entry import SALT_BYTES, payload_commitment
 from ..errors import InvalidEvent
 from ..events import AnyEvent, BranchMerged, MessageAppended
 from ..limits import APPEND_EVENTS_MAX, NESTING_DEPTH_MAX
-from ..log.base import Log
+from ..log.base import FORGOTTEN, Log
 from ..log.codec import SCHEMA_OF, decode, encode_all
 from ..log.format import OCCURRED, TYPE_CODES, TYPES
 from ..log.frame import Frame
+from ..log.shredding import stripped
 from ..messages import Json, check_json, check_message
 from .sources import decoded, numbered
 
@@ -129,18 +130,24 @@ def _is_merge(frame: Frame) -> bool:
 
 
 def _same_merge(one: Frame, other: Frame) -> bool:
-    """Return True for the two halves of one merge: the same fact, one right after the other."""
+    """Return True for the two halves of one merge: a fact, and right after it its marker."""
     if other.position != one.position + 1 or not _is_merge(other):
         return False
-    return one.opened(0)[2] == other.opened(0)[2]
+    for frame in (one, other):
+        _check_there(frame, 0)
+    return stripped(one.event(0)) == stripped(other.event(0))
 
 
 def _content(log: Log, frame: Frame) -> str | None:
+    """Return what is kept of the command behind a key; an encrypted log gives it to nobody."""
     found = log.receipt_of(frame.key) if frame.key else None
-    return found[0].hex() if found else None
+    if found is None:
+        return None
+    return FORGOTTEN.hex() if log.codec.seal else found[0].hex()
 
 
 def _line(frame: Frame, index: int, append: int, events: int, content: str | None) -> bytes:
+    _check_there(frame, index)
     row, salt, payload = frame.opened(index)
     line = Line(
         position=frame.position + index,
@@ -162,6 +169,15 @@ def _line(frame: Frame, index: int, append: int, events: int, content: str | Non
         content=content,
     )
     return _encode(line) + b"\n"
+
+
+def _check_there(frame: Frame, index: int) -> None:
+    """Raise InvalidEvent for an event that was redacted or erased: no file carries that."""
+    if frame.erased(index):
+        raise InvalidEvent(
+            f"position {frame.position + index}, in session {frame.session!r}, was redacted or "
+            "erased, which no file of events carries; make a backup, or export other sessions"
+        )
 
 
 # -- and in ----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ..events import (
     BranchCreated,
     BranchMerged,
     HistorySummarized,
+    KeyCreated,
     MessageAppended,
     MessagesPruned,
     Redacted,
@@ -21,8 +22,9 @@ from ..events import (
     SessionRewound,
     Span,
 )
-from ..ids import check_name, optional_name
+from ..ids import SYSTEM, check_name, optional_name
 from ..log.base import Log
+from ..log.shredding import stripped
 from ..spans import length
 from .intake import Imported, check_new
 from .lines import Line, Numbered, check_commitment, content_of, event_of
@@ -32,10 +34,15 @@ TIME_MAX = (1 << 63) - 1
 
 
 class Survey:
-    """What a file holds; `whole` says that it is a log from its first position on, no gap."""
+    """What a file holds; `whole` says that it is a log from its first position on, no gap.
+
+    Where it isn't, or the log was encrypted with keys that are not in the file, what stands in the
+    system stream is about another store and stays there.
+    """
 
     def __init__(self, log: Log) -> None:
         self.whole = True
+        self._system = 0
         self.branches = 0
         self.size = 0
         self._log = log
@@ -46,16 +53,17 @@ class Survey:
         self._messages: dict[str, int] = {}
         self._notes: set[tuple[str, int]] = set()
 
-    @property
-    def found(self) -> Imported:
-        """What an import of the file brings."""
-        sessions = len(self._versions) - self.branches
-        return Imported(sessions, self.branches, sum(self._messages.values()), self.size)
+    def found(self, *, carried: bool) -> Imported:
+        """Return what an import of the file brings: `carried` says that it is all of the file."""
+        sessions = len(self._versions) - self.branches - (SYSTEM in self._versions)
+        events = self.size if carried else self.size - self._system
+        return Imported(sessions, self.branches, sum(self._messages.values()), events)
 
     def check_free(self) -> None:
         """Raise SessionExists or KeyReused where the store has one of the file's names."""
         for session in self._versions:
-            check_new(self._log, session)
+            if session != SYSTEM:
+                check_new(self._log, session)
         for key in self._keys:
             if self._log.receipt_of(key) is not None:
                 raise KeyReused(key)
@@ -81,11 +89,11 @@ class Survey:
         return event
 
     def _check_halves(self, append: list[Numbered], events: list[AnyEvent]) -> None:
-        """Raise unless the append is a merge: one fact, in both of its streams."""
+        """Raise unless the append is a merge: a fact in one stream, its marker in the other."""
         number, event = append[0][0], events[0]
         sessions = [line.session for _, line in append]
         merged = isinstance(event, BranchMerged) and [event.into, event.source]
-        if sessions != merged or events[1] != event:
+        if sessions != merged or stripped(events[1]) != stripped(event):
             found = next(each for each in events if isinstance(each, BranchMerged))
             raise InvalidEvent(
                 f"line {number}: {found.source!r} was merged into {found.into!r}; a merge is in the"
@@ -100,7 +108,8 @@ class Survey:
         if line.key is not None:
             if line.key in self._keys:
                 raise KeyReused(line.key)
-            self._keys.add(line.key)
+            if line.session != SYSTEM:
+                self._keys.add(line.key)
         if not 0 <= line.recorded_at <= TIME_MAX:
             raise InvalidEvent(f"line {number}: recorded_at must be ns from 0 to {TIME_MAX}")
         self.whole = self.whole and line.recorded_at >= self._recorded_at
@@ -122,7 +131,8 @@ class Survey:
             )
         if version == 0:
             check_name(line.session, f"line {number}: session id")
-            check_new(self._log, line.session)
+            if line.session != SYSTEM:
+                check_new(self._log, line.session)
 
     def _check_event(self, line: Line, event: AnyEvent) -> None:
         """Check what the event refers to."""
@@ -183,6 +193,8 @@ class Survey:
 
     def _count(self, line: Line, event: AnyEvent) -> None:
         self.size += 1
+        self._system += line.session == SYSTEM
+        self.whole = self.whole and not isinstance(event, KeyCreated)
         self.branches += isinstance(event, BranchCreated)
         self._versions[line.session] = line.version
         said = self._messages.get(line.session, 0)

@@ -13,20 +13,37 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from .. import events
 from ..audit.entry import entry_common, entry_middle
 from ..audit.tree import Frontier
 from ..errors import (
     Corruption,
     EventStoreError,
+    InvalidEvent,
     KeyReused,
+    KeyShredded,
     SessionExists,
     SessionNotFound,
     VersionConflict,
 )
+from ..events import Span
 from ..limits import NAME_BYTES_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from .codec import Codec
-from .format import ACTOR_NAME, KEY_ROW, REF, SESSION_NAME, STREAM_ROW
-from .frame import Draft, Frame, place
+from .draft import Draft, place
+from .format import (
+    ACTOR_NAME,
+    CAUSATION_NAME,
+    CORRELATION_NAME,
+    KEY_NAME,
+    KEY_ROW,
+    REF,
+    SESSION_NAME,
+    STREAM_ROW,
+    TYPE_CODES,
+)
+from .frame import Frame
+from .names import Names
+from .shredding import Shred
 
 
 class Expected(enum.Enum):
@@ -46,7 +63,8 @@ class Append(msgspec.Struct, frozen=True):
     """One call's facts: usually one stream, for a merge two, always atomic.
 
     `content` is the xxh3-128 of what the caller asked for: the same key with other content is
-    refused. `recorded_at` is given only when a whole log is carried over from elsewhere.
+    refused. `recorded_at` is given only when a whole log is carried over from elsewhere. `shreds`
+    are the payloads that go with these facts, in the same transaction.
     """
 
     drafts: tuple[Draft, ...]
@@ -57,6 +75,7 @@ class Append(msgspec.Struct, frozen=True):
     key: str | None = None
     content: bytes = bytes(16)
     recorded_at: int | None = None
+    shreds: tuple[Shred, ...] = ()
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -105,6 +124,9 @@ Outcome = Receipt | EventStoreError
 Stage = Callable[[Sequence[Append], int], list[Outcome]]
 """Decides a batch at a time in ns, inside a group."""
 
+FORGOTTEN = b"\xff" * 16
+"""The content of a key whose payloads are gone: the digest would tell whoever guesses them."""
+
 NAMES_PAGE = 1_000
 """Stream names in one page."""
 
@@ -115,18 +137,22 @@ class Ground(Protocol):
     frontier: Frontier
     recorded_at: int
     next_ref: int
+    names: Names
 
     def tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream."""
 
     def ref(self, row: bytes) -> int | None:
-        """Return the reference of an interned name (kind byte and UTF-8)."""
+        """Return the reference of an interned name (kind byte and kept name)."""
 
     def key_row(self, key: bytes) -> bytes | None:
         """Return the KEY_ROW of an idempotency key."""
 
     def receipt_at(self, position: int) -> Receipt:
         """Return the receipt of the append that starts at `position`, as a duplicate."""
+
+    def erased(self, ref: int) -> bool:
+        """Return True for a stream whose erasure has begun."""
 
 
 class Plan:
@@ -138,6 +164,7 @@ class Plan:
         self.recorded_at = ground.recorded_at
         self.frontier = Frontier(ground.frontier.size, ground.frontier.nodes)
         self.next_ref = ground.next_ref
+        self._names = ground.names
         self.outcomes: list[Outcome] = []
         self.frames: list[tuple[int, bytes]] = []
         self.streams: list[tuple[bytes, bytes]] = []
@@ -145,12 +172,16 @@ class Plan:
         self.keys: dict[bytes, bytes] = {}
         self.tiles: list[tuple[int, int, bytes]] = []
         self.tails: dict[str, Tail] = {}
+        self.shreds: list[Shred] = []
+        self.erasing: dict[int, bool] = {}
+        """Reference of a stream -> True where its erasure begins, False where it is complete."""
         self._receipts: dict[int, Receipt] = {}
 
     def decide(self, append: Append) -> Outcome:
         """Accept an append and number it, or say why not; nothing is half-accepted."""
         try:
-            known = self._known(append)
+            envelope = self._enveloped(append)
+            known = self._known(append, envelope.key)
             if known is not None:
                 return known
             for draft, expected in zip(append.drafts, append.expected, strict=True):
@@ -159,25 +190,38 @@ class Plan:
             return error
         given = append.recorded_at
         self.recorded_at = max(self.recorded_at, self.now if given is None else given)
-        key = (append.key or "").encode()
-        first = self._place(append, append.drafts[0], key)
+        self.shreds += append.shreds
+        first = self._place(append.drafts[0], envelope, envelope.key)
         for draft in append.drafts[1:]:
-            self._place(append, draft, b"")
-        if key:
+            self._place(draft, envelope, b"")
+        if envelope.key:
             position = first.position - (first.version - first.first_version)
-            self.keys[key] = KEY_ROW.pack(position, append.content)
+            forgotten = append.content == FORGOTTEN
+            kept = append.content if forgotten else self._names.digest(append.content)
+            self.keys[envelope.key] = KEY_ROW.pack(position, kept)
             self._receipts[position] = msgspec.structs.replace(first, duplicate=True)
         return first
 
-    def _known(self, append: Append) -> Receipt | None:
+    def _enveloped(self, append: Append) -> "_Envelope":
+        """Return the names of an append as the disk keeps them. Raises InvalidEvent."""
+        kept = self._names.kept
+        for draft in append.drafts:
+            kept(SESSION_NAME, draft.session)
+        return _Envelope(
+            kept(KEY_NAME, append.key) if append.key else b"",
+            kept(ACTOR_NAME, append.actor) if append.actor else b"",
+            kept(CORRELATION_NAME, append.correlation_id) if append.correlation_id else b"",
+            kept(CAUSATION_NAME, append.causation_id) if append.causation_id else b"",
+        )
+
+    def _known(self, append: Append, key: bytes) -> Receipt | None:
         if append.key is None:
             return None
-        key = append.key.encode()
         row = self.keys.get(key) or self.ground.key_row(key)
         if row is None:
             return None
         position, content = KEY_ROW.unpack(row)
-        if content != append.content:
+        if not same_content(self._names, append.content, content):
             raise KeyReused(append.key)
         return self._receipts.get(position) or self.ground.receipt_at(position)
 
@@ -194,34 +238,60 @@ class Plan:
             raise VersionConflict(draft.session, expected, tail.version if tail else None)
         if tail is None and not draft.creates:
             raise SessionNotFound(draft.session)
+        if tail is not None and self._erased(tail.ref) and _type_codes(draft) != {_KEY_SHREDDED}:
+            raise KeyShredded(draft.session)
 
-    def _place(self, append: Append, draft: Draft, key: bytes) -> Receipt:
+    def _erased(self, ref: int) -> bool:
+        return ref in self.erasing or self.ground.erased(ref)
+
+    def _place(self, draft: Draft, envelope: "_Envelope", key: bytes) -> Receipt:
         """Give the draft its numbers, hash its entries, add its rows."""
         session, position = draft.session, self.frontier.size
-        tail = self._tail(session) or Tail(self._ref(SESSION_NAME, session), -1, 0, -1)
-        actor = self._ref(ACTOR_NAME, append.actor) if append.actor else 0
-        names = key, (append.correlation_id or "").encode(), (append.causation_id or "").encode()
+        kept = self._names.kept(SESSION_NAME, session)
+        tail = self._tail(session) or Tail(self._ref(SESSION_NAME + kept), -1, 0, -1)
+        actor = self._ref(ACTOR_NAME + envelope.actor) if envelope.actor else 0
         version = tail.version + 1
-        first = position, version, tail.messages
-        frame = place(draft, names, (tail.ref, actor), first, tail.position, self.recorded_at)
-        common = entry_common(
-            self.recorded_at, session, append.actor, append.correlation_id, append.causation_id
+        frame = place(
+            draft,
+            (key, envelope.correlation_id, envelope.causation_id),
+            (tail.ref, actor),
+            (position, version, tail.messages),
+            tail.position,
+            self.recorded_at,
         )
+        common = entry_common(self.recorded_at, *self._public(kept, envelope))
         self.tiles += self.frontier.extend(_leaves(draft, common, version, position, tail.position))
         last, messages = position + draft.count - 1, tail.messages + draft.messages
         tail = Tail(tail.ref, version + draft.count - 1, messages, last)
         self.tails[session] = tail
+        self.erasing |= _erasing(tail.ref, draft)
         self.frames.append((last, frame))
         self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(tail.version, messages, last)))
         return Receipt(session, version, tail.version, last, self.recorded_at, last + 1)
 
-    def _ref(self, kind: bytes, name: str) -> int:
-        row = kind + name.encode()
+    def _public(
+        self, session: bytes, envelope: "_Envelope"
+    ) -> tuple[str, str | None, str | None, str | None]:
+        """Return session, actor, correlation and causation id as entries hash them."""
+        public = self._names.public
+        who, what, why = (public(each) if each else None for each in envelope[1:])
+        return public(session), who, what, why
+
+    def _ref(self, row: bytes) -> int:
         ref = self.names.get(row) or self.ground.ref(row)
         if ref is None:
             ref = self.names[row] = self.next_ref
             self.next_ref += 1
         return ref
+
+
+class _Envelope(NamedTuple):
+    """The names that an append has, as the disk keeps them; empty for none."""
+
+    key: bytes
+    actor: bytes
+    correlation_id: bytes
+    causation_id: bytes
 
 
 def _leaves(draft: Draft, common: bytes, version: int, position: int, previous: int) -> list[bytes]:
@@ -253,9 +323,12 @@ def page(frames: Iterable[Frame], frames_max: int | None = None) -> list[Frame]:
     return taken
 
 
-def session_row(session: str) -> bytes:
+def session_row(names: Names, session: str) -> bytes:
     """Return a session's row in `refs`; for a text that is no name, a row that none has."""
-    row = SESSION_NAME + session.encode("utf-8", "surrogatepass")
+    try:
+        row = SESSION_NAME + names.kept(SESSION_NAME, session)
+    except InvalidEvent:
+        return SESSION_NAME
     return row if len(row) <= NAME_BYTES_MAX + 1 else SESSION_NAME
 
 
@@ -267,6 +340,29 @@ def frames_at(
     if not frames:
         raise Corruption(-1, f"session {session!r} lacks version {version}, which a fact names")
     return frames
+
+
+def key_of(log: "Log", session: str) -> int:
+    """Return the id of a session's key, which sealed its first fact: the log is encrypted.
+
+    Raises SessionNotFound, and KeyShredded where the session was erased.
+    """
+    seal = log.codec.seal
+    assert seal is not None
+    if session not in seal.keys:
+        frames = log.read_stream(session, 0, frames_max=1)
+        if not frames:
+            raise SessionNotFound(session)
+        key = frames[0].key_id(0)
+        if key is None:
+            raise KeyShredded(session)
+        seal.remember(session, key)
+    return seal.keys[session]
+
+
+def same_content(names: Names, given: bytes, kept: bytes) -> bool:
+    """Return True if a command's digest is the one kept with its key, or that was forgotten."""
+    return kept in (FORGOTTEN, names.digest(given))
 
 
 def version_of(frame: Frame, number: int) -> int:
@@ -288,6 +384,22 @@ def receipt_again(frame: Frame) -> Receipt:
     )
 
 
+def _type_codes(draft: Draft) -> set[int]:
+    return {int.from_bytes(lead[2:4], "big") for lead in draft.leads}
+
+
+def _erasing(ref: int, draft: Draft) -> dict[int, bool]:
+    """Return {ref: True} where a draft asks for its stream's erasure, False where it ends it."""
+    if draft.only_messages:
+        return {}
+    codes = _type_codes(draft) & {_ERASE_REQUESTED, _KEY_SHREDDED}
+    return {ref: _ERASE_REQUESTED in codes} if codes else {}
+
+
+_ERASE_REQUESTED = TYPE_CODES[events.EraseRequested]
+_KEY_SHREDDED = TYPE_CODES[events.KeyShredded]
+
+
 class Log(Protocol):
     """An append-only sequence of frames; every implementation passes one contract suite.
 
@@ -296,6 +408,10 @@ class Log(Protocol):
     """
 
     codec: Codec
+
+    @property
+    def erasures_seen(self) -> int:
+        """The erasure count as of the newest read here; costs nothing."""
 
     def commit(self, batch: Sequence[Append], now: int) -> list[Outcome]:
         """Decide and keep a batch; returns when it is durable. StoreFull, StoreUnavailable."""
@@ -313,7 +429,7 @@ class Log(Protocol):
         """Return the newest place in a stream, None where it does not exist."""
 
     def receipt_of(self, key: str) -> tuple[bytes, Receipt] | None:
-        """Return the content digest and the original receipt of an idempotency key."""
+        """Return what same_content() takes, and the original receipt, of an idempotency key."""
 
     def read_all(self, position: int, frames_max: int | None = None) -> list[Frame]:
         """Return a page of frames from the one that holds `position` on."""
@@ -331,6 +447,18 @@ class Log(Protocol):
 
     def add_dictionary(self, dictionary: bytes) -> int:
         """Keep a compression dictionary and make it the current one; returns its number."""
+
+    def shred(self, wanted: Shred) -> None:
+        """Destroy payloads that are not gone yet, durably, and raise the erasure count."""
+
+    def erasures(self) -> int:
+        """Return how often payloads were destroyed: the epoch of all that is kept beside a log."""
+
+    def hidden(self) -> dict[str, list[Span]]:
+        """Return, for each session, its lines that no list may show: their payloads are gone."""
+
+    def erasing(self) -> list[str]:
+        """Return the sessions whose erasure was requested and is not complete."""
 
     def wait_applied(self, position: int) -> None:
         """Return once `position` is readable here: at once in a log that is local."""

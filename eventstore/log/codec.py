@@ -1,4 +1,4 @@
-"""Event <-> payload bytes: msgpack, then zstd with a dictionary that the frame names.
+"""Event <-> payload bytes: msgpack, zstd with a dictionary that the frame names, perhaps a seal.
 
 Invariants: the same event always gives the same msgpack bytes (they are what is proved);
 compression never grows a payload (else it stays raw); a payload is decompressed to exactly
@@ -19,6 +19,8 @@ from ..limits import DICTIONARY_BYTES_MAX, EVENT_BYTES_MAX
 from ..messages import Message
 from ..upcast import schema_of, upcast
 from .format import MESSAGE, RAW, TYPES, ZSTD
+from .names import Names, PlainNames
+from .seal import Seal
 
 COMPRESS_BYTES_MIN = 32
 """Payloads below this stay raw: the saving would be smaller than the cost of reading it."""
@@ -37,6 +39,7 @@ class _StoredMessage(msgspec.Struct, tag="MessageAppended", tag_field="type", om
 SCHEMA_OF = {code: schema_of(kind.__name__) for code, kind in TYPES.items()}
 """Type code -> the schema number that is written today."""
 
+_PLAIN = PlainNames()
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(_StoredMessage).decode
 _decoders: dict[int, Callable[[bytes], AnyEvent]] = {
@@ -88,16 +91,32 @@ class _Contexts:
 
 
 class Codec:
-    """Compression with numbered dictionaries; safe for many threads.
+    """How one log writes what it is told: compression, names and seals; safe for many threads.
 
     `load(number)` returns a dictionary's bytes or None; `current` is the number new payloads
-    are compressed with.
+    are compressed with; `seal` is None where the log is not encrypted.
     """
 
-    def __init__(self, load: Callable[[int], bytes | None], current: int = ZSTD) -> None:
+    def __init__(
+        self,
+        load: Callable[[int], bytes | None],
+        current: int = ZSTD,
+        seal: Seal | None = None,
+    ) -> None:
         self.current = current
+        self.seal = seal
         self._load = load
         self._local = threading.local()  # zstd contexts must not be shared between threads
+
+    @property
+    def names(self) -> Names:
+        """How the log keeps names."""
+        return self.seal.names if self.seal else _PLAIN
+
+    @property
+    def locked(self) -> bool:
+        """True where the log is encrypted and open without its keyring."""
+        return self.seal is not None and self.seal.vault is None
 
     def compress_all(self, payloads: Sequence[bytes]) -> list[tuple[int, bytes]]:
         """Return (dictionary number, stored bytes) of each, raw where compression does not pay."""

@@ -1,27 +1,39 @@
 """LMDB environments under LMDB's rules: one object per directory and process, never across fork.
 
 Invariants: default sync mode only, never writemap; the map is large, sparse and set once; every
-LMDB error leaves here as one of our tree; a full disk or map is StoreFull and loses nothing.
+LMDB error leaves here as one of our tree; a full disk or map is StoreFull and loses nothing; what
+LMDB writes through memory has its blocks on the disk before, since a fault there kills a process.
 """
 
 import ctypes
+import errno
 import os
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import lmdb
 
 from ..errors import Corruption, EventStoreError, StoreFull, StoreLocked, StoreUnavailable
 from ..limits import GIB, MAP_BYTES_DEFAULT
+from ..volume import check_room
 
 NO_ROOM = ("No space left", "Input/output error", "File too large", "Disk quota exceeded")
 """What the system says when a disk, a quota or a file may not grow; LMDB calls a cut write I/O."""
 
-FILE = "data.mdb"
+FILE, LOCK_FILE = "data.mdb", "lock.mdb"
+NOTHING = b"\0"
+"""A row that no commit leaves behind."""
+
 READERS_MAX = 1_024
+LOCK_BYTES = (READERS_MAX + 64) * 64
+"""A lock file: a head of a few slots, and 64 bytes for each reader."""
+
+RESIZE_SECONDS_MAX = 10.0
+"""How long a map that another process outgrew waits for transactions of this one to end."""
+
 TABLES_MAX = 64
 
 
@@ -34,10 +46,13 @@ class Environment:
         self._map_size = map_size
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self._running = 0
+        self._quiet = threading.Condition()
         self._tables: dict[bytes, lmdb._Database] = {}
         self._open()
 
     def _open(self) -> None:
+        _allocate_lock_file(self.path)
         self._env = _open_halving(self.path, self._map_size, read_only=self.read_only)
         self._file = _file(self.path)
         self._check_whole()
@@ -69,6 +84,12 @@ class Environment:
                 self._tables[name] = made
             return made
 
+    def tables(self) -> dict[bytes, bool]:
+        """Return the names of all tables, and whether each was made with `dupfixed`."""
+        with self.begin() as txn:
+            names = [bytes(name) for name in txn.cursor().iternext(values=False)]
+        return {name: bool(self.table(name).flags()["dupfixed"]) for name in names}
+
     def _opened(self, name: bytes, *, dupfixed: bool, create: bool) -> lmdb._Database:
         try:
             if self.read_only:
@@ -91,6 +112,9 @@ class Environment:
             raise StoreUnavailable(
                 f"{self.path} was opened before a fork; open the store anew in this process"
             )
+        if write:
+            check_room(self.path)
+        self._count(1)
         try:
             with self._begun(write=write) as txn:
                 yield txn
@@ -98,21 +122,46 @@ class Environment:
             raise self._translated(error) from error
         except struct.error as error:
             raise Corruption(-1, f"{self.path}: a row of the wrong size: {error}") from None
+        finally:
+            self._count(-1)
 
     def _begun(self, *, write: bool) -> lmdb.Transaction:
         try:
             return self._env.begin(write=write)
         except lmdb.MapResizedError:
-            self._env.set_mapsize(0)  # another process set a larger map: take it over
+            self._take_map()
             return self._env.begin(write=write)
+
+    def _count(self, change: int) -> None:
+        """Count the transactions of this process: the map is never changed below one."""
+        with self._quiet:
+            self._running += change
+            if not self._running:
+                self._quiet.notify_all()
+
+    def _take_map(self) -> None:
+        """Take over the larger map of another process, once no transaction of this one is left."""
+        with self._quiet:
+            self._running -= 1  # the caller's own, which could not begin
+            try:
+                if not self._quiet.wait_for(lambda: not self._running, RESIZE_SECONDS_MAX):
+                    raise StoreUnavailable(
+                        f"{self.path}: another process uses a larger map, and readers here don't "
+                        "end; open the store anew with that map_size"
+                    )
+                self._env.set_mapsize(0)
+            finally:
+                self._running += 1
 
     def _translated(self, error: lmdb.Error) -> EventStoreError:
         if isinstance(error, lmdb.MapFullError):
-            return StoreFull(
-                f"{self.path} has used its map of {self._map_size} bytes; open it with a larger one"
-            )
+            size = self._env.info()["map_size"]
+            return StoreFull(f"{self.path} has used its map of {size} bytes; open a larger one")
         if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadValsizeError)):
             return Corruption(-1, f"{self.path}: {error}")
+        if isinstance(error, lmdb.PanicError):
+            what = "LMDB refuses all work after a write of its head failed"
+            return StoreUnavailable(f"{self.path}: {what}; close the store and open it again")
         if any(reason in str(error) for reason in NO_ROOM):
             return StoreFull(f"{self.path}: the disk refused the write ({error}); free some space")
         return StoreUnavailable(f"{self.path}: {error}")
@@ -141,8 +190,31 @@ class Environment:
         with _registry_lock:
             self.users -= 1
             if self.users <= 0 and os.getpid() == self._pid:
+                failed = self._has_failed()
                 self._env.close()
                 _registry.pop((self._pid, self.path), None)
+                if failed:
+                    self._mend()
+
+    def _has_failed(self) -> bool:
+        """Return True once LMDB refuses all work, since a write of its head went wrong."""
+        try:
+            self._env.begin().abort()
+        except lmdb.PanicError:
+            return True
+        return False
+
+    def _mend(self) -> None:
+        """Commit nothing over what the failed write left: a commit that seems to be hidden.
+
+        LMDB gives the head it could not write an old number, so that it is not used, but not the
+        old pages. Where the disk goes on refusing, opening the log says so.
+        """
+        with suppress(lmdb.Error, EventStoreError):
+            env = _open_halving(self.path, self._map_size, read_only=False)
+            with closing(env), env.begin(write=True) as txn:
+                txn.put(NOTHING, b"")
+                txn.delete(NOTHING)
 
     def outlive(self) -> None:
         """Never be freed in this process: LMDB would free the slots of the parent's readers."""
@@ -196,6 +268,24 @@ def _file(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def _allocate_lock_file(path: Path) -> None:
+    """Give the lock file its blocks before LMDB writes into it through memory. Raises StoreFull."""
+    try:
+        handle = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return  # where nothing can be written LMDB does without
+    try:
+        found = os.fstat(handle)
+        size = found.st_size or LOCK_BYTES  # one in use keeps its size: others have mapped it
+        if found.st_blocks * 512 < size:
+            os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreFull(f"{path}: no room for a lock file; free some space") from None
+    finally:
+        os.close(handle)
+
+
 def _open_halving(path: Path, map_size: int, *, read_only: bool) -> lmdb.Environment:
     """Open with the map wished for, or half of it, and so on down to 1 GiB."""
     while True:
@@ -208,11 +298,11 @@ def _open_halving(path: Path, map_size: int, *, read_only: bool) -> lmdb.Environ
                 max_spare_txns=16,
                 readonly=read_only,
                 create=not read_only,
-                meminit=False,
+                meminit=True,  # else what was freed, keys and plain text too, gets into the file
             )
         except lmdb.MemoryError:
             if map_size <= GIB:
                 raise StoreUnavailable(f"{path}: no room for a map of {map_size} bytes") from None
             map_size //= 2
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:  # OSError: LMDB's binding makes the directory
             raise StoreUnavailable(f"{path} can't be opened: {error}") from error

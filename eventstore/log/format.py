@@ -30,6 +30,14 @@ TABLES = (META, FRAMES, STREAMS, NAMES, REFS, KEYS, TILES, DICTIONARIES)
 HEAD_KEY = b"head"
 FORMAT_KEY = b"format"
 STORE_KEY = b"store"
+ENCRYPTED_KEY, ENCRYPTED = b"encrypted", b"1"
+"""A row that only encrypted logs have, and what it says."""
+
+ERASURES_KEY = b"erasures"
+ERASED_KEY, HIDDEN_KEY = b"erased", b"hidden"
+"""In front of a session's reference: its erasure, and its lines that no list may show."""
+PENDING, COMPLETE = b"\x00", b"\x01"
+"""How far an erasure is: requested, or its key destroyed."""
 
 POSITION = Struct(">Q")
 REF = Struct(">I")
@@ -37,7 +45,9 @@ TILE_KEY = Struct(">BQ")
 STREAM_ROW = Struct(">IIQ")
 """Last version of the frame, messages of the stream up to and with it, last position."""
 KEY_ROW = Struct(">Q16s")
-"""First position of the append, xxh3-128 of the command's content."""
+"""First position of the append, xxh3-128 of the command's content; in an encrypted log its SIV."""
+HIDDEN_ROW = Struct(">BII")
+"""1 where the lines are summaries, first line, the line after the last; numbers as in a Span."""
 HEAD_ROW = Struct(">QQ")
 """Size, recorded_at of the newest event; the frontier's hashes follow."""
 CHECKSUM = Struct(">Q")
@@ -45,6 +55,10 @@ CHECKSUM32 = Struct(">I")
 
 SESSION_NAME, ACTOR_NAME = b"s", b"a"
 """Kinds of interned names: the first byte of a row in `refs` and of a value in `names`."""
+KEY_NAME, CORRELATION_NAME, CAUSATION_NAME = b"k", b"c", b"w"
+"""Kinds of the names that stand in frames: they keep sealed names of one kind from another's."""
+CONTENT = b"x"
+"""The kind under which the digest of a command's content is sealed."""
 
 # -- frames ------------------------------------------------------------------------------
 
@@ -64,11 +78,13 @@ ONLY_MESSAGES = 0x01
 OCCURRED = 0x01
 """Event flag: the caller's own time, 8 bytes signed, precedes the salt."""
 SEALED = 0x02
-"""Event flag: salt and payload are encrypted (reserved for encrypted stores)."""
+"""Event flag: the commitment to the payload stands in front of salt and payload, encrypted."""
 SHREDDED = 0x04
-"""Event flag: payload and salt are gone, their two digests stand instead (reserved)."""
+"""Event flag: salt and payload are gone, the entry's two digests and a residue stand instead."""
 
 OCCURRED_TIME = Struct(">q")
+RESIDUE_SCHEMA = Struct(">B")
+"""The schema of a residue's own payload, which follows."""
 
 RAW, ZSTD = 0, 1
 """Dictionary numbers that name no dictionary: stored as it is, zstd without a dictionary."""
@@ -100,6 +116,19 @@ TYPE_CODES: dict[type[events.Event], int] = {
     events.KeyCreated: 20,
     events.KeyShredded: 21,
     events.Custom: 22,
+    events.EraseRequested: 23,
 }
 TYPES: dict[int, type[events.Event]] = {code: kind for kind, code in TYPE_CODES.items()}
 MESSAGE = TYPE_CODES[events.MessageAppended]
+OUTLIVING = frozenset(
+    TYPE_CODES[kind]
+    for kind in (
+        events.Redacted,
+        events.LegalHoldSet,
+        events.LegalHoldCleared,
+        events.KeyCreated,
+        events.EraseRequested,
+        events.KeyShredded,
+    )
+)
+"""Facts that must be readable after their session's key is gone: the store's own key seals them."""

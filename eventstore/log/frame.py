@@ -1,39 +1,53 @@
-"""A frame: the bytes of one append, and the view of one event inside it.
+"""A frame: the bytes of one append, and the view of one event inside it. draft.py writes them.
 
-Invariants: a frame is written once and never re-encoded; its event heads and bodies don't
-depend on the position it gets, so they can be made by the caller and travel as they are; its
-head carries position-bound numbers under one checksum (seeded with the first position), and
-each event has a checksum of its own. Bytes that don't match raise Corruption, never data.
+Invariants: a frame's head carries position-bound numbers under one checksum (seeded with the
+first position), and each event has a checksum of its own. Bytes that don't match raise
+Corruption, never data; sealed bytes are opened only where the log has their key.
 """
 
 import struct
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from itertools import accumulate
 
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from ..audit.entry import SALT_BYTES, entry_digests, entry_lead, payload_commitment
-from ..errors import Corruption, EventTooLarge, InvalidEvent
-from ..events import AnyEvent, BranchCreated, Event, MessageAppended, SessionCreated
-from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX
-from ..messages import ROLES, role_code
-from .codec import SCHEMA_OF, Codec, decode, encode_all
+from ..audit.entry import (
+    DIGESTS_BYTES,
+    SALT_BYTES,
+    entry_digests,
+    entry_lead,
+    payload_commitment,
+    session_digest,
+)
+from ..errors import Corruption, KeyShredded
+from ..events import AnyEvent
+from ..messages import ROLES
+from .codec import Codec, decode
 from .format import (
+    ACTOR_NAME,
+    CAUSATION_NAME,
     CHECKSUM,
-    CHECKSUM32,
+    CORRELATION_NAME,
     EVENT_HEAD,
     EVENT_ROW,
     FRAME_FORMAT,
     FRAME_HEAD,
     FRAME_HEAD_BYTES,
+    KEY_NAME,
     MESSAGE,
     OCCURRED,
     OCCURRED_TIME,
     ONLY_MESSAGES,
-    TYPE_CODES,
+    RESIDUE_SCHEMA,
+    SEALED,
+    SHREDDED,
     TYPES,
 )
+from .names import public_session
+from .seal import COMMITMENT_BYTES, bound_of
+from .vault import sealed_with
 
 _U32_MAX = (1 << 32) - 1
 
@@ -41,141 +55,12 @@ Row = tuple[int, ...]
 """An event head as EVENT_ROW has it."""
 
 
-class Draft(msgspec.Struct, frozen=True):
-    """The part of a frame that the caller makes: events of one stream, not yet placed.
-
-    `heads` and `bodies` go to disk as they are; `leads` and `digests` are bytes 0-15 and
-    168-231 of each event's entry.
-    """
-
-    session: str
-    count: int
-    messages: int
-    creates: bool
-    heads: bytes
-    bodies: bytes
-    leads: list[bytes]
-    digests: list[bytes]
-
-    @property
-    def only_messages(self) -> bool:
-        """True where every event is a MessageAppended."""
-        return self.messages == self.count
-
-
-def draft(
-    session: str,
-    events: Sequence[Event],
-    codec: Codec,
-    salts: bytes,
-    occurred: Sequence[int | None] = (),
-) -> Draft:
-    """Encode events (1 to APPEND_EVENTS_MAX) for one stream.
-
-    `salts` holds 16 random bytes an event; `occurred`, where given, one time in ns or None an
-    event. Raises InvalidEvent and EventTooLarge.
-    """
-    if not 0 < len(events) <= APPEND_EVENTS_MAX:
-        raise InvalidEvent(f"an append takes 1 to {APPEND_EVENTS_MAX} events, not {len(events)}")
-    payloads = encode_all(events)
-    total = sum(map(len, payloads))
-    if total > APPEND_BYTES_MAX:
-        raise EventTooLarge(total, APPEND_BYTES_MAX, "append")
-    salted = [salts[at : at + SALT_BYTES] for at in range(0, len(salts), SALT_BYTES)]
-    marks = [_mark(event) for event in events]
-    times = occurred or [None] * len(events)
-    heads, bodies = _encoded(payloads, marks, salted, times, codec)
-    return Draft(
-        session,
-        len(events),
-        sum(code == MESSAGE for code, _, _ in marks),
-        isinstance(events[0], (SessionCreated, BranchCreated)),
-        b"".join(heads),
-        b"".join(bodies),
-        [_lead(code, when) for (code, _, _), when in zip(marks, times, strict=True)],
-        [entry_digests(payload_commitment(*each)) for each in zip(salted, payloads, strict=True)],
-    )
-
-
-def _mark(event: Event) -> tuple[int, int, int]:
-    """Return (type, role, tokens): what the head says so that scans need no payload."""
-    if type(event) is MessageAppended:
-        return MESSAGE, role_code(event.message.fields), min(event.tokens, _U32_MAX)
-    return TYPE_CODES[type(event)], 0, 0
-
-
-def _lead(code: int, when: int | None) -> bytes:
-    return _PLAIN_LEADS[code] if when is None else entry_lead(OCCURRED, code, SCHEMA_OF[code], when)
-
-
-_PLAIN_LEADS = {code: entry_lead(0, code, schema, 0) for code, schema in SCHEMA_OF.items()}
-
-
-def _encoded(
-    payloads: Sequence[bytes],
-    marks: Sequence[tuple[int, int, int]],
-    salts: Sequence[bytes],
-    times: Sequence[int | None],
-    codec: Codec,
-) -> tuple[list[bytes], list[bytes]]:
-    """Return the head with its checksum, and the stored bytes, of each event."""
-    heads, bodies, end = [], [], 0
-    packed = codec.compress_all(payloads)
-    for payload, (number, stored), (code, role, tokens), salt, when in zip(
-        payloads, packed, marks, salts, times, strict=True
-    ):
-        flags, body = 0, salt + stored
-        if when is not None:
-            flags, body = OCCURRED, OCCURRED_TIME.pack(when) + body
-        end += len(body)
-        head = EVENT_HEAD.pack(
-            end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number, 0
-        )
-        heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
-        bodies.append(body)
-    return heads, bodies
-
-
-def place(
-    draft: Draft,
-    names: tuple[bytes, bytes, bytes],
-    refs: tuple[int, int],
-    first: tuple[int, int, int],
-    previous: int,
-    recorded_at: int,
-) -> bytes:
-    """Return the frame of a draft at its place.
-
-    `names` are key, correlation and causation id; `refs` session and actor; `first` the first
-    position, version and message number; `previous` the stream's previous position or -1.
-    """
-    position, version, number = first
-    flags = ONLY_MESSAGES if draft.only_messages else 0
-    key, correlation, causation = names
-    head = FRAME_HEAD.pack(
-        FRAME_FORMAT,
-        flags,
-        draft.count,
-        *refs,
-        version,
-        number,
-        len(key),
-        len(correlation),
-        len(causation),
-        0,
-        previous + 1,
-        recorded_at,
-    )
-    rest = key + correlation + causation + draft.heads
-    checksum = xxh3_64_intdigest(head + rest, position)
-    return head + CHECKSUM.pack(checksum) + rest + draft.bodies
-
-
 class Frame:
     """One append as it is kept, its head checked; events are decoded when asked for."""
 
     __slots__ = (
         "_bodies_at",
+        "_digest",
         "_heads_at",
         "_lengths",
         "_numbers",
@@ -227,6 +112,7 @@ class Frame:
         self.previous = previous - 1
         self._lengths = lengths
         self._numbers: list[int] | None = None
+        self._digest: bytes | None = None
         covered = raw[: FRAME_HEAD.size] + raw[FRAME_HEAD_BYTES : self._bodies_at]
         if self.position < 0 or xxh3_64_intdigest(covered, self.position) != checksum:
             raise Corruption(last_position, "frame head does not match its checksum")
@@ -251,21 +137,41 @@ class Frame:
     @property
     def key(self) -> str | None:
         """The append's idempotency key."""
-        return self._name(0)
+        return self._name(KEY_NAME, self.kept_key)
 
     @property
     def correlation_id(self) -> str | None:
         """What the append belongs to."""
-        return self._name(1)
+        return self._name(CORRELATION_NAME, self._kept(1))
 
     @property
     def causation_id(self) -> str | None:
         """What caused the append."""
-        return self._name(2)
+        return self._name(CAUSATION_NAME, self._kept(2))
 
-    def _name(self, index: int) -> str | None:
+    @property
+    def kept_key(self) -> bytes:
+        """The idempotency key as it is on disk, empty for none."""
+        return self._kept(0)
+
+    def _kept(self, index: int) -> bytes:
         start = FRAME_HEAD_BYTES + sum(self._lengths[:index])
-        return self.raw[start : start + self._lengths[index]].decode() or None
+        return self.raw[start : start + self._lengths[index]]
+
+    def _name(self, kind: bytes, kept: bytes) -> str | None:
+        try:
+            return self.codec.names.shown(kind, kept) if kept else None
+        except ValueError as error:
+            raise Corruption(self.position, f"a name in the frame's head: {error}") from None
+
+    def public_names(self) -> tuple[str, str | None, str | None, str | None]:
+        """Return session, actor, correlation and causation id as entries hash them."""
+        names = self.codec.names
+        actor = names.kept(ACTOR_NAME, self.actor) if self.actor else b""
+        who, what, why = (
+            names.public(kept) if kept else None for kept in (actor, self._kept(1), self._kept(2))
+        )
+        return public_session(names, self.session), who, what, why
 
     def row(self, index: int) -> Row:
         """Return one event's head: end, size, tokens, type, schema, flags, role, dictionary."""
@@ -306,21 +212,93 @@ class Frame:
             raise Corruption(self.position + index, "event does not match its checksum")
         return row, body
 
-    def opened(self, index: int) -> tuple[Row, bytes, bytes]:
-        """Return one event's head, salt and uncompressed payload, all checked."""
-        row, body = self.stored(index)
-        if row[5] & OCCURRED:
-            body = body[OCCURRED_TIME.size :]
+    def erased(self, index: int) -> bool:
+        """Return True for an event whose payload was redacted or erased."""
+        return bool(self.row(index)[5] & SHREDDED)
+
+    def digests(self, index: int) -> bytes:
+        """Return the two digests that an event's entry ends with, all checked."""
+        row, body = self._content(index)
+        if row[5] & SHREDDED:
+            return body[:DIGESTS_BYTES]
+        if row[5] & SEALED:
+            sealed = body[COMMITMENT_BYTES:]
+            return entry_digests(body[:COMMITMENT_BYTES], sha256(sealed).digest())
+        _, salt, payload = self.opened(index)
+        return entry_digests(payload_commitment(salt, payload))
+
+    def key_id(self, index: int) -> int | None:
+        """Return the id of the key that an event is sealed with, None for one that is not."""
+        row, body = self._content(index)
+        if row[5] & (SEALED | SHREDDED) != SEALED:
+            return None
         try:
+            return sealed_with(body[COMMITMENT_BYTES:])
+        except ValueError as error:
+            raise Corruption(self.position + index, str(error)) from None
+
+    def bound(self, index: int) -> bytes:
+        """Return what an event's sealed bytes are tied to: its head, session and own time."""
+        _, size, tokens, code, schema, flags, role, number, *_ = self.row(index)
+        lead = entry_lead(flags & ~SHREDDED, code, schema, self.occurred_at(index) or 0)
+        if self._digest is None:
+            self._digest = session_digest(public_session(self.codec.names, self.session))
+        return bound_of(lead, self._digest, size, tokens, role, number)
+
+    def structure(self, index: int) -> AnyEvent | None:
+        """Return what folds need of an event: all of it, or of an erased one its residue."""
+        row, body = self._content(index)
+        if not row[5] & SHREDDED:
+            return self.event(index)
+        residue = body[DIGESTS_BYTES:]
+        if not residue:
+            return None
+        try:
+            residue = self._unsealed(index, residue) if row[5] & SEALED else residue
+        except ValueError as error:
+            raise Corruption(self.position + index, str(error)) from None
+        schema = RESIDUE_SCHEMA.unpack_from(residue)[0]
+        return self._decoded(index, row[3], schema, residue[RESIDUE_SCHEMA.size :])
+
+    def _content(self, index: int) -> tuple[Row, bytes]:
+        """Return one event's head and its body without the caller's own time, checked."""
+        row, body = self.stored(index)
+        return row, body[OCCURRED_TIME.size :] if row[5] & OCCURRED else body
+
+    def opened(self, index: int) -> tuple[Row, bytes, bytes]:
+        """Return one event's head, salt and uncompressed payload, all checked.
+
+        Raises KeyShredded where the payload was redacted or erased, and StoreUnavailable where
+        it is sealed and the log is open without its keyring.
+        """
+        row, body = self.stored(index)
+        try:
+            if row[5]:  # mostly an event has no flags, and then nothing else to be looked at
+                body = self._bare(index)
             return row, body[:SALT_BYTES], self.codec.decompress(row[7], body[SALT_BYTES:], row[1])
         except ValueError as error:
             raise Corruption(self.position + index, str(error)) from None
 
+    def _bare(self, index: int) -> bytes:
+        """Return salt and stored payload of an event that has flags."""
+        row, body = self._content(index)
+        if row[5] & SHREDDED:
+            raise KeyShredded(self.session)
+        return self._unsealed(index, body[COMMITMENT_BYTES:]) if row[5] & SEALED else body
+
+    def _unsealed(self, index: int, sealed: bytes) -> bytes:
+        if self.codec.seal is None:
+            raise ValueError("payload is sealed in a store that is not encrypted")
+        return self.codec.seal.open(sealed, self.bound(index), self.session)
+
     def event(self, index: int) -> AnyEvent:
         """Return one event, decoded."""
         row, _, payload = self.opened(index)
+        return self._decoded(index, row[3], row[4], payload)
+
+    def _decoded(self, index: int, code: int, schema: int, payload: bytes) -> AnyEvent:
         try:
-            return decode(row[3], row[4], payload, self.session, self.version + index)
+            return decode(code, schema, payload, self.session, self.version + index)
         except (KeyError, msgspec.MsgspecError) as error:
             raise Corruption(self.position + index, f"payload is no event: {error}") from None
 
@@ -435,8 +413,18 @@ class Recorded:
         return TYPES[self.type_code].__name__
 
     @property
+    def erased(self) -> bool:
+        """True where the payload was redacted or erased; place, type and size are still known."""
+        return self.frame.erased(self.index)
+
+    @property
+    def structure(self) -> AnyEvent | None:
+        """What folds need: the event, of an erased one what nobody said, None for nothing."""
+        return self.frame.structure(self.index) if self.erased else self.event
+
+    @property
     def event(self) -> AnyEvent:
-        """The typed event; raises Corruption where its bytes are damaged."""
+        """The typed event; raises KeyShredded where it was erased, Corruption where damaged."""
         if self._event is None:
             self._event = self.frame.event(self.index)
         return self._event

@@ -5,17 +5,20 @@ and hold none afterwards; what an index row says is checked against the frame it
 damaged index raises Corruption instead of giving another session's facts.
 """
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import lmdb
-from xxhash import xxh3_64_digest
 
 from ..audit.tree import HASH_BYTES, Frontier
 from ..errors import Corruption, FormatTooNew, StoreUnavailable
+from ..events import Span
 from ..limits import MAP_BYTES_DEFAULT
 from .base import (
+    FORGOTTEN,
     NAMES_PAGE,
     Append,
     Head,
@@ -33,13 +36,17 @@ from .base import (
 )
 from .codec import Codec
 from .environment import Environment, open_environment
+from .erased import ErasedRows
 from .format import (
     DICTIONARIES,
+    ENCRYPTED,
+    ENCRYPTED_KEY,
     FORMAT,
     FORMAT_KEY,
     FRAMES,
     HEAD_KEY,
     HEAD_ROW,
+    KEY_NAME,
     KEY_ROW,
     KEYS,
     META,
@@ -58,9 +65,11 @@ from .format import (
     TILES,
 )
 from .frame import Frame
-
-Bytes = bytes | memoryview
-"""What LMDB's binding says it returns; without `buffers=True` it is always bytes."""
+from .listing import Listing
+from .rows import checked_row, checked_value
+from .seal import Seal
+from .shredding import Shred, hidden_lines, shredded
+from .vault import Vault
 
 Learnt = tuple[dict[bytes, int], dict[str, Tail], int]
 """What one plan says of names and tails, and the log's size after it."""
@@ -68,47 +77,47 @@ Learnt = tuple[dict[bytes, int], dict[str, Tail], int]
 FRAMES_CACHED_MAX, FRAME_CACHED_BYTES_MAX = 1_024, 4_096
 """Frames that a log remembers, and how large one may be: 4 MiB in all."""
 
-CHECKSUM_BYTES = 8
 TAILS_CACHED_MAX = 10_000
 
 
-def sealed_row(value: bytes) -> bytes:
-    """Return a row of a small table: its checksum, then its value."""
-    return xxh3_64_digest(value) + value
-
-
-def opened_row(row: Bytes | None, what: str) -> bytes:
-    """Return the value of such a row; raises Corruption where it is missing or damaged."""
-    value = bytes(row[CHECKSUM_BYTES:]) if row else b""
-    if row is None or xxh3_64_digest(value) != row[:CHECKSUM_BYTES]:
-        raise Corruption(-1, f"{what} is missing or does not match its checksum")
-    return value
-
-
-def create_log(path: Path, store: str, starter: bytes | None) -> None:
+def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool = False) -> None:
     """Make an empty log in an empty directory, durable when it returns."""
     env = open_environment(path)
     try:
         tables = [env.table(name, dupfixed=name == STREAMS, create=True) for name in TABLES]
         meta, dictionaries = tables[TABLES.index(META)], tables[TABLES.index(DICTIONARIES)]
         with env.begin(write=True) as txn:
-            txn.put(FORMAT_KEY, sealed_row(REF.pack(FORMAT)), db=meta)
-            txn.put(STORE_KEY, sealed_row(store.encode()), db=meta)
-            txn.put(HEAD_KEY, sealed_row(HEAD_ROW.pack(0, 0)), db=meta)
+            txn.put(FORMAT_KEY, checked_row(REF.pack(FORMAT)), db=meta)
+            txn.put(STORE_KEY, checked_row(store.encode()), db=meta)
+            txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0)), db=meta)
+            if encrypted:
+                txn.put(ENCRYPTED_KEY, checked_row(ENCRYPTED), db=meta)
             if starter:
-                txn.put(REF.pack(STARTER), sealed_row(starter), db=dictionaries)
+                txn.put(REF.pack(STARTER), checked_row(starter), db=dictionaries)
     finally:
         env.close()
 
 
+class Seen(NamedTuple):
+    """What reads know: the commit they looked at, its erasure count, frames remembered since."""
+
+    commit: int
+    erasures: int
+    frames: dict[int, Frame]
+
+
 class LmdbLog:
-    """A Log in one directory; many threads and processes may use it at once."""
+    """A Log in one directory; many threads and processes may use it at once.
+
+    One that is encrypted shows pseudonyms and opens no payload until it is unlocked.
+    """
 
     def __init__(
         self, path: Path, *, map_size: int = MAP_BYTES_DEFAULT, read_only: bool = False
     ) -> None:
         self.env: Environment = open_environment(path, map_size, read_only=read_only)
         self._closed = False
+        self._on_close: list[Callable[[], None]] = []
         try:
             self._open_tables()
         except BaseException:
@@ -118,10 +127,11 @@ class LmdbLog:
     def _open_tables(self) -> None:
         try:
             self._meta = self.env.table(META)
+            self.gone = ErasedRows(self._meta)
             self._check_format()
             self._frames, self._keys = self.env.table(FRAMES), self.env.table(KEYS)
             self._streams = self.env.table(STREAMS, dupfixed=True)
-            self.names, self.refs = self.env.table(NAMES), self.env.table(REFS)
+            self.name_rows, self._refs = self.env.table(NAMES), self.env.table(REFS)
             self._tiles, self._dictionaries = self.env.table(TILES), self.env.table(DICTIONARIES)
         except (lmdb.NotFoundError, lmdb.ReadonlyError):
             raise StoreUnavailable(f"{self.env.path} holds no event log") from None
@@ -133,24 +143,33 @@ class LmdbLog:
         self._tails_size: int
         self._commit: int
         self._committing: int
-        self._recent: dict[int, Frame] = {}
+        self._seen = Seen(-1, 0, {})
         self._forget()
         with self.env.begin() as txn:
             last = txn.cursor(self._dictionaries)
             current = REF.unpack(last.key())[0] if last.last() else 1
-        self.codec = Codec(self._load_dictionary, current)
+            encrypted = txn.get(ENCRYPTED_KEY, db=self._meta) is not None
+        self.codec = Codec(self._load_dictionary, current, Seal() if encrypted else None)
+        self._listing, self._listed = Listing(), threading.Lock()
+
+    def unlock(self, vault: Vault) -> None:
+        """Seal and open with a vault from now on, which is closed with the log."""
+        assert self.codec.seal is not None, "only an encrypted log has anything to unlock"
+        self.codec.seal.unlock(vault)
+        self._forget()
 
     def _check_format(self) -> None:
         with self.env.begin() as txn:
-            found = REF.unpack(opened_row(txn.get(FORMAT_KEY, db=self._meta), "the format row"))[0]
+            row = checked_value(txn.get(FORMAT_KEY, db=self._meta), "the format row")
+            found = REF.unpack(row)[0]
             if found > FORMAT:
                 raise FormatTooNew(found, FORMAT)
-            self.store = opened_row(txn.get(STORE_KEY, db=self._meta), "the store's id").decode()
+            self.store = checked_value(txn.get(STORE_KEY, db=self._meta), "the store's id").decode()
 
     def _load_dictionary(self, number: int) -> bytes | None:
         with self.env.begin() as txn:
             row = txn.get(REF.pack(number), db=self._dictionaries)
-        return None if row is None else opened_row(row, f"dictionary {number}")
+        return None if row is None else checked_value(row, f"dictionary {number}")
 
     # -- writing -------------------------------------------------------------------------
 
@@ -191,7 +210,8 @@ class LmdbLog:
 
     def _settle(self, names: dict[bytes, int], tails: dict[str, Tail], size: int) -> None:
         """Remember what a plan that is durable now has changed."""
-        self._name_of.update((ref, row[1:].decode()) for row, ref in names.items())
+        shown = self.codec.names.shown
+        self._name_of.update((ref, shown(row[:1], row[1:])) for row, ref in names.items())
         self._ref_of.update(names)
         known = {} if len(self._tails) > TAILS_CACHED_MAX else self._tails
         known.update(tails)
@@ -209,14 +229,96 @@ class LmdbLog:
         txn.cursor(self._frames).putmulti(frames, append=True)
         txn.cursor(self._streams).putmulti(made.streams)
         for row, ref in made.names.items():
-            txn.put(REF.pack(ref), sealed_row(row), db=self.names)
-            txn.put(row, REF.pack(ref), db=self.refs)
+            txn.put(REF.pack(ref), checked_row(row), db=self.name_rows)
+            txn.put(row, REF.pack(ref), db=self._refs)
         for key, row in made.keys.items():
-            txn.put(key, sealed_row(row), db=self._keys)
+            txn.put(key, checked_row(row), db=self._keys)
         for level, index, node in made.tiles:
             txn.put(TILE_KEY.pack(level, index), node, db=self._tiles)
         head = HEAD_ROW.pack(made.frontier.size, made.recorded_at)
-        txn.put(HEAD_KEY, sealed_row(head + b"".join(made.frontier.nodes)), db=self._meta)
+        txn.put(HEAD_KEY, checked_row(head + b"".join(made.frontier.nodes)), db=self._meta)
+        if made.erasing or made.shreds:
+            self._erase_in(txn, made.shreds, made.erasing)
+
+    # -- erasing -------------------------------------------------------------------------
+
+    def shred(self, wanted: Shred) -> None:
+        """Destroy payloads that are not gone yet; returns when LMDB has synced that."""
+        self._check_open()
+        with self.env.begin(write=True) as txn:
+            self._erase_in(txn, [wanted], {})
+
+    def _erase_in(
+        self, txn: lmdb.Transaction, shreds: Sequence[Shred], erasing: dict[int, bool]
+    ) -> None:
+        """Rewrite frames and note which erasures go on; what takes something away is counted."""
+        self.gone.note(txn, erasing)
+        changed = [self._shred_in(txn, wanted) for wanted in shreds]
+        if any(changed) or any(erasing.values()):
+            self.gone.raise_count(txn)
+
+    def _shred_in(self, txn: lmdb.Transaction, wanted: Shred) -> bool:
+        lines: list[Span] = []
+        changed, ref = False, 0
+        for frame in self._stream(txn, wanted.session, wanted.first, {}):
+            if frame.version > wanted.last:
+                break
+            raw = shredded(frame, wanted)
+            if raw != frame.raw:
+                changed, ref = True, frame.session_ref
+                txn.put(POSITION.pack(frame.last_position), raw, db=self._frames)
+                made = self._adopted(txn, Frame(raw, frame.last_position, self.codec))
+                lines += hidden_lines(made)
+                self._forget_key(txn, frame)
+        if lines:
+            self.gone.hide(txn, wanted.session, ref, lines)
+        return changed
+
+    def _forget_key(self, txn: lmdb.Transaction, frame: Frame) -> None:
+        if frame.kept_key:
+            row = KEY_ROW.pack(frame.position, FORGOTTEN)
+            txn.put(frame.kept_key, checked_row(row), db=self._keys)
+
+    @property
+    def erasures_seen(self) -> int:
+        """The erasure count as of the newest read here."""
+        return self._seen.erasures
+
+    def erasures(self) -> int:
+        """Return how often payloads were destroyed; costs no transaction while nobody writes."""
+        self._check_open()
+        if self.env.newest_commit() != self._seen.commit:
+            with self.env.begin() as txn:
+                self._look(txn)
+        return self._seen.erasures
+
+    def _look(self, txn: lmdb.Transaction) -> dict[int, Frame]:
+        """Return the frames remembered that are as this reader's transaction sees them."""
+        seen, commit = self._seen, txn.id()
+        if commit == seen.commit:
+            return seen.frames
+        erasures = self.gone.count(txn)
+        if erasures < seen.erasures:  # a reader that began before an erasure
+            return {}
+        frames = seen.frames if erasures == seen.erasures else {}
+        self._seen = Seen(max(commit, seen.commit), erasures, frames)
+        return frames
+
+    def hidden(self) -> dict[str, list[Span]]:
+        """Return, for each session, its lines that no list may show."""
+        self._check_open()
+        with self.env.begin() as txn:
+            names = {ref: self._name(txn, ref) for ref in self.gone.hiding(txn)}
+            return {name: self.gone.hidden(txn, name, ref) for ref, name in names.items()}
+
+    def erasing(self) -> list[str]:
+        """Return the sessions whose erasure is not complete."""
+        self._check_open()
+        with self.env.begin() as txn:
+            erased = self.gone.erased(txn)
+            return [self._name(txn, ref) for ref, pending in erased.items() if pending]
+
+    # -- dictionaries --------------------------------------------------------------------
 
     def add_dictionary(self, dictionary: bytes) -> int:
         """Keep a dictionary and compress with it from now on."""
@@ -224,7 +326,7 @@ class LmdbLog:
         with self.env.begin(write=True) as txn:
             cursor = txn.cursor(self._dictionaries)
             number = REF.unpack(cursor.key())[0] + 1 if cursor.last() else STARTER
-            cursor.put(REF.pack(number), sealed_row(dictionary))
+            cursor.put(REF.pack(number), checked_row(dictionary))
         if self.codec.current != RAW:
             self.codec.current = number
         return number
@@ -245,12 +347,12 @@ class LmdbLog:
             return self._size(txn)
 
     def _size(self, txn: lmdb.Transaction) -> int:
-        row = opened_row(txn.get(HEAD_KEY, db=self._meta), "the tree head")
+        row = checked_value(txn.get(HEAD_KEY, db=self._meta), "the tree head")
         return int(HEAD_ROW.unpack_from(row)[0])
 
     def edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int]:
         """Return the frontier and the time of the newest event."""
-        value = opened_row(txn.get(HEAD_KEY, db=self._meta), "the tree head")
+        value = checked_value(txn.get(HEAD_KEY, db=self._meta), "the tree head")
         size, recorded_at = HEAD_ROW.unpack_from(value)
         nodes = value[HEAD_ROW.size :]
         starts = range(0, len(nodes), HASH_BYTES)
@@ -268,7 +370,7 @@ class LmdbLog:
     def ref_in(self, txn: lmdb.Transaction, row: bytes) -> int | None:
         """Return the reference of an interned name; names never change."""
         ref = self._ref_of.get(row)
-        if ref is None and (found := txn.get(row, db=self.refs)) is not None:
+        if ref is None and (found := txn.get(row, db=self._refs)) is not None:
             ref = self._ref_of[row] = int(REF.unpack(found)[0])
         return ref
 
@@ -280,25 +382,25 @@ class LmdbLog:
         if self.env.newest_commit() in (self._commit, self._committing) and session in self._tails:
             return self._tails[session]
         with self.env.begin() as txn:
-            return self.tail_in(txn, session)
+            return self.tail_in(txn, session, self._look(txn))
 
-    def tail_in(self, txn: lmdb.Transaction, session: str) -> Tail | None:
+    def tail_in(self, txn: lmdb.Transaction, session: str, recent: dict[int, Frame]) -> Tail | None:
         """Return the newest place in a stream as this transaction sees it."""
-        ref = txn.get(session_row(session), db=self.refs)
+        ref = txn.get(session_row(self.codec.names, session), db=self._refs)
         if ref is None:
             return None
         cursor = txn.cursor(self._streams)
         if not (cursor.set_key(ref) and cursor.last_dup()):
             raise Corruption(-1, f"session {session!r} has no rows in the index")
         row = Row(*STREAM_ROW.unpack(cursor.value()))
-        self._indexed(txn, session, row)
+        self._indexed(txn, session, row, recent)
         return Tail(REF.unpack(ref)[0], *row)
 
     def receipt_of(self, key: str) -> tuple[bytes, Receipt] | None:
         """Return the content digest and receipt of a key."""
         self._check_open()
         with self.env.begin() as txn:
-            row = self.key_row_in(txn, key.encode())
+            row = self.key_row_in(txn, self.codec.names.kept(KEY_NAME, key))
             if row is None:
                 return None
             position, content = KEY_ROW.unpack(row)
@@ -309,11 +411,12 @@ class LmdbLog:
         found = txn.get(key, db=self._keys)
         if found is None:
             return None
-        row = opened_row(found, f"the row of key {key.decode()!r}")
+        name = self.codec.names.public(key)
+        row = checked_value(found, f"the row of key {name!r}")
         position = KEY_ROW.unpack(row)[0]
         frame = next(self._from(txn, position), None)
-        if frame is None or frame.position != position or (frame.key or "").encode() != key:
-            raise Corruption(position, f"the index of keys is wrong about {key.decode()!r}")
+        if frame is None or frame.position != position or frame.kept_key != key:
+            raise Corruption(position, f"the index of keys is wrong about {name!r}")
         return row
 
     def receipt_in(self, txn: lmdb.Transaction, position: int) -> Receipt:
@@ -345,14 +448,21 @@ class LmdbLog:
         """Return a page of a stream's frames, from `version` on or back."""
         self._check_open()
         with self.env.begin() as txn:
-            return page(self._stream(txn, session, version, reverse=reverse), frames_max)
+            recent = self._look(txn)
+            return page(self._stream(txn, session, version, recent, reverse=reverse), frames_max)
 
     def _stream(
-        self, txn: lmdb.Transaction, session: str, version: int, *, reverse: bool = False
+        self,
+        txn: lmdb.Transaction,
+        session: str,
+        version: int,
+        recent: dict[int, Frame],
+        *,
+        reverse: bool = False,
     ) -> Iterator[Frame]:
         """Iterate over a stream's frames without a gap, so that a damaged index hides nothing."""
         for row in self._index(txn, session, version, reverse=reverse):
-            frame = self._indexed(txn, session, row)
+            frame = self._indexed(txn, session, row, recent)
             if not frame.version <= version <= frame.last_version:
                 raise Corruption(row.position, f"version {version} of {session!r} is missing here")
             yield frame
@@ -362,7 +472,7 @@ class LmdbLog:
 
     def _newest(self, txn: lmdb.Transaction, session: str) -> int:
         """Return the newest version that a stream's index names, -1 for no such stream."""
-        ref = txn.get(session_row(session), db=self.refs)
+        ref = txn.get(session_row(self.codec.names, session), db=self._refs)
         cursor = txn.cursor(self._streams)
         if ref is None:
             return -1
@@ -374,7 +484,7 @@ class LmdbLog:
         self, txn: lmdb.Transaction, session: str, version: int, *, reverse: bool = False
     ) -> Iterator[Row]:
         """Iterate over a stream's index from the frame that holds `version`."""
-        ref = txn.get(session_row(session), db=self.refs)
+        ref = txn.get(session_row(self.codec.names, session), db=self._refs)
         cursor = txn.cursor(self._streams)
         if ref is None or not cursor.set_range_dup(ref, STREAM_ROW.pack(version, 0, 0)):
             return
@@ -383,22 +493,24 @@ class LmdbLog:
             yield Row(*STREAM_ROW.unpack(cursor.value()))
             more = cursor.prev_dup() if reverse else cursor.next_dup()
 
-    def _indexed(self, txn: lmdb.Transaction, session: str, row: Row) -> Frame:
+    def _indexed(
+        self, txn: lmdb.Transaction, session: str, row: Row, recent: dict[int, Frame]
+    ) -> Frame:
         """Return the frame that an index row leads to, and check that it is the right one.
 
         Small frames are remembered: a state is found by walking back and folded forward, and
         the second look costs a quarter of the first.
         """
-        frame = self._recent.get(row.position)
+        frame = recent.get(row.position)
         if frame is None:
             raw = txn.get(POSITION.pack(row.position), db=self._frames)
             if raw is None:
                 raise Corruption(row.position, f"the frame of version {row.version} is missing")
             frame = self._adopted(txn, Frame(bytes(raw), row.position, self.codec))
-            if len(self._recent) >= FRAMES_CACHED_MAX:
-                self._recent = {}
+            if len(recent) >= FRAMES_CACHED_MAX:
+                recent.clear()
             if len(frame.raw) <= FRAME_CACHED_BYTES_MAX:
-                self._recent[row.position] = frame
+                recent[row.position] = frame
         if frame.session != session or row[:2] != (frame.last_version, frame.next_number()):
             raise Corruption(row.position, f"the index of session {session!r} is wrong here")
         return frame
@@ -407,14 +519,15 @@ class LmdbLog:
         """Return the version of a message of the stream: bisection over its index."""
         self._check_open()
         with self.env.begin() as txn:
-            tail = self.tail_in(txn, session)
+            recent = self._look(txn)
+            tail = self.tail_in(txn, session, recent)
             if tail is None or number >= tail.messages:
                 raise Corruption(-1, f"session {session!r} has no message {number}")
             # Mostly all events that are no messages are at one end: try from both ends first.
             low, high = number + 1, tail.version - (tail.messages - 1 - number)
             probe = low
             while low <= high:
-                frame = next(self._stream(txn, session, probe))
+                frame = next(self._stream(txn, session, probe, recent))
                 if frame.number <= number < frame.next_number():
                     return version_of(frame, number)
                 low = frame.last_version + 1 if frame.number <= number else low
@@ -425,9 +538,11 @@ class LmdbLog:
     def sessions(self, after: str = "") -> list[str]:
         """Return a page of stream names in order."""
         self._check_open()
+        if self.codec.seal:
+            return self._sealed_sessions(after)
         found: list[str] = []
         with self.env.begin() as txn:
-            cursor = txn.cursor(self.refs)
+            cursor = txn.cursor(self._refs)
             if cursor.set_range(SESSION_NAME + after.encode() + (b"\x00" if after else b"")):
                 for row, ref in cursor:
                     if row[:1] != SESSION_NAME or len(found) == NAMES_PAGE:
@@ -437,6 +552,22 @@ class LmdbLog:
                         raise Corruption(-1, f"session {found[-1]!r} is listed under another name")
         return found
 
+    def _sealed_sessions(self, after: str) -> list[str]:
+        """Return a page of names whose rows are in the order of their ciphertext."""
+        with self._listed, self.env.begin() as txn:
+            total = int(txn.stat(self._refs)["entries"])
+            return self._listing.page(total, after, NAMES_PAGE, lambda: self._sealed_names(txn))
+
+    def _sealed_names(self, txn: lmdb.Transaction) -> Iterator[str]:
+        cursor = txn.cursor(self._refs)
+        for row, ref in cursor if cursor.set_range(SESSION_NAME) else ():
+            if row[:1] != SESSION_NAME:
+                return
+            name = self._shown(bytes(row))
+            if checked_value(txn.get(ref, db=self.name_rows), f"session {name!r}") != row:
+                raise Corruption(-1, f"session {name!r} is listed under another name")
+            yield name
+
     def wait_applied(self, position: int) -> None:
         """Return at once: what is committed is readable."""
 
@@ -444,7 +575,29 @@ class LmdbLog:
         """Release the environment; idempotent."""
         if not self._closed:
             self._closed = True
+            if self.codec.seal:
+                self.codec.seal.close()
             self.env.close()
+            for release in self._on_close:
+                release()
+
+    def on_close(self, release: Callable[[], None]) -> None:
+        """Have `release` called once the environment is released."""
+        self._on_close.append(release)
+
+    def check_end(self) -> None:
+        """Raise Corruption unless the tree head and the newest frame say the same."""
+        with self.env.begin() as txn:
+            frontier, recorded_at = self.edge(txn)
+            last = txn.cursor(self._frames)
+            size = _position(bytes(last.key())) + 1 if last.last() else 0
+            if frontier.size != size or len(frontier.nodes) != size.bit_count():
+                what = f"the tree head has size {frontier.size}, the frames end at {size}"
+                raise Corruption(min(frontier.size, size), what)
+            for frame in self._from(txn, size - 1) if size else ():
+                if frame.recorded_at != recorded_at:
+                    what = f"the tree head's time is {recorded_at}, not {frame.recorded_at}"
+                    raise Corruption(frame.position, what)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -459,9 +612,15 @@ class LmdbLog:
     def _name(self, txn: lmdb.Transaction, ref: int) -> str:
         name = self._name_of.get(ref)
         if name is None:
-            row = opened_row(txn.get(REF.pack(ref), db=self.names), f"name {ref}")
-            name = self._name_of[ref] = row[1:].decode()
+            row = checked_value(txn.get(REF.pack(ref), db=self.name_rows), f"name {ref}")
+            name = self._name_of[ref] = self._shown(row)
         return name
+
+    def _shown(self, row: bytes) -> str:
+        try:
+            return self.codec.names.shown(row[:1], row[1:])
+        except ValueError as error:
+            raise Corruption(-1, f"a row of names can't be read: {error}") from None
 
 
 class _Ground:
@@ -470,12 +629,14 @@ class _Ground:
     def __init__(self, log: LmdbLog, txn: lmdb.Transaction) -> None:
         self._log, self._txn = log, txn
         self.frontier, self.recorded_at = log.edge(txn)
-        last = txn.cursor(log.names)
+        self.names = log.codec.names
+        last = txn.cursor(log.name_rows)
         self.next_ref = REF.unpack(last.key())[0] + 1 if last.last() else 1
         self._tails = log.tails_at(self.frontier.size)
+        self._any_erased = log.gone.count(txn) > 0
 
     def tail(self, session: str) -> Tail | None:
-        return self._tails.get(session) or self._log.tail_in(self._txn, session)
+        return self._tails.get(session) or self._log.tail_in(self._txn, session, {})
 
     def ref(self, row: bytes) -> int | None:
         return self._log.ref_in(self._txn, row)
@@ -485,6 +646,9 @@ class _Ground:
 
     def receipt_at(self, position: int) -> Receipt:
         return self._log.receipt_in(self._txn, position)
+
+    def erased(self, ref: int) -> bool:
+        return self._any_erased and self._log.gone.is_erased(self._txn, ref)
 
 
 def _position(key: bytes) -> int:

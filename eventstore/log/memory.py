@@ -11,7 +11,9 @@ from contextlib import contextmanager
 
 from ..audit.tree import Frontier
 from ..errors import StoreUnavailable
+from ..events import Span
 from .base import (
+    FORGOTTEN,
     NAMES_PAGE,
     Append,
     Head,
@@ -27,8 +29,9 @@ from .base import (
     version_of,
 )
 from .codec import Codec
-from .format import KEY_ROW, RAW, REF, SESSION_NAME, STARTER, STREAM_ROW
+from .format import KEY_NAME, KEY_ROW, RAW, REF, SESSION_NAME, STARTER, STREAM_ROW
 from .frame import Frame
+from .shredding import Shred, hidden_lines, hidden_with, shredded
 
 
 class MemoryLog:
@@ -37,6 +40,7 @@ class MemoryLog:
     def __init__(self, dictionary: bytes | None = None) -> None:
         self._dictionaries = {STARTER: dictionary} if dictionary else {}
         self.codec = Codec(self._dictionaries.get, max(self._dictionaries, default=1))
+        self.names = self.codec.names
         self.frontier = Frontier()
         self.recorded_at = 0
         self.next_ref = 1
@@ -45,8 +49,11 @@ class MemoryLog:
         self._frames: list[bytes] = []
         self._streams: dict[int, list[Row]] = {}
         self._refs: dict[bytes, int] = {}
-        self._names: dict[int, str] = {}
+        self._name_of: dict[int, str] = {}
         self._keys: dict[bytes, bytes] = {}
+        self._erasures = 0
+        self._erased: dict[int, bool] = {}
+        self._hidden: dict[str, list[Span]] = {}
         self._closed = False
 
     # -- what plan() asks ----------------------------------------------------------------
@@ -63,11 +70,15 @@ class MemoryLog:
         """Return the receipt of the append at `position`, as a duplicate."""
         return receipt_again(self._frame(bisect_left(self._lasts, position)))
 
+    def erased(self, ref: int) -> bool:
+        """Return True for a stream whose erasure has begun."""
+        return ref in self._erased
+
     def tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream."""
         with self._lock:
             self._check_open()
-            ref = self._refs.get(session_row(session))
+            ref = self._refs.get(session_row(self.names, session))
             return None if ref is None else Tail(ref, *self._streams[ref][-1])
 
     # -- writing -------------------------------------------------------------------------
@@ -81,19 +92,66 @@ class MemoryLog:
                 self._lasts.append(last)
                 self._frames.append(frame)
             for name, number in made.names.items():
-                self._refs[name], self._names[number] = number, name[1:].decode()
+                self._refs[name], self._name_of[number] = number, name[1:].decode()
             for ref, row in made.streams:
                 rows = self._streams.setdefault(REF.unpack(ref)[0], [])
                 rows.append(Row(*STREAM_ROW.unpack(row)))
             self._keys.update(made.keys)
             self.frontier, self.recorded_at = made.frontier, made.recorded_at
             self.next_ref = made.next_ref
+            self._erased |= made.erasing
+            self._erasures += any(made.erasing.values())
+            for wanted in made.shreds:
+                self._shred(wanted)
             return made.outcomes
 
     @contextmanager
     def group(self) -> Iterator[Stage]:
         """Let batches in one by one: memory has nothing to wait for."""
         yield self.commit
+
+    def shred(self, wanted: Shred) -> None:
+        """Destroy payloads that are not gone yet."""
+        with self._lock:
+            self._check_open()
+            self._shred(wanted)
+
+    def _shred(self, wanted: Shred) -> None:
+        before = self._erasures
+        for row in self._rows(wanted.session):
+            index = bisect_left(self._lasts, row.position)
+            frame = self._frame(index)
+            raw = shredded(frame, wanted)
+            if raw != frame.raw:
+                self._frames[index] = raw
+                self._forget_key(frame)
+                lines = hidden_lines(self._frame(index))
+                known = self._hidden.get(wanted.session, ())
+                self._hidden[wanted.session] = hidden_with(known, lines)
+                self._erasures = before + 1
+
+    def _forget_key(self, frame: Frame) -> None:
+        if frame.key:
+            self._keys[frame.kept_key] = KEY_ROW.pack(frame.position, FORGOTTEN)
+
+    @property
+    def erasures_seen(self) -> int:
+        """The erasure count."""
+        return self._erasures
+
+    def erasures(self) -> int:
+        """Return how often payloads were destroyed."""
+        return self._erasures
+
+    def hidden(self) -> dict[str, list[Span]]:
+        """Return, for each session, its lines that no list may show."""
+        with self._lock:
+            return dict(self._hidden)
+
+    def erasing(self) -> list[str]:
+        """Return the sessions whose erasure is not complete."""
+        with self._lock:
+            return [self._name_of[ref] for ref, pending in self._erased.items() if pending]
 
     def add_dictionary(self, dictionary: bytes) -> int:
         """Keep a dictionary and compress with it from now on."""
@@ -122,7 +180,7 @@ class MemoryLog:
         """Return the content digest and receipt of a key."""
         with self._lock:
             self._check_open()
-            row = self._keys.get(key.encode())
+            row = self._keys.get(self.names.kept(KEY_NAME, key))
             if row is None:
                 return None
             position, content = KEY_ROW.unpack(row)
@@ -174,11 +232,11 @@ class MemoryLog:
             raise StoreUnavailable("the store is closed")
 
     def _rows(self, session: str) -> list[Row]:
-        ref = self._refs.get(session_row(session))
+        ref = self._refs.get(session_row(self.names, session))
         return [] if ref is None else self._streams[ref]
 
     def _frame(self, index: int) -> Frame:
         frame = Frame(self._frames[index], self._lasts[index], self.codec)
-        frame.session = self._names[frame.session_ref]
-        frame.actor = self._names.get(frame.actor_ref)
+        frame.session = self._name_of[frame.session_ref]
+        frame.actor = self._name_of.get(frame.actor_ref)
         return frame

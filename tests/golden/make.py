@@ -20,6 +20,7 @@ import lmdb
 import msgspec
 
 from eventstore import EventStore, Recorded
+from eventstore.header import SessionHeader
 from eventstore.log.format import FORMAT
 from projections.session import SessionState
 
@@ -83,6 +84,15 @@ def fill(store: EventStore) -> None:
     store.archive("long")
     store.create("gone")
     store.delete("gone", reason="asked to")
+    store.create("told", user="user:7")
+    store.append("told", [{"role": "user", "content": text} for text in ("mine", "ours")])
+    store.branch("told", "shared")
+    store.redact("shared", "told#1", reason="asked to")
+    store.set_hold("told", reason="case 7")
+    store.rewind("told", 1)
+    store.set_hold(user="user:7")
+    store.clear_hold(user="user:7", reason="closed")
+    store.clear_hold("told")
 
 
 def shown(recorded: Recorded) -> dict[str, Any]:
@@ -91,7 +101,8 @@ def shown(recorded: Recorded) -> dict[str, Any]:
     names += ("correlation_id", "causation_id", "type", "schema", "role", "tokens", "number")
     return {
         **{name: getattr(recorded, name) for name in names},
-        "event": msgspec.to_builtins(recorded.event),
+        "erased": recorded.erased,
+        "event": msgspec.to_builtins(recorded.structure),
     }
 
 
@@ -99,7 +110,10 @@ def state(store: EventStore, session: str, version: int) -> list[Any]:
     """Return a session at one version: lines, tokens, status and the digest of all of it."""
     found = SessionState.of(store, session, at_version=version)
     messages = [{"id": each.id, **each.to_dict()} for each in found.messages]
-    whole = {"header": msgspec.to_builtins(found.header), "messages": messages}
+    fresh = msgspec.to_builtins(SessionHeader())
+    header = msgspec.to_builtins(found.header)
+    told = {field: value for field, value in header.items() if value != fresh[field]}
+    whole = {"header": told, "messages": messages}
     return [session, version, len(messages), found.tokens, found.status, digest(whole)]
 
 

@@ -1,0 +1,95 @@
+"""Files that must be there after a power cut, that only their owner may read, or that one holds.
+
+Invariants: what these functions wrote is on the disk when they return; a private file is never
+overwritten and never readable by others; an error is StoreUnavailable only where it says so.
+"""
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import StoreUnavailable
+
+PRIVATE = 0o600
+OTHERS = 0o077
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a new file and sync it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """Make a directory, and those above it, whose names are durable; it may exist."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode, exist_ok=True)
+    sync_directory(path.parent)
+
+
+@contextmanager
+def unavailable(path: Path) -> Iterator[None]:
+    """Raise whatever the system refuses in the block as StoreUnavailable about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error.strerror}") from None
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner can read, durably; raises StoreUnavailable."""
+    with unavailable(path):
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+        except FileExistsError:
+            raise StoreUnavailable(f"{path} exists already; a key is never overwritten") from None
+        try:
+            with open(handle, "wb") as file:  # noqa: PTH123 - a handle, not a path
+                file.write(content)
+                file.flush()
+                os.fsync(handle)
+        except OSError:
+            path.unlink()  # half a key is none, and the name must be free again
+            raise
+        sync_directory(path.parent)
+
+
+def read_private(path: Path, limit: int) -> bytes:
+    """Return the first `limit` bytes of a file; raises StoreUnavailable if others may read it."""
+    with unavailable(path), path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise StoreUnavailable(f"{path} is no key file")
+        if mode & OTHERS:
+            shown = f"mode {stat.S_IMODE(mode):04o}"
+            raise StoreUnavailable(f"{path} is open to others ({shown}); run chmod 600 on it")
+        return file.read(limit)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold off other processes and threads that ask for the same lock file (flock)."""
+    with unavailable(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough if a forked child has it too
+        os.close(handle)

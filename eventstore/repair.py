@@ -1,0 +1,377 @@
+"""Repair: every event of a damaged store that is whole, in a new store; and what is missing, named.
+
+A session keeps its versions and the numbers of its messages, whatever is lost of it: where an event
+was lost a placeholder stands, so that branches, merges, prunings and rewinds still mean what they
+meant. A lost message becomes a message of the role `system` that says so, a lost beginning a
+session without metadata, everything else a `Custom` fact named `lost`; of a merge that is whole in
+one of its two sessions the other half is written anew. In what order the events of one hole came
+nobody knows: messages are put first. The end of a session has placeholders only as far as other
+facts say that it went.
+
+Invariants: the damaged store is read as bytes, never through LMDB, and never written; frames that
+are whole come over byte for byte; the new store appears whole or not at all, and begins a new
+origin, since nothing that was signed for the old one holds for it.
+"""
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .audit.entry import Salts
+from .audit.pages import FILE
+from .backup import beside, private_log, restored, sync_copy
+from .carrying import Carrier, append_of, draft_of, make_log
+from .directory import LOG, describe
+from .errors import Corruption, EventStoreError, FormatTooNew, StoreUnavailable
+from .events import (
+    AnyEvent,
+    BranchCreated,
+    BranchMerged,
+    Custom,
+    Event,
+    HistorySummarized,
+    MessageAppended,
+    MessagesPruned,
+    SessionCreated,
+    Span,
+)
+from .files import write_durably
+from .ids import SYSTEM, fresh_id
+from .keyring import Keyring
+from .log.base import ANY, Append, Head
+from .log.draft import draft
+from .log.format import ACTOR_NAME, FORMAT, MARKER, MESSAGE, SESSION_NAME
+from .log.frame import Frame
+from .log.lmdb import LmdbLog
+from .log.vault import STORE_KEY
+from .messages import Message
+from .salvage import Gaps, Salvage
+
+LOST = "lost"
+"""The name of the fact, and of the key in a message's metadata, that stand for what is lost."""
+
+LOST_TEXT = "[a message was lost here and could not be repaired]"
+
+LISTED_MAX = 1_000
+"""Stretches that a report lists of each kind."""
+
+
+class LostPart(msgspec.Struct, frozen=True):
+    """Versions `first..last` of a session that are placeholders now."""
+
+    session: str
+    first: int
+    last: int
+
+
+class Repaired(msgspec.Struct, frozen=True):
+    """What a repair made: the new store's head, and what of the old one it could not keep.
+
+    `events` is how many the old one had, `kept` how many of them the new one has. `positions` are
+    stretches [start, stop) of the old log that are lost, `sessions` those parts of sessions; at
+    most LISTED_MAX of each are listed.
+    """
+
+    size: int
+    root: str
+    events: int
+    kept: int
+    positions: list[tuple[int, int]]
+    sessions: list[LostPart]
+    unnamed: list[str]
+
+    @property
+    def whole(self) -> bool:
+        """True where nothing is missing."""
+        return self.kept == self.events and not self.unnamed
+
+
+def repair(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    keyring: Keyring | None = None,
+) -> Repaired:
+    """Make a new store of all that is whole in a damaged one; nobody may have that one open.
+
+    An encrypted store needs its keyring only where something is missing. Raises StoreUnavailable,
+    StoreFull and FormatTooNew; then there is nothing at the destination.
+    """
+    place = Path(source)
+    try:
+        salvage = Salvage(place / LOG / FILE)
+    except OSError as error:
+        raise StoreUnavailable(f"{place / LOG / FILE} can't be read: {error.strerror}") from None
+    with salvage, beside(Path(destination)) as made:
+        marker = _marker(place, salvage)
+        (made / LOG).mkdir()
+        encrypted = bool(marker.get("encrypted"))
+        make_log(made / LOG, marker["store"], salvage.dictionaries(), encrypted=encrypted)
+        with private_log(made / LOG) as log:
+            if encrypted and keyring is not None:
+                log.unlock(keyring.unlock(marker["store"]))
+            repairing = _Repairing(salvage, log)
+            repairing.run()
+            head = log.head()
+        report = repairing.report(head)
+        reason = f"repaired: {report.kept} of {report.events} events were whole"
+        write_durably(made / MARKER, restored(marker, head, reason, None))
+        sync_copy(made)
+        shutil.copymode(place, made)
+        return report
+
+
+def _marker(place: Path, salvage: Salvage) -> dict[str, Any]:
+    """Return the store's description, or what of it the log says where that is damaged."""
+    try:
+        return describe(place)
+    except FormatTooNew:
+        raise
+    except StoreUnavailable:
+        store = salvage.store() or fresh_id()
+        made: dict[str, Any] = {"format": FORMAT, "store": store, "origin": store}
+        return {**made, "encrypted": True} if salvage.encrypted() else made
+
+
+class _Stream:
+    """Where a session stands in the new store."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.version = self.number = 0
+        """Of the next event, and of the next message."""
+        self.known: deque[tuple[int, int]] = deque()
+        """The same two numbers for each frame of the old store that follows a hole."""
+
+
+class _Repairing:
+    """Carries what is whole, in order, with placeholders where something is lost."""
+
+    def __init__(self, salvage: Salvage, log: LmdbLog) -> None:
+        self._salvage, self._log = salvage, log
+        self._carrier, self._salts = Carrier(log), Salts()
+        self._names = salvage.names()
+        self._streams: dict[str, _Stream] = {}
+        self._half: BranchMerged | None = None
+        self._sealing = STORE_KEY
+        self._time = self._next = self._kept = 0
+        self._lost, self._parts = Gaps(), list[LostPart]()
+        self._unnamed: list[str] = []
+
+    def run(self) -> None:
+        """Carry everything."""
+        codec = self._log.codec
+        gaps = self._salvage.gaps(codec)
+        found = self._salvage.found(gaps, codec)
+        self._find_names(found)
+        self._find_holes(found)
+        for frame in self._frames(found):
+            self._take(frame)
+        self._end_merge(None)
+        self._lost.add(self._next, self._salvage.size)
+        self._carrier.finish()
+
+    def report(self, head: Head) -> Repaired:
+        """Return what became of it."""
+        return Repaired(
+            head.size,
+            head.root.hex(),
+            self._salvage.size,
+            self._kept,
+            self._lost.stretches[:LISTED_MAX],
+            self._parts[:LISTED_MAX],
+            self._unnamed[:LISTED_MAX],
+        )
+
+    # -- what there is -----------------------------------------------------------------------
+
+    def _frames(self, found: dict[int, Frame]) -> Iterator[Frame]:
+        """Iterate over all frames in the order of their positions, with their names."""
+        for frame in _merged(self._salvage.reached(self._log.codec), found):
+            frame.session = self._name(SESSION_NAME, frame.session_ref) or _unnamed(frame)
+            frame.actor = self._name(ACTOR_NAME, frame.actor_ref) if frame.actor_ref else None
+            yield frame
+
+    def _name(self, kind: bytes, ref: int) -> str | None:
+        row = self._names.get(ref)
+        try:
+            return self._log.codec.names.shown(kind, row[1:]) if row else None
+        except ValueError:
+            return None
+
+    def _find_names(self, found: dict[int, Frame]) -> None:
+        """Look everywhere for names that no tree leads to."""
+        lost = {
+            ref
+            for frame in _merged(self._salvage.reached(self._log.codec), found)
+            for ref in (frame.session_ref, frame.actor_ref)
+            if ref and ref not in self._names
+        }
+        self._names |= self._salvage.lost_names(lost)
+
+    def _find_holes(self, found: dict[int, Frame]) -> None:
+        """Note where sessions go on after what is lost of them."""
+        due: dict[int, int] = {}
+        for frame in self._frames(found):
+            if frame.version > due.get(frame.session_ref, 0):
+                self._stream(frame.session).known.append((frame.version, frame.number))
+            if frame.session_ref not in due and frame.session_ref not in self._names:
+                self._unnamed.append(frame.session)
+            due[frame.session_ref] = frame.last_version + 1
+
+    def _stream(self, name: str) -> _Stream:
+        return self._streams.setdefault(name, _Stream(name))
+
+    # -- frames ------------------------------------------------------------------------------
+
+    def _take(self, frame: Frame) -> None:
+        self._lost.add(self._next, frame.position)
+        self._next = frame.last_position + 1
+        stream = self._stream(frame.session)
+        self._sealing = _key_of(frame) or STORE_KEY
+        events = _facts(frame)
+        self._end_merge(next((each for each in events if isinstance(each, BranchMerged)), None))
+        for event in events:
+            self._found(event)
+        if frame.version < stream.version:  # a frame that is there twice can only be damage
+            self._lost.add(frame.position, frame.last_position + 1)
+            return
+        self._fill(stream, frame.version)
+        self._time = max(self._time, frame.recorded_at)
+        content = self._salvage.content(frame.kept_key) if frame.kept_key else None
+        try:
+            self._carrier.take(frame, content)
+            self._kept += frame.count
+        except Corruption:
+            self._take_apart(frame, content)
+        stream.version, stream.number = frame.last_version + 1, frame.next_number()
+
+    def _take_apart(self, frame: Frame, content: bytes | None) -> None:
+        """Carry the events of a frame one by one, placeholders for those that are damaged."""
+        for index, row in enumerate(frame.rows()):
+            try:
+                made = append_of(frame, content, draft_of(frame, index, index + 1))
+                self._kept += 1
+            except Corruption:
+                version, position = frame.version + index, frame.position + index
+                self._lost.add(position, position + 1)
+                self._parts.append(LostPart(frame.session, version, version))
+                made = self._placeholder(frame.session, _lost(version, row[3] == MESSAGE))
+            key = frame.key if index == 0 else None
+            self._carrier.take_append(msgspec.structs.replace(made, key=key))
+        self._carrier.hide(frame)
+
+    # -- placeholders ------------------------------------------------------------------------
+
+    def _found(self, event: AnyEvent) -> None:
+        """Make room for what a fact says of other sessions, where the end of them is lost."""
+        if isinstance(event, BranchCreated):
+            self._fill(self._stream(event.parent), event.at_version + 1)
+        elif isinstance(event, BranchMerged):
+            for session, version in [(event.source, event.source_version), *event.base]:
+                self._fill(self._stream(session), version + 1)
+            self._show(event.brought + event.hidden)
+        elif isinstance(event, (MessagesPruned, HistorySummarized)):
+            self._show(event.spans)
+
+    def _show(self, spans: Iterable[Span]) -> None:
+        for span in spans:
+            stream = self._stream(span.session)
+            if span.note:
+                self._fill(stream, span.start + 1)
+            while stream.number < span.stop and not span.note:
+                self._fill(stream, stream.version + max(span.stop - stream.number, 1))
+
+    def _fill(self, stream: _Stream, version: int) -> None:
+        """Put placeholders for the versions of a session before this one that are missing."""
+        first = stream.version
+        while stream.version < version:
+            self._put(stream, _lost(stream.version, self._is_message(stream)))
+        if stream.version > first:
+            self._parts.append(LostPart(stream.name, first, stream.version - 1))
+
+    def _is_message(self, stream: _Stream) -> bool:
+        """Return whether the next lost event is to be a message: first all that a hole had are."""
+        while stream.known and stream.known[0][0] <= stream.version:
+            stream.known.popleft()
+        return not stream.known or stream.number < stream.known[0][1]
+
+    def _put(self, stream: _Stream, fact: Event) -> None:
+        self._carrier.take_append(self._placeholder(stream.name, fact))
+        stream.version += 1
+        stream.number += isinstance(fact, MessageAppended)
+
+    def _placeholder(self, session: str, fact: Event) -> Append:
+        """Return the append of a placeholder, sealed with the key of the frame at hand."""
+        codec = self._log.codec
+        key = STORE_KEY if session == SYSTEM else self._sealing
+        made = draft(session, [fact], codec, self._salts.take(1), (), key)
+        return Append((made,), (ANY,), recorded_at=self._time)
+
+    def _end_merge(self, half: BranchMerged | None) -> None:
+        """Where only one half of a merge was whole, write the other: it is the same fact."""
+        before, self._half = self._half, half
+        if before is None or half == before:
+            self._half = None if half == before else half
+            return
+        stream = self._stream(before.into)
+        if stream.version > before.into_version:  # then that half is there
+            stream = self._stream(before.source)
+        else:
+            self._fill(stream, before.into_version)
+        self._put(stream, before)
+
+
+def _unnamed(frame: Frame) -> str:
+    return f"lost name {frame.session_ref}"
+
+
+def _facts(frame: Frame) -> list[AnyEvent]:
+    """Return the events of a frame that can be read and are no messages."""
+    found = []
+    for index, row in enumerate(frame.rows()):
+        if row[3] != MESSAGE:
+            with suppress(EventStoreError):
+                found.append(frame.structure(index))
+    return [event for event in found if event is not None]
+
+
+def _lost(version: int, message: bool) -> Event:  # noqa: FBT001 - which of two placeholders
+    """Return the placeholder of an event."""
+    if not version:
+        return SessionCreated({LOST: True})
+    return _lost_message() if message else Custom(LOST, {})
+
+
+def _lost_message() -> MessageAppended:
+    said = {"role": "system", "content": LOST_TEXT, "metadata": {LOST: True}}
+    return MessageAppended(Message(said))
+
+
+def _key_of(frame: Frame) -> int | None:
+    """Return the id of the key that seals the events of a frame, None where none says."""
+    for index in range(frame.count):
+        try:
+            key = frame.key_id(index)
+        except EventStoreError:
+            continue
+        if key is not None:
+            return key
+    return None
+
+
+def _merged(reached: Iterator[Frame], found: dict[int, Frame]) -> Iterator[Frame]:
+    """Iterate over both in the order of their positions."""
+    others = sorted(found)[::-1]
+    for frame in reached:
+        while others and others[-1] < frame.position:
+            yield found[others.pop()]
+        yield frame
+    while others:
+        yield found[others.pop()]

@@ -1,0 +1,370 @@
+"""Redaction: one message vanishes from every list, now and in the past, and no proof breaks.
+
+That the visible lists agree with a plain model, whatever else happens, is among the laws
+(test_laws.py: redact is one of its commands).
+"""
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+from facts import told
+from handed_out import HandedOut
+
+from eventstore import (
+    EventStore,
+    InvalidEvent,
+    KeyShredded,
+    SessionNotFound,
+    StoreUnavailable,
+    VersionConflict,
+)
+from eventstore.audit.evidence import disclose
+from eventstore.audit.verify import verify
+from eventstore.interchange import export_events
+from eventstore.transcript import tokens_of
+from projections import BranchTree, Projection, SessionState, Statistics, Views, blame, diff, fold
+
+WORD = "zebrafish"
+
+
+def say(store: EventStore, session: str, *texts: str) -> None:
+    """Append lines to a session."""
+    store.append(session, [{"role": "user", "content": text} for text in texts])
+
+
+def shown(store: EventStore, session: str, **moment: int) -> list[str]:
+    """Return what a session shows, and hold its length, tokens and slices to that."""
+    state = SessionState.of(store, session, **moment)
+    texts = [message.content for message in state.messages]
+    assert len(state.messages) == len(texts) == state.header.messages
+    assert [message.content for message in state.messages[-2:]] == texts[-2:]
+    assert state.tokens == tokens_of(store.log, state.header.spans)
+    return texts
+
+
+@pytest.fixture
+def family(store: EventStore) -> EventStore:
+    """Give a session whose second line is shown by a branch and in the target of a merge."""
+    store.create("a", metadata={"topic": "fish"})
+    say(store, "a", "one", WORD, "three")
+    store.branch("a", "b")
+    say(store, "b", "four")
+    store.create("c")
+    say(store, "c", "zero")
+    store.merge("a", into="c", strategy="interleave")
+    return store
+
+
+def test_a_message_vanishes_everywhere(family):
+    """No branch, merge, past version, position or time shows it, in whatever order it got there."""
+    position = family.head().size - 1
+    receipt = family.redact("a", "a#2", reason="asked for")
+    assert shown(family, "a") == ["one", "three"]
+    assert shown(family, "b") == ["one", "three", "four"]
+    assert shown(family, "c") == ["one", "three", "zero"]
+    assert shown(family, "a", at_version=2) == ["one"]
+    assert shown(family, "b", at_version=0) == ["one", "three"]
+    assert shown(family, "c", at_position=position) == ["one", "three", "zero"]
+    assert shown(family, "a", at_time=receipt.recorded_at - 1) in (["one", "three"], ["one"])
+    family.branch("a", "d", at=2)
+    assert shown(family, "d") == ["one"]
+    assert told(verify(family, deep=True)) == ""
+
+
+def test_the_fact_stays_and_the_payload_goes(family):
+    """Its place, type, size and tokens can be read, also who redacted it and why; not a word."""
+    before = next(family.events("a", 2))
+    family.redact("a", 2, reason="asked for", actor="user:7")
+    recorded = next(family.events("a", 2))
+    assert recorded.erased
+    assert (recorded.type, recorded.size, recorded.tokens, recorded.role) == (
+        *(before.type, before.size, before.tokens, before.role),
+    )
+    with pytest.raises(KeyShredded):
+        _ = recorded.event
+    fact = next(family.events("a", reverse=True))
+    assert (fact.event.version, fact.event.reason, fact.actor) == (2, "asked for", "user:7")
+    frames = family.log.read_all(0)
+    assert WORD.encode() not in b"".join(frame.raw for frame in frames)
+
+
+def test_every_proof_still_verifies(tmp_path):
+    """Proofs made before hold for the standalone verifier, and the store still makes the same."""
+    with EventStore.open(tmp_path / "history") as store:
+        store.create("s")
+        say(store, "s", "one", WORD, "three")
+        proofs = HandedOut(store, tmp_path, "s")
+        store.redact("s", "s#2")
+        proofs.check()
+        with pytest.raises(KeyShredded):
+            disclose(store, 2, proofs.note, [proofs.key.verifier])
+
+
+def test_doing_it_again_changes_nothing(family):
+    """The second redaction gives the first receipt, by version, by id, and from a branch."""
+    receipt = family.redact("a", "a#2")
+    size = family.head().size
+    for session, message in (("a", "a#2"), ("a", 2), ("b", "a#2"), ("c", "a#2")):
+        second = family.redact(session, message)
+        assert second.duplicate
+        assert (second.session, second.version) == (receipt.session, receipt.version)
+    assert family.head().size == size
+
+
+def test_a_key_makes_it_the_same_command(family):
+    """With an idempotency key the first receipt comes back, also for a message with its own id."""
+    family.append("a", {"role": "user", "content": WORD, "id": "m1"})
+    receipt = family.redact("a", "m1", key="k")
+    assert not receipt.duplicate
+    assert family.redact("a", "m1", key="k").duplicate
+    with pytest.raises(InvalidEvent):
+        family.redact("a", "m1")
+
+
+def test_a_branch_redacts_where_it_was_said(family):
+    """A message of an ancestor or a merge is redacted in its own stream; the receipt tells."""
+    assert family.redact("b", "a#2").session == "a"
+    assert shown(family, "a") == ["one", "three"]
+    assert family.redact("c", "a#1").session == "a"
+    assert shown(family, "b") == ["three", "four"]
+
+
+def test_what_is_not_shown_can_be_redacted(store):
+    """A message that was pruned or rewound is found by its place all the same."""
+    store.create("s")
+    say(store, "s", "one", WORD, "three")
+    store.prune("s", keep_last=1)
+    store.redact("s", "s#2")
+    store.rewind("s", 0)
+    store.redact("s", 1)
+    store.rewind("s", 3)
+    assert shown(store, "s") == ["three"]
+    assert shown(store, "s", at_version=2) == []
+
+
+def test_summaries_can_be_redacted(store):
+    """A summary and the note of a squash go like messages; what they stand for stays hidden."""
+    store.create("s")
+    say(store, "s", "one", "two", "three")
+    store.branch("s", "b")
+    say(store, "b", "four")
+    store.update_metadata("b", {"k": 1})
+    store.summarize("s", WORD, upto=2)
+    store.merge("b", into="s", strategy="squash", summary=WORD)
+    note = SessionState.of(store, "s").messages[-1].id
+    store.redact("s", note)
+    store.redact("s", SessionState.of(store, "s").messages[0].id)
+    assert shown(store, "s") == ["three"]
+    assert SessionState.of(store, "s").metadata == {"k": 1}
+    assert WORD.encode() not in b"".join(frame.raw for frame in store.log.read_all(0))
+    assert told(verify(store, deep=True)) == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [(0, InvalidEvent), (99, InvalidEvent), ("nobody", InvalidEvent), ("c#1", InvalidEvent)],
+)
+def test_only_messages_that_are_its_own(family, message, error):
+    """What is no message, no version, or is shown elsewhere only, is refused and not written."""
+    size = family.head().size
+    with pytest.raises(error):
+        family.redact("b", message)
+    with pytest.raises(SessionNotFound):
+        family.redact("nowhere", 1)
+    with pytest.raises(VersionConflict):
+        family.redact("a", 1, expected=0)
+    assert family.head().size == size
+
+
+def test_a_deleted_session_can_be_redacted(family):
+    """Deletion leaves the past readable, so single messages of it can still go."""
+    family.delete("a")
+    family.redact("a", 2)
+    assert shown(family, "a", at_version=3) == ["one", "three"]
+
+
+def test_commands_decide_from_what_is_shown(family):
+    """Prunes, summaries and merges after a redaction count and bring what is visible."""
+    family.redact("a", 2)
+    family.prune("a", keep_last=1)
+    assert next(family.events("a", reverse=True)).event.count == 1
+    family.summarize("b", "short", upto=0)
+    assert next(family.events("b", reverse=True)).event.count == 2
+    family.create("d")
+    family.merge("b", into="d")
+    assert shown(family, "d") == ["short", "four"]
+    assert told(verify(family, deep=True)) == ""
+
+
+# -- views -------------------------------------------------------------------------------
+
+
+class Words(Projection[list]):
+    """The words of all messages, as a user's own view would keep them."""
+
+    name = "words"
+
+    def initial(self) -> list:
+        return []
+
+    def evolve(self, state, recorded):
+        if recorded.type == "MessageAppended":
+            state.append(recorded.event.message.content)
+        return state
+
+
+def test_views_forget_it(family):
+    """Kept views and folds on demand, your own too, know nothing of it; others don't change."""
+    views = Views(family)
+    views.register(Words())
+    assert WORD in views.state("words")
+    trees = str(views.tree("a"))
+    other = Statistics.of(family, "c").to_dict()
+    family.redact("a", "a#2")
+    assert WORD not in views.state("words")
+    assert views.state("words") == fold(family, Words())
+    rows = {row.session: (row.messages, row.tokens) for row in views.sessions().rows}
+    for session in "abc":
+        header = family.headers.now(session)
+        assert rows[session] == (header.messages, header.tokens)
+    assert str(views.tree("a")) != trees
+    assert views.tree("a") == BranchTree.of(family, "a")
+    assert Statistics.of(family, "c").to_dict() == other
+    assert views.statistics() == Statistics.of(family)
+    blamed = [each.message.content for each in blame(family, "b").messages]
+    assert blamed == ["one", "three", "four"]
+    assert diff(family, "a", "b").common == 2
+
+
+def test_a_state_taken_before_gives_nothing_away(family):
+    """A state that was taken before raises where it would read what is gone."""
+    state = SessionState.of(family, "a")
+    family.redact("a", "a#2")
+    with pytest.raises(KeyShredded):
+        list(state.messages)
+    assert state.messages[0].content == "one"
+
+
+def test_async_is_the_same(family):
+    """`store.aio.redact` is the same command."""
+    receipt = asyncio.run(family.aio.redact("a", "a#2", reason="r"))
+    assert (receipt.session, receipt.version) == ("a", family.version("a"))
+    assert shown(family, "b") == ["one", "three", "four"]
+
+
+# -- on disk ------------------------------------------------------------------------------
+
+
+def test_caches_on_disk_begin_anew(tmp_path):
+    """Snapshots and views of before are deleted at once, and a store opened later uses new ones."""
+    place = tmp_path / "history"
+    with EventStore.open(place) as store:
+        store.create("s", metadata={"word": "kept"})
+        for number in range(200):
+            say(store, "s", f"{WORD} {number}")
+        views = Views(store)
+        views.register(Words())
+        assert len(views.state("words")) == 200
+        assert WORD.encode() in (place / "views" / "data.mdb").read_bytes()
+        store.redact("s", 7)
+        assert not (place / "snapshots").exists()
+        assert not (place / "views").exists()
+        assert len(views.state("words")) == 199
+        assert (place / "views-1").exists()
+    with EventStore.open(place) as store:
+        assert len(shown(store, "s")) == 199
+        assert store.headers.at("s", 150).messages == 149
+    caches = [*place.glob("snapshots*"), *place.glob("views*")]
+    assert sorted(each.name for each in caches) == ["snapshots-1", "views-1"]
+
+
+REDACT = """
+import sys
+from eventstore import EventStore
+with EventStore.open(sys.argv[1]) as store:
+    store.redact("s", 2)
+"""
+
+
+def test_other_processes_notice(tmp_path):
+    """What another process redacts vanishes here too: from states, frames at hand and views."""
+    place = tmp_path / "history"
+    with EventStore.open(place) as store:
+        store.create("s")
+        say(store, "s", "one", WORD, "three")
+        store.branch("s", "b")
+        views = Views(store)
+        assert shown(store, "b") == ["one", WORD, "three"]
+        assert [row.messages for row in views.sessions().rows] == [3, 3]
+        command = [sys.executable, "-c", REDACT, str(place)]
+        subprocess.run(command, check=True)
+        assert shown(store, "b") == ["one", "three"]
+        assert [row.messages for row in views.sessions().rows] == [2, 2]
+        assert next(store.events("s", 2)).erased
+        say(store, "b", "four")
+        assert shown(store, "b") == ["one", "three", "four"]
+        assert not (place / "views").exists()
+
+
+def test_readers_go_on_meanwhile(disk):
+    """Threads that read states and views while messages go see the old or the new list, whole."""
+    disk.create("s")
+    say(disk, "s", *[str(number) for number in range(40)])
+    disk.branch("s", "b")
+    views, failures, done = Views(disk), [], threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                texts = [each.content for each in _texts(disk)]
+                assert texts == sorted(texts, key=int)
+                assert 20 <= views.sessions().rows[0].messages <= 40
+        except BaseException as failure:  # noqa: BLE001 - the test tells
+            failures.append(failure)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for version in range(1, 21):
+        disk.redact("s", version)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert shown(disk, "b") == [str(number) for number in range(20, 40)]
+
+
+def _texts(store: EventStore) -> list:
+    """Return the messages of the branch, read again where one went in between."""
+    while True:
+        try:
+            return list(SessionState.of(store, "b").messages)
+        except KeyShredded:
+            continue
+
+
+def test_a_read_only_store_shows_it_too(tmp_path):
+    """A reader that may not write hides the same lines, and refuses to redact."""
+    place = tmp_path / "history"
+    with EventStore.open(place) as store:
+        store.create("s")
+        say(store, "s", "one", WORD)
+        store.redact("s", 2)
+    with EventStore.open(place, read_only=True) as store:
+        assert shown(store, "s") == ["one"]
+        with pytest.raises(StoreUnavailable):
+            store.redact("s", 1)
+    assert told(verify(EventStore.open(place, read_only=True), deep=True)) == ""
+
+
+def test_a_file_of_events_carries_no_gap(family):
+    """An export of events that are gone says where it stops; other sessions can be exported."""
+    family.redact("a", 2)
+    with pytest.raises(InvalidEvent, match="backup"):
+        list(export_events(family))
+    family.create("d")
+    say(family, "d", "one")
+    assert len(list(export_events(family, ["d"]))) == 2
