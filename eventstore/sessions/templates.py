@@ -1,0 +1,152 @@
+"""Templates: named beginnings of sessions, kept as facts; and presets, which are built in.
+
+Invariants: a template is one value in the context of an archived session of type "template", so
+that a change of it is one fact and its past can be replayed; it is copied when a session is
+created, which nothing that happens to the template later changes; presets are read-only, and
+their names are taken.
+"""
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from projections import SessionState, Views
+
+from ..errors import InvalidEvent, SessionExists
+from ..ids import check_name
+from ..log.base import Receipt
+from ..messages import Json, Message, check_json, check_message
+from ..patch import assigned
+from ..store import EventStore
+from .session import CURRENT
+from .settings import DAY_SECONDS
+
+PREFIX = "template:"
+TYPE = "template"
+VALUE = "template"
+"""The context key that holds the template in its session."""
+
+
+class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A beginning: what create(template=) copies where the caller says nothing else.
+
+    `ttl` in seconds; `max_bytes` of payloads; a limit that is None is left to the settings.
+    """
+
+    name: str
+    description: str = ""
+    metadata: dict[str, Json] = {}
+    context: dict[str, Json] = {}
+    messages: list[dict[str, Json]] = []
+    ttl: float | None = None
+    token_limit: int | None = None
+    max_messages: int | None = None
+    max_bytes: int | None = None
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return it as plain JSON."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Template(
+            name="dm",
+            description="A conversation of two: pruning keeps its newest 100 messages.",
+            metadata={"type": "dm"},
+        ),
+        Template(
+            name="group",
+            description="A conversation of many: pruning keeps its newest 50 messages.",
+            metadata={"type": "group"},
+        ),
+        Template(
+            name="bot",
+            description="A bot's conversation: 4,000 tokens, gone 24 hours after it began.",
+            metadata={"type": "bot"},
+            ttl=DAY_SECONDS,
+            token_limit=4_000,
+        ),
+    )
+}
+
+
+class Templates:
+    """The templates of a store; safe for many threads and processes."""
+
+    def __init__(self, store: EventStore, views: Views) -> None:
+        self._store, self._views = store, views
+
+    def get(self, name: str) -> Template:
+        """Return a preset or a template as it is now. Raises InvalidEvent."""
+        found = PRESETS.get(name) or self._kept(check_name(name, "template"))
+        if found is None:
+            known = ", ".join(each.name for each in self.all())
+            raise InvalidEvent(f"there is no template {name!r}; there are {known}")
+        return found
+
+    def all(self) -> list[Template]:
+        """Return the presets, then the templates by name."""
+        page = self._views.sessions(
+            where={"type": TYPE}, status=("archived",), order="session", limit=None
+        )
+        names = [row.session.removeprefix(PREFIX) for row in page if row.session.startswith(PREFIX)]
+        kept = (self._kept(name) for name in names)
+        return [*PRESETS.values(), *(each for each in kept if each is not None)]
+
+    def save(self, template: Template) -> Receipt:
+        """Keep a template, in place of the one of that name. Raises InvalidEvent."""
+        name = check_name(template.name, "template")
+        if name in PRESETS:
+            raise InvalidEvent(f"{name!r} is a preset, which can't be changed; choose another name")
+        session = PREFIX + name
+        value = _checked(template).to_dict()
+        with suppress(SessionExists):
+            self._store.create(session, metadata={"type": TYPE, "title": name})
+        receipt = self._store.set_context(session, VALUE, value)
+        if SessionState.of(self._store, session).status != "archived":
+            self._store.archive(session, reason="a template is no conversation")
+        return receipt
+
+    def delete(self, name: str) -> Receipt:
+        """Drop a template, as a fact; sessions made from it stay. Raises InvalidEvent."""
+        if name in PRESETS:
+            raise InvalidEvent(f"{name!r} is a preset, which can't be deleted")
+        self.get(name)
+        return self._store.set_context(PREFIX + name, VALUE, None)
+
+    def _kept(self, name: str) -> Template | None:
+        session = PREFIX + name
+        if not self._store.exists(session):
+            return None
+        value = SessionState.of(self._store, session).context.get(VALUE)
+        return None if value is None else msgspec.convert(value, Template)
+
+
+def template_of(name: str, state: SessionState, description: str = "") -> Template:
+    """Return a template that begins as this state is: values, limits and visible messages."""
+    header = state.header
+    given = {**state.metadata, "external": None, "max_bytes": None}
+    return Template(
+        name=name,
+        description=description,
+        metadata=assigned({}, given),
+        context=assigned({}, {**state.context, CURRENT: None}),
+        messages=[message.to_dict() for message in state.messages],
+        ttl=header.ttl,
+        token_limit=header.token_limit,
+        max_messages=header.max_messages,
+        max_bytes=state.metadata.get("max_bytes"),
+    )
+
+
+def _checked(template: Template) -> Template:
+    """Return a template whose parts a session could begin with. Raises InvalidEvent."""
+    for part, what in ((template.metadata, "metadata"), (template.context, "context")):
+        check_json(part, f"{what} of template {template.name!r}")
+    for fields in template.messages:
+        check_message(Message(fields))
+    return template
