@@ -402,7 +402,7 @@ class EventStore(Commands[Receipt]):
             raise InvalidEvent("an encrypted store is not trained: dictionaries hold what was said")
         self.flush()
         first = max(self.log.size() - TRAINING_EVENTS_MAX, 0)
-        samples = [each.frame.opened(each.index)[2] for each in self.all(first)]
+        samples = [each.frame.opened(each.index)[2] for each in self.all(first) if not each.erased]
         Random(0).shuffle(samples)  # noqa: S311 - no secret: sessions mixed, as zstd likes it
         return self.log.add_dictionary(train(samples))
 

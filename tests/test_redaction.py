@@ -309,6 +309,19 @@ def test_other_processes_notice(tmp_path):
         assert not (place / "views").exists()
 
 
+def test_a_dictionary_learns_nothing_from_it(disk):
+    """What was redacted is left out where compression is fitted to what the store holds."""
+    disk.create("talk")
+    said = [{"role": "user", "content": f"the price of item {n} is {n * 7}"} for n in range(300)]
+    said[40]["content"] = "sesame " * 40
+    disk.append("talk", said)
+    disk.redact("talk", 41)
+    number = disk.train_dictionary()
+    learnt = disk.log.codec._load(number)
+    assert b"the price of item" in learnt
+    assert b"sesame" not in learnt
+
+
 def test_readers_go_on_meanwhile(disk):
     """Threads that read states and views while messages go see the old or the new list, whole."""
     disk.create("s")
