@@ -121,7 +121,7 @@ MUTATIONS = [
     (["summarize", "a", "they counted", "--upto", "2"], "HistorySummarized"),
     (["summarize", "a", "they counted", "--upto", "a#2"], "HistorySummarized"),
     (["meta", "a", "topic=null", "pinned=true", 'tags=["x"]'], "MetadataUpdated"),
-    (["context", "a", "step=4"], "ContextSet"),
+    (["set-context", "a", "step=4"], "ContextSet"),
     (["record", "a", "shop.paid", '{"cents": 3}'], "Custom"),
     (["record-tool-call", "a", "search", "--arguments", '{"q": 1}'], "ToolCallRecorded"),
     (["record-error", "a", "timeout", "too slow", "--detail", "[1]"], "ErrorRecorded"),
@@ -173,7 +173,7 @@ def test_what_mutations_do_shows(chat: Cli):
 def test_metadata_and_context_take_json_or_text(chat: Cli):
     """key=value is JSON where it parses, else text; null removes."""
     chat.fine("meta", "a", "n=null", "x=1.5", "y=[1]", "z=hello = world", "w=NaN")
-    chat.fine("context", "a", "step={}")
+    chat.fine("set-context", "a", "step={}")
     shown = chat.fine("show", "a", "--json").json
     assert shown["metadata"] == {
         "topic": "python",
@@ -189,12 +189,13 @@ def test_create_takes_all_that_a_session_is_made_with(cli: Cli):
     """Options of create land in the session; without a name it gets one."""
     made = cli.fine(
         *("create", "--user", "7", "--ttl", "12h", "--max-messages", "9", "--token-limit", "100"),
-        *("--template", "t", "--context", "step=1", "--meta", "a=b", "--json"),
+        *("--template", "dm", "--context", "step=1", "--meta", "a=b", "--json"),
     ).json
     shown = cli.fine("show", made["session"], "--json").json
     assert (shown["user"], shown["ttl"], shown["max_messages"]) == ("7", 43_200, 9)
-    assert (shown["token_limit"], shown["template"]) == (100, "t")
-    assert (shown["context"], shown["metadata"]) == ({"step": 1}, {"a": "b"})
+    assert (shown["token_limit"], shown["template"]) == (100, "dm")
+    assert (shown["context"], shown["metadata"]) == ({"step": 1}, {"type": "dm", "a": "b"})
+    assert "no template 'magic'" in cli.refused(2, "create", "--template", "magic")
 
 
 # -- append from stdin -----------------------------------------------------------------
@@ -284,7 +285,7 @@ def test_bad_stdin_writes_nothing(chat: Cli, name: str):
         (2, ["merge", "a", "--into", "a"]),
         (2, ["merge", "a", "--into", "b", "--strategy", "magic"]),
         (2, ["branch", "a", "b", "--at", "77"]),
-        (2, ["context", "a", "k"]),
+        (2, ["set-context", "a", "k"]),
         (2, ["record", "a", "t", "{"]),
         (2, ["log", "--type", "Nonsense"]),
         (2, ["export", "--format", "magic"]),

@@ -5,7 +5,7 @@ The map, from the ground up:
     looks      drawing charts trees: how things look in 80 columns
     frame      terminal (streams, store, progress, JSON) app (options, exit codes)
     commands   reads views writes audit erasure transfer care
-               demo
+               sessions repl demo
 
 Invariants: stdout carries answers, stderr remarks and errors; with `--json` every answer is one
 JSON document or JSON lines; reading never makes a store.
@@ -17,6 +17,8 @@ from . import (  # noqa: F401 - they register commands
     demo,
     erasure,
     reads,
+    repl,
+    sessions,
     transfer,
     views,
     writes,

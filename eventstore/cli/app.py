@@ -279,13 +279,14 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except (EventStoreError, UsageError, OSError) as error:
-        return _fail(error, json="--json" in arguments)
+        return fail(error, json="--json" in arguments)
     if code == INTERRUPTED:
         _say("interrupted")
     return code if isinstance(code, int) else FINE
 
 
-def _fail(error: Exception, *, json: bool) -> int:
+def fail(error: Exception, *, json: bool) -> int:
+    """Tell an error as one line on stderr; returns the exit code that goes with it."""
     text = " ".join(_text_of(error).split())
     if json:
         write_json({"error": type(error).__name__, "message": text, **_numbers(error)}, sys.stderr)

@@ -38,6 +38,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 _MOVERS = {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 _PRINTABLE = dict.fromkeys(_MOVERS - {ord("\n"), ord("\t")}, "\ufffd")
 """Controls and direction overrides become a visible mark."""
+_ESCAPED = {code: f"\\u{code:04x}" for code in _PRINTABLE}
 
 
 # -- words and numbers -----------------------------------------------------------------
@@ -46,6 +47,12 @@ _PRINTABLE = dict.fromkeys(_MOVERS - {ord("\n"), ord("\t")}, "\ufffd")
 def printable(text: str) -> str:
     """Return text that can't command a terminal."""
     return text.replace("\r\n", "\n").translate(_PRINTABLE)
+
+
+def indented(document: object) -> str:
+    """Return JSON for people: the same document, with nothing in it that commands a terminal."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return text.translate(_ESCAPED)
 
 
 def plain(text: str, style: str = "") -> Text:

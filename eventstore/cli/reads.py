@@ -57,7 +57,7 @@ def show(
         if first:
             terminal.draw(Text(f"{first:,} earlier messages; --all shows them", "dim"))
         lines = Transcript(store.log, state.header.spans).lines(first, len(state.messages))
-        terminal.draw(transcript_grid(_placed(session, lines)))
+        terminal.draw(transcript_grid(placed(session, lines)))
 
 
 def _state_document(state: SessionState, first: int) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _state_document(state: SessionState, first: int) -> dict[str, Any]:
     return document
 
 
-def _placed(
+def placed(
     session: str, lines: Iterable[tuple[Span, Recorded, Message]]
 ) -> Iterator[tuple[str, Message]]:
     """Name each line by its version; by its session too where that is another one."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Protocol, TextIO
+from typing import Any, BinaryIO, NoReturn, Protocol, TextIO
 
 import msgspec
 from rich.console import Console, RenderableType
@@ -76,11 +76,14 @@ class Terminal:
 
     # -- the store -----------------------------------------------------------------------
 
-    def open(self, *, read_only: bool = False) -> EventStore:
-        """Open the store with the keys and the kept head that belong to it."""
+    def open(self, *, read_only: bool = False, **options: Any) -> EventStore:
+        """Open the store with the keys and the kept head that belong to it; see EventStore.open."""
         # A directory that is still to be made, by keygen, can't be asked yet.
         trust = self._trust if self._trust and self._trust.exists() else None
-        store = EventStore.open(self.path, read_only=read_only, trust=trust, keyring=self.keys())
+        keys = self.keys()
+        store = EventStore.open(
+            self.path, read_only=read_only, trust=trust, keyring=keys, **options
+        )
         if store.distrust is not None:
             self.err.print(f"eventstore: warning: {store.distrust}", style="red", markup=False)
         return store
@@ -103,11 +106,11 @@ class Terminal:
             yield Views(store)
 
     @contextmanager
-    def writing(self, *, creates: bool = False) -> Iterator[EventStore]:
+    def writing(self, *, creates: bool = False, **options: Any) -> Iterator[EventStore]:
         """Open the store to write; only where `creates` is set one is made."""
         if not creates:
             check_store(self.path)
-        with self.open() as store:
+        with self.open(**options) as store:
             yield store
 
     # -- answers -------------------------------------------------------------------------

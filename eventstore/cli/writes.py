@@ -14,6 +14,8 @@ from ..clock import parse_time
 from ..ids import check_name
 from ..messages import Json
 from ..requests import Options
+from ..sessions import SessionManager
+from ..sessions.creation import Limits, beginning
 from .app import BRANCHES, LIFE, WRITE, Session, mutation
 from .terminal import parse_json, read_stdin
 
@@ -44,20 +46,25 @@ def create(
     ttl: Annotated[str | None, typer.Option(help="Time to live: 90, 30m, 12h, 7d.")] = None,
     max_messages: Annotated[int | None, typer.Option(help="Messages to keep.")] = None,
     token_limit: Annotated[int | None, typer.Option(help="Tokens of the context.")] = None,
-    template: Annotated[str | None, typer.Option(help="Template it was made from.")] = None,
+    template: Annotated[str | None, typer.Option(help="Copy what this template says.")] = None,
 ) -> Receipt:
     """Start a session; makes the store too where there is none."""
-    return store.create(
-        session,
-        metadata=parse_pairs(meta or []),
-        context=parse_pairs(context or []),
-        user=user,
-        ttl=parse_seconds(ttl) if ttl else None,
-        max_messages=max_messages,
-        token_limit=token_limit,
-        template=template,
-        **options,
-    )
+    seconds = parse_seconds(ttl) if ttl else None
+    limits = {"ttl": seconds, "max_messages": max_messages, "token_limit": token_limit}
+    values = {"metadata": parse_pairs(meta or []), "context": parse_pairs(context or [])}
+    facts: dict[str, Any] = {**limits, **values}
+    if template is not None:
+        facts = _from_template(store, template, limits, values)
+    return store.create(session, user=user, **facts, **options)
+
+
+def _from_template(
+    store: EventStore, name: str, limits: dict[str, Any], values: dict[str, dict[str, Json]]
+) -> dict[str, Any]:
+    """Return what a session begins with; an option wins over the template, that over settings."""
+    given = Limits(**{limit: value for limit, value in limits.items() if value is not None})
+    with SessionManager(store) as manager:
+        return beginning(manager.settings, manager.template(name), given, external=None, **values)
 
 
 @mutation(LIFE)
@@ -164,7 +171,7 @@ def meta(store: EventStore, options: Options, session: Session, pairs: Pairs) ->
 
 
 @mutation(WRITE)
-def context(
+def set_context(
     store: EventStore,
     options: Options,
     session: Session,

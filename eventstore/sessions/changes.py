@@ -83,7 +83,7 @@ class Changes(Questions):
         facts = self._beginning(template, limits, metadata, context, key)
         facts |= {"session": session, "user": user or (key or {}).get("user")}
         if key is None:
-            return self.get(self.store.create(**facts, **options).session)
+            return self._reader.made(self.store.create(**facts, **options).session)
         made, fresh = self._generation(key, facts, options)
         if not fresh:
             raise SessionExists(made.name)
@@ -287,7 +287,7 @@ class Changes(Questions):
         receipt = self.store.branch(
             session, session_id, at=at, name=name, description=description, **options
         )
-        return self.get(receipt.session)
+        return self._reader.made(receipt.session)
 
     def switch(self, session: str, branch: str, **options: Unpack[Options]) -> Receipt:
         """Make a branch, or the root, the current one of the tree that `session` is in."""
@@ -350,7 +350,7 @@ class Changes(Questions):
             except KeyReused:  # somebody else was faster, with other arguments
                 continue
             if not receipt.duplicate:
-                return self.get(receipt.session), True
+                return self._reader.made(receipt.session), True
 
     def _append_within(
         self, session: str, messages: Said, occurred_at: Any, options: Options

@@ -120,11 +120,19 @@ class SessionReader:
         version, count = self._store.version(session), self._store.log.erasures()
         data = self._cache.get(session, version, count)
         if data is None:
-            header = SessionState.of(self._store, session).header
-            data = _encoded(header)
-            self._cache.put(session, header.version, count, data)
-        else:
-            self._store.note_read(session, "state", version)
+            return self._read(session, count)
+        self._store.note_read(session, "state", version)
+        return self._dated(_decode(data))
+
+    def made(self, session: str) -> Session:
+        """Return a session that was just made: the cache can't know it, and is not asked."""
+        return self._read(session, self._store.log.erasures_seen)
+
+    def _read(self, session: str, count: int) -> Session:
+        """Read a session and keep it, as true for an erasure count of before."""
+        header = SessionState.of(self._store, session).header
+        data = _encoded(header)
+        self._cache.put(session, header.version, count, data)
         return self._dated(_decode(data))
 
     def _dated(self, session: Session) -> Session:

@@ -17,8 +17,8 @@ from ..log.base import Log
 from ..messages import Message, calls_answered, calls_made
 from ..transcript import Transcript, line_tokens
 
-PAGE_LINES = 16
-"""Lines that are read at a time."""
+PAGE_LINES = 24
+"""Lines that are read at a time, counted from the newest: the usual window is one look."""
 
 GROUP_LINES_MAX = 1_000
 """How many lines before a result its call may stand, and after a call its results."""
@@ -54,8 +54,9 @@ class ShownLines:
 
     def __getitem__(self, index: int) -> Shown:
         if index not in self._read:
-            start = index - index % PAGE_LINES
-            lines = self._transcript.lines(start, start + PAGE_LINES)
+            stop = len(self) - (len(self) - 1 - index) // PAGE_LINES * PAGE_LINES
+            start = max(stop - PAGE_LINES, 0)
+            lines = self._transcript.lines(start, stop)
             for place, (span, recorded, message) in enumerate(lines, start):
                 made, answered = calls_made(message.fields), calls_answered(message.fields)
                 tokens = line_tokens(recorded)
