@@ -16,6 +16,9 @@ from eventstore.log.lmdb import LmdbLog
 from eventstore.log.memory import MemoryLog
 from eventstore.store import starter_dictionary
 
+# Many tests start processes of their own; without byte code each would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _CALM = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
 settings.register_profile("fast", deadline=None, max_examples=40, suppress_health_check=_CALM)
