@@ -25,5 +25,6 @@ NAMES = (
     "memory",
     "growth",
     "verify",
+    "sessions",
 )
 """Every benchmark, in the order of docs/performance.md; each is the module of that name."""

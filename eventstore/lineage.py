@@ -22,6 +22,7 @@ from .log.format import TYPE_CODES
 from .snapshots import Snapshots
 
 _REWOUND = TYPE_CODES[SessionRewound]
+_ELSEWHERE = {_REWOUND, TYPE_CODES[BranchCreated]}
 _FIRST_PAGE_FRAMES = 8
 
 
@@ -87,10 +88,25 @@ def _last_rewind(log: Log, session: str, first: int, last: int) -> tuple[int, in
                 for recorded in frame.recorded(first, last, reverse=True):
                     if recorded.type_code == _REWOUND:
                         event = recorded.structure
-                        assert isinstance(event, SessionRewound)
-                        return recorded.version, event.to_version
+                        if isinstance(event, SessionRewound):  # else nobody knows any more to where
+                            return recorded.version, event.to_version
             version = frame.version - 1
         frames_max = min(frames_max * 4, max(version - first + 1, 1))
+    return None
+
+
+def young(log: Log, session: str, version: int) -> SessionHeader | None:
+    """Return the header of a session of few events that leads nowhere else, None of another.
+
+    In one read, where a lineage takes four: half of what the first look at a new session costs.
+    """
+    header = SessionHeader()
+    for frame in frames_at(log, session, 0, frames_max=version + 1):
+        if not frame.only_messages and any(row[3] in _ELSEWHERE for row in frame.rows()):
+            return None
+        header = evolve_frame(header, frame, frame.version, version)
+        if header.version == version:
+            return header
     return None
 
 
@@ -218,6 +234,9 @@ class Headers:
 
     def _folded(self, session: str, version: int, erasures: int) -> SessionHeader:
         """Return a header with its hidden lines, and save those passed on the way."""
+        found = young(self._log, session, version) if version < _FIRST_PAGE_FRAMES else None
+        if found is not None:
+            return found
         base, segments = lineage(self._log, session, version, self._snapshots)
         header, passed = fold_segments(self._log, base or SessionHeader(), segments)
         self._save(passed, erasures)
@@ -254,7 +273,7 @@ class Headers:
             tail = self._log.tail(session)
             if tail is None:
                 raise SessionNotFound(session)
-            header = self._folded(session, tail.version, erasures)
+            return self._folded(session, tail.version, erasures)
         return self._caught_up(header, erasures)
 
     def _keep(self, header: SessionHeader, erasures: int) -> None:

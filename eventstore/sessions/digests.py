@@ -4,7 +4,6 @@ Invariants: pure; a digest of messages is never empty and takes a bounded time, 
 messages' length; what is quoted is quoted as it was said.
 """
 
-import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -20,8 +19,6 @@ LINE_CHARACTERS_MAX = 160
 CHARACTERS_A_TOKEN, CHARACTERS_A_WORD = 4, 6
 """About; the last cut is made with the store's own counter."""
 
-_SPACES = re.compile(r"\s+")
-
 
 def extract(messages: Sequence[Message], tokens_max: int, count: TokenCounter) -> str:
     """Return a summary of at most so many tokens: by TextRank with the extra, else a digest."""
@@ -32,8 +29,8 @@ def extract(messages: Sequence[Message], tokens_max: int, count: TokenCounter) -
 
 def digest(messages: Sequence[Message], characters_max: int) -> str:
     """Return the first and the last lines of a conversation, each shortened, as many as fit."""
-    lines = [f"{each.role or 'message'}: {_flat(each.text)}" for each in messages if each.text]
-    lines = [_short(line, LINE_CHARACTERS_MAX) for line in lines]
+    said = [f"{each.role or 'message'}: {each.text}" for each in messages if each.text]
+    lines = [_line(each, LINE_CHARACTERS_MAX) for each in said]
     if not lines:
         return f"({len(messages)} messages without text)"
     taken, room = 0, characters_max
@@ -52,7 +49,7 @@ def ranked(messages: Sequence[Message], characters_max: int) -> str:
     """Return the sentences that say most of the others, in order, or "" where none does."""
     texts = [each.text for each in messages if each.text]
     share = RANKED_CHARACTERS_MAX // max(len(texts), 1)
-    text = "\n".join(_short(_flat(text), share) for text in texts)
+    text = "\n".join(_line(text, share) for text in texts)
     return textrank(text, max(characters_max // CHARACTERS_A_WORD, 1))
 
 
@@ -73,9 +70,7 @@ def _from_both_ends(lines: Sequence[str]) -> list[str]:
     return mixed + list(firsts[len(lasts) :])
 
 
-def _flat(text: str) -> str:
-    return _SPACES.sub(" ", text).strip()
-
-
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(width - 1, 0)].rstrip() + "…"
+def _line(text: str, width: int) -> str:
+    """Return the text in one line of at most so many characters; reads no more than it needs."""
+    flat = " ".join(text.split(None, width + 1)[: width + 1])
+    return flat if len(flat) <= width else flat[: max(width - 1, 0)].rstrip() + "…"

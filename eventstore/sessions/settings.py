@@ -188,7 +188,7 @@ def _parsed(name: str, text: str) -> Any:
     value = None if text.strip().lower() == "none" else text
     try:
         return msgspec.convert(value, _KINDS[name], strict=False)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):
         variable = ENVIRONMENT_PREFIX + name.upper()
         raise InvalidEvent(f"{variable} is {text!r}; it must be {_range(name)}") from None
 
@@ -205,6 +205,8 @@ def _read(file: Path) -> dict[str, Any]:
         found = decode(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidEvent(f"the settings in {file} can't be read: {error.strerror}") from None
+    except RecursionError:
+        raise InvalidEvent(f"the settings in {file} are nested too deeply") from None
     except ValueError as error:
         raise InvalidEvent(f"the settings in {file} can't be read: {error}") from None
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
@@ -221,7 +223,9 @@ def _yaml(text: str) -> Any:
         ) from None
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a tag with a wrong value raises anything
         raise ValueError(" ".join(str(error).split())) from None
 
 
