@@ -13,7 +13,7 @@ The map, from the ground up (imports only go down):
               subscription directory presence audit.pages audit.report audit.structure opening
               store aio
     proof     audit carrying increments backup comparing compacting
-              salvage repair
+              salvage repair doctor
     views     the package `projections`
     doors     interchange sessions cli
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import presence
 from .audit.proof import Prover
 from .audit.structure import check_structure
 from .carrying import Carrier, content_of, dictionaries_of, frames_of, make_log, while_kept
@@ -115,11 +116,7 @@ def restore(
     """
     place = Path(source)
     marker = describe(place)
-    for finding in check_structure(place):
-        raise Corruption(finding.position, f"{place}: {finding.what}")
-    check_increments(place)
-    log = LmdbLog(place / LOG, read_only=True)
-    try:
+    with presence.reading(place), _whole(place) as log:
         if log.store != marker["store"]:
             raise StoreUnavailable(f"{place / MARKER} names another store than its log does")
         with beside(Path(destination)) as made:
@@ -127,6 +124,17 @@ def restore(
             moment.check(copied)
             write_durably(made / MARKER, restored(marker, copied, reason, head))
             return copied
+
+
+@contextmanager
+def _whole(place: Path) -> Iterator[LmdbLog]:
+    """Open the log of a backup whose pages and increments are whole. Raises Corruption."""
+    for finding in check_structure(place):
+        raise Corruption(finding.position, f"{place}: {finding.what}")
+    check_increments(place)
+    log = LmdbLog(place / LOG, read_only=True)
+    try:
+        yield log
     finally:
         log.close()
 

@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from .audit.entry import entry_lead
 from .errors import EventStoreError
-from .events import BranchCreated, BranchMerged, SessionCreated, Span
+from .events import BranchCreated, BranchMerged, EraseRequested, Redacted, SessionCreated, Span
 from .ids import SYSTEM
 from .limits import MIB
 from .log.base import ANY, FORGOTTEN, Append
@@ -41,7 +41,8 @@ CARRIED_BYTES = 4 * MIB
 
 _U32_MAX = (1 << 32) - 1
 _CREATING = (TYPE_CODES[SessionCreated], TYPE_CODES[BranchCreated])
-_MERGED = TYPE_CODES[BranchMerged]
+_MERGED, _REDACTED = TYPE_CODES[BranchMerged], TYPE_CODES[Redacted]
+_ERASING = TYPE_CODES[EraseRequested]
 
 
 def draft_of(frame: Frame, low: int = 0, high: int | None = None) -> Draft:
@@ -85,7 +86,8 @@ def append_of(frame: Frame, content: bytes | None, draft: Draft | None = None) -
         frame.causation_id,
         frame.key,
         FORGOTTEN if content is None else content,
-        frame.recorded_at,
+        content_is_kept=True,
+        recorded_at=frame.recorded_at,
     )
 
 
@@ -200,10 +202,14 @@ def while_kept(frames: Iterable[Frame], keeps: Callable[[Frame], bool]) -> Itera
 def same_append(one: Frame, other: Frame) -> bool:
     """Return True where a frame goes on with the append of the frame before it.
 
-    Only merges write to two sessions, and commands that leave a note in the system stream.
+    Only merges and erasures write to other sessions, and commands that leave a note in the system
+    stream.
     """
     if other.kept_key or other.recorded_at != one.recorded_at:
         return False
     if other.session == SYSTEM:
         return one.session != SYSTEM
-    return all(each.count == 1 and each.row(0)[3] == _MERGED for each in (one, other))
+    first, second = one.row(0)[3], other.row(0)[3]
+    if second == _REDACTED:
+        return first in (_ERASING, _REDACTED)
+    return first == second == _MERGED and one.count == other.count == 1

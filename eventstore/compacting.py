@@ -12,9 +12,8 @@ copied one by one: py-lmdb 3.0.0 dies when it compacts what it copies (docs/deci
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -23,14 +22,18 @@ from . import presence
 from .audit.structure import check_structure, environments
 from .directory import describe
 from .errors import Corruption, StoreFull, StoreLocked
-from .files import sync_directory
+from .files import sync_directory, unavailable
 from .ids import fresh_id
+from .limits import MIB
 from .log.environment import FILE, LOCK_FILE, Environment, open_environment
 from .opening import UNFINISHED, check_volume, drop_unfinished
 from .volume import free_bytes
 
-ROWS_MAX = 20_000
-"""Rows that are copied in one transaction."""
+ROWS_MAX, ROWS_BYTES_MAX = 20_000, 16 * MIB
+"""Rows that are copied in one transaction, and their bytes; one larger row goes alone."""
+
+
+Row = tuple[bytes, bytes]
 
 
 class Compacted(msgspec.Struct, frozen=True):
@@ -52,7 +55,7 @@ def compact(path: Path) -> list[Compacted]:
     with presence.gate(path) as inside:
         if not inside:
             raise StoreLocked(f"{path} can't be written")
-        _check_alone(path)
+        presence.check_alone(path, presence.look(path), "compact it again")
         mark = presence.enter(path, read_only=False)
         try:
             for finding in check_structure(path):
@@ -63,16 +66,9 @@ def compact(path: Path) -> list[Compacted]:
             mark.release()
 
 
-def _check_alone(path: Path) -> None:
-    alive = presence.look(path).alive
-    if alive:
-        who = ", ".join(sorted(map(str, alive)))
-        raise StoreLocked(f"{path} is open in {who}; close it there and compact it again")
-
-
 def _compacted(place: Path) -> Compacted:
     before = (place / FILE).stat().st_size
-    with _beside(place) as beside:
+    with unavailable(place), _beside(place) as beside:
         source, made = open_environment(place, read_only=True), open_environment(beside)
         try:
             _check_room(place, source.used_bytes())
@@ -103,14 +99,27 @@ def _check_room(place: Path, used: int) -> None:
         raise StoreFull(f"{place}: compacting needs up to {used} bytes free, there are {free}")
 
 
+def _pages(rows: Iterable[tuple[bytes | memoryview, bytes | memoryview]]) -> Iterator[list[Row]]:
+    """Iterate over rows, as many together as go into one transaction."""
+    page: list[Row] = []
+    size = 0
+    for key, value in rows:
+        if page and (len(page) == ROWS_MAX or size + len(key) + len(value) > ROWS_BYTES_MAX):
+            yield page
+            page, size = [], 0
+        page.append((bytes(key), bytes(value)))
+        size += len(key) + len(value)
+    if page:
+        yield page
+
+
 def _copy_tables(source: Environment, made: Environment) -> None:
     """Copy every table, and compare how many rows it has."""
     for name, dupfixed in source.tables().items():
         old = source.table(name, dupfixed=dupfixed)
         new = made.table(name, dupfixed=dupfixed, create=True)
         with source.begin() as reading:
-            rows = iter(reading.cursor(old))
-            while page := list(islice(rows, ROWS_MAX)):
+            for page in _pages(reading.cursor(old)):
                 with made.begin(write=True) as txn:
                     txn.cursor(new).putmulti(page, append=True)
             with made.begin() as txn:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from . import presence
 from .audit.proof import Prover
 from .audit.report import Finding
 from .audit.verify import verify_directory
@@ -16,7 +17,6 @@ from .directory import LOG, describe
 from .errors import Corruption, EventStoreError
 from .increments import check_increments, spans_of
 from .log.base import Head
-from .log.environment import LOCK_FILE
 from .log.lmdb import LmdbLog
 from .store import EventStore
 
@@ -45,9 +45,14 @@ def compare(store: EventStore, backup: str | os.PathLike[str]) -> Comparison:
     place = Path(backup)
     marker = describe(place)
     store.flush()
+    with presence.reading(place):
+        return _compared(store, place, marker["store"])
+
+
+def _compared(store: EventStore, place: Path, named: str) -> Comparison:
     newest = store.head()
-    if marker["store"] != store.id:
-        what = f"it is of store {marker['store']}, this one is {store.id}"
+    if named != store.id:
+        what = f"it is of store {named}, this one is {store.id}"
         return Comparison(0, newest.size, [Finding(-1, what)])
     report = verify_directory(place)
     if not report.sound:
@@ -57,7 +62,6 @@ def compare(store: EventStore, backup: str | os.PathLike[str]) -> Comparison:
         end, findings = _differences(store, place, base)
     finally:
         base.close()
-        (place / LOG / LOCK_FILE).unlink(missing_ok=True)
     return Comparison(end.size, max(newest.size - end.size, 0), findings)
 
 

@@ -6,22 +6,30 @@ can be done again, so an erasure that was interrupted anywhere is completed by w
 store next; nothing but that last fact comes after the first one in the session's stream.
 """
 
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
 from . import events as ev
 from .decisions import find_line
 from .errors import InvalidEvent, KeyShredded
 from .ids import SYSTEM, parse_message_id
 from .lineage import checked_version
 from .log.base import Log, Receipt, frames_at, key_of, receipt_again
-from .log.format import MESSAGE, TYPE_CODES
+from .log.format import MESSAGE, SESSION_NAME, TYPE_CODES
 from .log.frame import Recorded
-from .log.shredding import Shred
+from .log.shredding import Shred, stripped
 from .requests import Ground, Options, Part, Request, Runner, request
 from .spans import length, minus
 
 PAGE_FRAMES = 512
 """Frames that lose their payloads in one transaction."""
 
+REPEATED = "erased before, after this copy of the store was made"
+"""Why a session is erased whose key the keyring has destroyed already."""
+
+_ENDS = {TYPE_CODES[ev.EraseRequested], TYPE_CODES[ev.KeyShredded]}
 _NOTES = {TYPE_CODES[kind] for kind in (ev.HistorySummarized, ev.BranchMerged)}
+
+Versions = list[int]
 
 Dependent = tuple[str, int]
 """A session that shows lines of another, and how many."""
@@ -73,7 +81,7 @@ def check_redactable(log: Log, session: str, version: int) -> None:
     """Raise InvalidEvent unless the fact there is shown as a message, KeyShredded if it is gone."""
     recorded = _fact(log, session, version)
     code = recorded.type_code
-    shown = code == MESSAGE or (code in _NOTES and _shows_summary(recorded))
+    shown = code == MESSAGE or (code in _NOTES and (recorded.erased or _shows_summary(recorded)))
     if not shown:
         raise InvalidEvent(
             f"version {version} of session {session!r} is a {recorded.type}, no message; "
@@ -89,18 +97,28 @@ def _shows_summary(recorded: Recorded) -> bool:
 
 
 def redaction_of(log: Log, session: str, version: int) -> Receipt | None:
-    """Return the receipt of the redaction of a message, None where there was none."""
+    """Return the receipt of the redaction of a message, None where there was none.
+
+    None too where its payload is gone and no fact says so: in a copy of the time before, made
+    later. Raises KeyShredded where its session was erased.
+    """
     if not _fact(log, session, version).erased:
         return None
-    tail, start = log.tail(session), version + 1
+    for recorded in _facts(log, session, version + 1, ev.Redacted):
+        fact = recorded.event
+        if isinstance(fact, ev.Redacted) and fact.version == version:
+            return receipt_again(recorded.frame)
+    return None
+
+
+def _facts(log: Log, session: str, start: int, kind: type[ev.Event]) -> Iterator[Recorded]:
+    """Iterate over a session's facts of one kind, from a version on."""
+    tail, code = log.tail(session), TYPE_CODES[kind]
     while tail is not None and start <= tail.version:
         for frame in frames_at(log, session, start):
-            for recorded in frame.recorded(start) if not frame.only_messages else ():
-                fact = recorded.event if recorded.type == "Redacted" else None
-                if isinstance(fact, ev.Redacted) and fact.version == version:
-                    return receipt_again(frame)
+            if not frame.only_messages:
+                yield from (each for each in frame.recorded(start) if each.type_code == code)
             start = frame.last_version + 1
-    raise KeyShredded(session)
 
 
 # -- erasure ---------------------------------------------------------------------------
@@ -124,30 +142,77 @@ def _request_of(log: Log, session: str) -> Recorded:
     raise KeyShredded(session)
 
 
-def erase_request(ground: Ground, session: str, reason: str, *, cascade: bool) -> Part:
-    """Decide that a session is to be erased. Raises InvalidEvent and LegalHold."""
+def erase_request(ground: Ground, session: str, reason: str, *, cascade: bool) -> list[Part]:
+    """Decide that a session is to be erased. Raises InvalidEvent and LegalHold.
+
+    With it go, from the sessions that took it in, the values and summaries that came by that.
+    """
     if ground.log.codec.seal is None:
         raise InvalidEvent(
             "only an encrypted store can erase: what this one wrote stays in its free pages and "
             "backups; redact() hides single messages"
         )
     ground.headers.check_free(session)
-    dependents = dependents_of(ground, session)
+    taken = taken_in(ground.log, _facts(ground.log, session, 0, ev.BranchMerged), {session})
+    dependents = dependents_of(ground, session, set(taken))
     if dependents and not cascade:
         named = ", ".join(f"{name!r} (shows {lines} of its messages)" for name, lines in dependents)
         raise InvalidEvent(
             f"erasing session {session!r} takes from others what they have of it: {named}; "
             "pass cascade=True if they are to lose it"
         )
+    for other in taken:
+        ground.headers.check_free(other)
     fact = ev.EraseRequested([key_of(ground.log, session)], reason, dependents)
-    return Part(session, [fact], ground.headers.now(session).version)
+    first = Part(session, [fact], ground.headers.now(session).version)
+    return [first, *_without(taken, reason)]
 
 
-def dependents_of(ground: Ground, session: str) -> list[Dependent]:
-    """Return the sessions that show lines of this one, and its branches whatever they show.
+def taken_in(log: Log, merges: Iterable[Recorded], sources: Collection[str]) -> dict[str, Versions]:
+    """Return which facts brought more than lines of the sources into others, out of some merges."""
+    found: dict[str, set[int]] = {}
+    for recorded in merges:
+        try:
+            half = recorded.structure
+            if not isinstance(half, ev.BranchMerged) or half.source not in sources:
+                continue
+            if _has_more(log, half.into, half.into_version):
+                found.setdefault(half.into, set()).add(half.into_version)
+        except KeyShredded:
+            continue  # erased itself, and nobody can read it any more
+    return {session: sorted(versions) for session, versions in found.items()}
 
-    Looks at the newest state of every session.
+
+def _has_more(log: Log, session: str, version: int) -> bool:
+    """Return True for a merge that still has values, or that lost them and no fact says why."""
+    if not log.unerased([log.codec.names.kept(SESSION_NAME, session)]):
+        return False
+    recorded = _fact(log, session, version)
+    event = recorded.structure
+    if event is None or stripped(event) == event:
+        return recorded.erased and redaction_of(log, session, version) is None
+    return True
+
+
+def _without(taken: Mapping[str, Versions], reason: str) -> list[Part]:
+    """Return the parts that take these merges' values and summaries away, and say so."""
+    return [
+        Part(
+            session,
+            [ev.Redacted(version, reason) for version in versions],
+            shreds=tuple(Shred(session, each, each, whole=True) for each in versions),
+        )
+        for session, versions in taken.items()
+    ]
+
+
+def dependents_of(ground: Ground, session: str, takers: Collection[str] = ()) -> list[Dependent]:
+    """Return the sessions that have something of this one, and how many lines of it they show.
+
+    Its branches inherit its values, `takers` and their branches have them by a merge, whatever
+    lines they show. Looks at the newest state of every session.
     """
+    having = set(takers)
     lines: dict[str, int] = {}
     parents: dict[str, str | None] = {}
     after = ""
@@ -158,14 +223,13 @@ def dependents_of(ground: Ground, session: str) -> list[Dependent]:
                 lines[name] = length(span for span in header.spans if span.session == session)
             parents[name] = header.parent
         after = names[-1]
-    return [
-        (name, count) for name, count in lines.items() if count or _descends(parents, name, session)
-    ]
+    having |= {name for name in lines if _descends(parents, name, {session, *takers})}
+    return [(name, count) for name, count in lines.items() if count or name in having]
 
 
-def _descends(parents: dict[str, str | None], name: str, ancestor: str) -> bool:
+def _descends(parents: dict[str, str | None], name: str, ancestors: Collection[str]) -> bool:
     parent = parents.get(name)
-    while parent is not None and parent != ancestor:
+    while parent is not None and parent not in ancestors:
         parent = parents.get(parent)
     return parent is not None
 
@@ -182,7 +246,7 @@ def complete(runner: Runner, session: str, options: Options) -> None:
         _shred(runner.log, session)
         seal = runner.log.codec.seal
         assert seal is not None
-        seal.opened().shred(asked.keys)
+        seal.opened().shred(asked.keys, seal.names.kept(SESSION_NAME, session))
         seal.keys.pop(session, None)
         runner.run(_conclusion(session, ev.KeyShredded(asked.keys, asked.reason), options))
     runner.headers.erasures()
@@ -215,6 +279,62 @@ def _conclusion(session: str, fact: ev.KeyShredded, options: Options) -> Request
 
 
 def resume(runner: Runner) -> None:
-    """Complete the erasures that were interrupted."""
+    """Complete the erasures that were interrupted, and those that are newer than the store.
+
+    A copy of before an erasure holds a session whose key the keyring has destroyed since: it is
+    erased here too, so that nothing that folds the log meets what nobody can read.
+    """
     for session in runner.log.erasing():
         complete(runner, session, {})
+    seal = runner.log.codec.seal
+    destroyed = {} if seal is None else seal.opened().destroyed()
+    again = {each: _known_key(runner.log, each) for each in runner.log.unerased(destroyed.values())}
+    again = {each: key for each, key in again.items() if key is None or key in destroyed}
+    if again:
+        taken = taken_in(runner.log, _all_merges(runner.log), again)
+        runner.run(_repetition(again, {each: taken[each] for each in taken if each not in again}))
+        resume(runner)
+
+
+def _known_key(log: Log, session: str) -> int | None:
+    """Return the id of a session's key, None where its first payload is gone already."""
+    try:
+        return key_of(log, session)
+    except KeyShredded:
+        return None
+
+
+def _all_merges(log: Log) -> Iterator[Recorded]:
+    """Iterate over the facts about merges in all sessions."""
+    position, code = 0, TYPE_CODES[ev.BranchMerged]
+    while frames := log.read_all(position):
+        for frame in frames:
+            if not frame.only_messages:
+                yield from (each for each in frame.recorded() if each.type_code == code)
+        position = frames[-1].last_position + 1
+
+
+def _repetition(again: Mapping[str, int | None], taken: Mapping[str, Versions]) -> Request:
+    """Return the request for erasures that this copy of the store knows nothing of."""
+
+    def known(ground: Ground) -> Receipt | None:
+        for session in again:
+            newest = _newest(ground.log, session)
+            if newest.type_code not in _ENDS:
+                return None
+        return receipt_again(newest.frame)
+
+    def decide(ground: Ground) -> list[Part]:
+        parts = []
+        for session, key in again.items():
+            fact = ev.EraseRequested([] if key is None else [key], REPEATED)
+            parts.append(Part(session, [fact], _newest(ground.log, session).version))
+        return [*parts, *_without(taken, REPEATED)]
+
+    return request({}, ["erase", *again], decide, {}, reads_state=True, known=known)
+
+
+def _newest(log: Log, session: str) -> Recorded:
+    tail = log.tail(session)
+    assert tail is not None
+    return _fact(log, session, tail.version)

@@ -26,6 +26,9 @@ A message says what happened, with which numbers, and what to do about it.
 Bugs are assertions, never errors of this tree.
 """
 
+UNDECODABLE = (ValueError, RecursionError)
+"""What decoding raises for bytes that were never encoded here; not of the tree."""
+
 
 class EventStoreError(Exception):
     """Root of the tree: catch this to catch everything the store raises on purpose."""
@@ -167,9 +170,9 @@ class ProofError(EventStoreError):
 class KeyShredded(EventStoreError):
     """The key of the session's payloads was destroyed on purpose."""
 
-    def __init__(self, session: str) -> None:
+    def __init__(self, session: str, why: str = "") -> None:
         self.session = session
-        super().__init__(f"the payloads of session {session!r} were erased")
+        super().__init__(f"the payloads of session {session!r} were erased{why}")
 
 
 class LegalHold(EventStoreError):

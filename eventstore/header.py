@@ -96,7 +96,11 @@ def evolve(header: SessionHeader, recorded: Recorded) -> SessionHeader:
         return _messages_appended(header, frame, index, index + 1)
     step = _STEPS.get(code)
     if step is not None:
-        step(header, recorded.structure, recorded)
+        event = recorded.structure
+        if event is not None or code in _COUNTED:  # else it was erased, and nothing is left of it
+            step(header, event, recorded)
+    if recorded.version == 0:
+        header.created_at = frame.recorded_at
     return _moved(header, frame, index)
 
 
@@ -134,20 +138,18 @@ def _moved(header: SessionHeader, frame: Frame, index: int) -> SessionHeader:
 # -- one step per kind of event; what is not here changes nothing but the place ---------------
 
 
-def _created(header: SessionHeader, event: ev.SessionCreated, recorded: Recorded) -> None:
+def _created(header: SessionHeader, event: ev.SessionCreated, _: Recorded) -> None:
     for field in ("user", "ttl", "expires_at", "max_messages", "token_limit", "template"):
         setattr(header, field, getattr(event, field))
     header.metadata, header.context = dict(event.metadata), dict(event.context)
-    header.created_at = recorded.recorded_at
 
 
-def _branched(header: SessionHeader, event: ev.BranchCreated, recorded: Recorded) -> None:
+def _branched(header: SessionHeader, event: ev.BranchCreated, _: Recorded) -> None:
     header.parent, header.at_version = event.parent, event.at_version
     header.name, header.description = event.name, event.description
     header.depth += 1
     header.status = "active"
     header.held = False
-    header.created_at = recorded.recorded_at
 
 
 def _merged(header: SessionHeader, event: ev.BranchMerged, recorded: Recorded) -> None:
@@ -176,14 +178,12 @@ def _summarized(header: SessionHeader, event: ev.HistorySummarized, recorded: Re
     header.tokens += event.tokens - event.tokens_before
 
 
-def _metadata(header: SessionHeader, event: ev.MetadataUpdated | None, _: Recorded) -> None:
-    if event is not None:  # else it was erased
-        header.metadata = patched(header.metadata, event.patch)
+def _metadata(header: SessionHeader, event: ev.MetadataUpdated, _: Recorded) -> None:
+    header.metadata = patched(header.metadata, event.patch)
 
 
-def _context(header: SessionHeader, event: ev.ContextSet | None, _: Recorded) -> None:
-    if event is not None:  # else it was erased
-        header.context = assigned(header.context, {event.key: event.value})
+def _context(header: SessionHeader, event: ev.ContextSet, _: Recorded) -> None:
+    header.context = assigned(header.context, {event.key: event.value})
 
 
 def _tool_call(header: SessionHeader, _: ev.ToolCallRecorded | None, __: Recorded) -> None:
@@ -244,3 +244,5 @@ _STEPS_BY_TYPE: dict[type[ev.Event], _Step] = {
     ev.LegalHoldCleared: _released,
 }
 _STEPS = {TYPE_CODES[kind]: step for kind, step in _STEPS_BY_TYPE.items()}
+_COUNTED = {TYPE_CODES[kind] for kind in (ev.ToolCallRecorded, ev.ErrorRecorded)}
+"""Steps that need no more than that it happened."""

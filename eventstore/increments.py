@@ -21,15 +21,15 @@ from typing import BinaryIO
 
 import msgspec
 
+from . import presence
 from .audit.proof import Prover
 from .carrying import Carrier, content_of, dictionaries_of, frames_of, while_kept
 from .directory import LOG
-from .errors import Corruption, StoreUnavailable
+from .errors import UNDECODABLE, Corruption, StoreUnavailable
 from .files import alone, make_directory, sync_directory
 from .ids import fresh_id
 from .limits import APPEND_BYTES_MAX
 from .log.base import Head
-from .log.environment import LOCK_FILE
 from .log.format import ACTOR_NAME, SESSION_NAME
 from .log.frame import Frame
 from .log.lmdb import LmdbLog
@@ -68,7 +68,7 @@ class Span(msgspec.Struct, frozen=True, array_like=True, tag="span"):
 
 
 class Dictionary(msgspec.Struct, frozen=True, array_like=True, tag="dictionary"):
-    """A compression dictionary that the store has by now."""
+    """A compression dictionary that the store has by now and the full backup has not."""
 
     number: int
     content: bytes
@@ -113,25 +113,26 @@ def add_increment(log: LmdbLog, store: str, origin: str, backup: Path) -> Head:
     make_directory(directory)
     with alone(directory / ".lock"):
         spans = spans_of(backup)
-        newest, erasures = _newest(backup, spans)
+        newest, erasures, known = _newest(backup, spans)
         head = log.head()
         _check_leads(log, backup, newest, erasures, head)
         if head.size == newest.size:
             return newest
         ends = newest.size, newest.root, head.size, head.root, head.recorded_at
         span = Span(store, origin, erasures, *ends)
-        _write(directory, len(spans) + 1, log, span)
+        _write(directory, len(spans) + 1, log, span, known)
         return head
 
 
-def _newest(backup: Path, spans: list[Span]) -> tuple[Head, int]:
-    """Return the head that a backup has with its increments, and its erasure count."""
-    base = LmdbLog(backup / LOG, read_only=True)
-    try:
-        return (spans[-1].end if spans else base.head()), base.erasures()
-    finally:
-        base.close()
-        (backup / LOG / LOCK_FILE).unlink(missing_ok=True)
+def _newest(backup: Path, spans: list[Span]) -> tuple[Head, int, set[int]]:
+    """Return the head of a backup with its increments, its erasure count and dictionaries."""
+    with presence.reading(backup):
+        base = LmdbLog(backup / LOG, read_only=True)
+        try:
+            end = spans[-1].end if spans else base.head()
+            return end, base.erasures(), set(dictionaries_of(base))
+        finally:
+            base.close()
 
 
 def _check_leads(log: LmdbLog, backup: Path, newest: Head, erasures: int, head: Head) -> None:
@@ -147,12 +148,12 @@ def _check_leads(log: LmdbLog, backup: Path, newest: Head, erasures: int, head: 
         )
 
 
-def _write(directory: Path, number: int, log: LmdbLog, span: Span) -> None:
+def _write(directory: Path, number: int, log: LmdbLog, span: Span, known: set[int]) -> None:
     place = directory / f"{number:08}"
     beside = directory / f".{place.name}.{fresh_id()}"
     try:
         with beside.open("xb") as file:
-            _write_all(file, log, span)
+            _write_all(file, log, span, known)
             file.flush()
             os.fsync(file.fileno())
         if log.erasures() != span.erasures:
@@ -165,10 +166,10 @@ def _write(directory: Path, number: int, log: LmdbLog, span: Span) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _write_all(file: BinaryIO, log: LmdbLog, span: Span) -> None:
+def _write_all(file: BinaryIO, log: LmdbLog, span: Span, known: set[int]) -> None:
     digest = sha256(MAGIC)
     file.write(MAGIC)
-    for record in _records(log, span):
+    for record in _records(log, span, known):
         raw = _encode(record)
         for part in (_LENGTH.pack(len(raw)), raw):
             digest.update(part)
@@ -176,10 +177,12 @@ def _write_all(file: BinaryIO, log: LmdbLog, span: Span) -> None:
     file.write(digest.digest())
 
 
-def _records(log: LmdbLog, span: Span) -> Iterator[Record]:
+def _records(log: LmdbLog, span: Span, known: set[int]) -> Iterator[Record]:
+    """Iterate over an increment; `known` are the dictionaries that the full backup has."""
     yield span
     for number, content in dictionaries_of(log).items():
-        yield Dictionary(number, content)
+        if number not in known:
+            yield Dictionary(number, content)
     kept = log.codec.names.kept
     for frame in frames_of(log, span.first_size, span.size):
         actor = kept(ACTOR_NAME, frame.actor) if frame.actor else b""
@@ -225,7 +228,7 @@ def _read(path: Path) -> Iterator[Record]:
                 raise Corruption(-1, f"{path} ends in the midst of a record")
             try:
                 yield _decode(file.read(length))
-            except msgspec.MsgspecError as error:
+            except UNDECODABLE as error:
                 raise Corruption(-1, f"{path}: {error}") from None
 
 

@@ -10,11 +10,13 @@ message. docs/erasure.md draws the files and says what is not promised.
 """
 
 import os
+import shutil
 import struct
 import threading
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Self
 
 import lmdb
@@ -111,7 +113,8 @@ class Keyring:
         """
         with unavailable(self.path):
             self._check_there(create=create)
-            make_directory(self.directory, 0o700)
+            if not (self.directory / FILE).exists():
+                self._make_directory()
         env = open_environment(self.directory, KEYRING_MAP_BYTES)
         try:
             return Unlocked(env, MasterFile(self.path, self._root), store, create=create)
@@ -127,6 +130,25 @@ class Keyring:
                 f"there is no keyring at {self.path}: {missing} is missing; restore it from its "
                 "backup, nothing can be read without it"
             )
+
+    def _make_directory(self) -> None:
+        """Make an environment without keys beside its place: half of one would open no more."""
+        make_directory(self.path.parent)
+        made = Path(mkdtemp(prefix=f".{self.directory.name}.", dir=self.path.parent))
+        try:
+            env = open_environment(made, KEYRING_MAP_BYTES)
+            try:
+                env.table(b"meta", create=True)
+            finally:
+                env.close()
+            sync_directory(made)
+            made.rename(self.directory)
+        except OSError:
+            if not (self.directory / FILE).exists():  # else another process was first
+                raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        sync_directory(self.path.parent)
 
 
 class Unlocked:
@@ -218,11 +240,12 @@ class Unlocked:
         row = self._row(key)[1] if key <= KEY_ID_MAX else None
         return None if row is None else row[:COMMITMENT_BYTES]
 
-    def shred(self, keys: Collection[int]) -> int:
+    def shred(self, keys: Collection[int], owner: bytes = b"") -> int:
         """Destroy `keys` and return the master epoch that never wrapped them.
 
-        All other keys are wrapped anew, about 5 us each; one that can't be unwrapped, so is lost
-        already, stays as it is. Does nothing where the keyring holds none of `keys`.
+        That they are gone, and the sealed name of their `owner`, is remembered. All other keys are
+        wrapped anew, about 5 us each; one that can't be unwrapped, so is lost already, stays as it
+        is. Does nothing where the keyring holds none of `keys`.
         """
         assert STORE_KEY not in keys, "the store's own key outlives every erasure"
         self._check_open()
@@ -231,10 +254,16 @@ class Unlocked:
             held = [key for key in keys if self.commitment(key) is not None]
             if held:
                 try:
-                    self._change_epoch(held)
+                    self._change_epoch(held, owner)
                 finally:
                     self._settle()
             return self._master.epoch
+
+    def destroyed(self) -> dict[int, bytes]:
+        """Return the keys that were destroyed, each with the sealed name of its owner."""
+        self._check_open()
+        with self._env.begin() as txn:
+            return {_U64.unpack(key)[0]: bytes(owner) for key, owner in txn.cursor(self._gone)}
 
     def close(self) -> None:
         """Forget the keys and let go of the files."""
@@ -325,13 +354,14 @@ class Unlocked:
         self._master = self._file.read(self._store, epoch)
         self._cipher.cache_clear()
 
-    def _change_epoch(self, gone: list[int]) -> None:
+    def _change_epoch(self, gone: list[int], owner: bytes) -> None:
         """Wrap all keys but `gone` with a new master key: LMDB's commit decides between both."""
         old = self._master
         new = self._file.prepare(self._store, old.epoch + 1)
         with self._env.begin(write=True) as txn:
             for key in gone:
                 txn.delete(_U64.pack(key), db=self._keys)
+                txn.put(_U64.pack(key), owner, db=self._gone)
             self._wrap_anew(txn, old, new)
             txn.put(_EPOCH, _U64.pack(new.epoch), db=self._meta)
 
@@ -351,6 +381,7 @@ class Unlocked:
         try:
             self._meta = self._env.table(b"meta", create=create)
             self._keys = self._env.table(b"keys", create=create)
+            self._gone = self._env.table(b"gone", create=create)
         except lmdb.Error:
             raise StoreUnavailable(f"{self._env.path} holds no keys") from None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
-from .errors import FormatTooNew, StoreUnavailable
+from .errors import UNDECODABLE, FormatTooNew, StoreUnavailable
 from .files import read_private, sync_directory, unavailable, write_private
 
 KEYRING_FORMAT = 1
@@ -126,7 +126,7 @@ class MasterFile:
             )
         try:
             found = msgspec.json.decode(read_private(path, FILE_BYTES_MAX), type=Master)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             raise StoreUnavailable(
                 f"{path} is damaged or no key file; restore it from its backup"
             ) from None

@@ -15,6 +15,7 @@ there is never half an append to cut off: where step 6 finds a contradiction, it
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,10 +50,11 @@ def open_log(path: Path, *, map_size: int, read_only: bool) -> LmdbLog:
     Raises StoreUnavailable, StoreLocked, StoreFull, FormatTooNew and Corruption.
     """
     with presence.gate(path) as inside:
+        if not inside and not read_only:
+            raise StoreUnavailable(f"{path / presence.OPEN} can't be written; check its owner")
         present = presence.look(path) if inside else presence.Present([], [])
         presence.check_number(path, present)
-        if present.stopped_uncleanly:
-            check_after_unclean_stop(path, read_only=read_only)
+        sound = not present.stopped_uncleanly or check_after_unclean_stop(path, read_only=read_only)
         mark = _marked(path, read_only=read_only) if inside else None
         try:
             log = _checked(path, map_size, read_only=read_only)
@@ -62,16 +64,18 @@ def open_log(path: Path, *, map_size: int, read_only: bool) -> LmdbLog:
             raise
         if mark is not None:
             log.on_close(mark.release)
-        if present.dead and not present.alive and not read_only:
-            drop_unfinished(path)
-        presence.forget_dead(path)
+        if inside and sound:
+            if not present.alive:
+                drop_unfinished(path)
+            presence.forget_dead(path)
         return log
 
 
 def drop_unfinished(path: Path) -> None:
     """Remove what a compaction that was stopped has left; inside the gate."""
-    for left in path.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError):  # then the next one to open does it
+        for left in path.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _marked(path: Path, *, read_only: bool) -> presence.Mark | None:
@@ -84,11 +88,16 @@ def _marked(path: Path, *, read_only: bool) -> presence.Mark | None:
         raise
 
 
-def check_after_unclean_stop(path: Path, *, read_only: bool) -> None:
-    """Walk all pages; raise Corruption for damage of the log, throw away caches that have any."""
+def check_after_unclean_stop(path: Path, *, read_only: bool) -> bool:
+    """Walk all pages; raise Corruption for damage of the log, throw away caches that have any.
+
+    Returns False where a reader leaves damaged caches to the next writer.
+    """
+    sound = True
     for finding in check_structure(path):
         name, _, rest = finding.what.partition("/")
         if rest and name != LOG:
+            sound = sound and not read_only
             if not read_only:
                 shutil.rmtree(path / name, ignore_errors=True)  # made again from the facts
             continue
@@ -97,6 +106,7 @@ def check_after_unclean_stop(path: Path, *, read_only: bool) -> None:
             f"{path}: {finding.what} (its last writer did not close it; 'eventstore repair'"
             " saves what is whole)",
         )
+    return sound
 
 
 def _checked(path: Path, map_size: int, *, read_only: bool) -> LmdbLog:

@@ -9,6 +9,7 @@ writer is.
 """
 
 import atexit
+import errno
 import fcntl
 import os
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import StoreLocked, StoreUnavailable
+from .errors import UNDECODABLE, StoreFull, StoreLocked, StoreUnavailable
 from .files import sync_directory
 from .ids import fresh_id
 
@@ -33,6 +34,9 @@ GATE_SECONDS_MAX = 600.0
 """How long an opening waits for another one that is checking the store, or for a compaction."""
 
 GATE_POLL_SECONDS = 0.01
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a disk, a quota or a file may not grow."""
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -156,16 +160,42 @@ def enter(store: Path, *, read_only: bool) -> Mark:
     owner = _this_process(read_only=read_only)
     path = store / OPEN / f"{owner.pid}-{fresh_id()}"
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        return Mark(path, _made(path, owner))
+    except OSError as error:
+        kind = StoreFull if error.errno in FULL else StoreUnavailable
+        raise kind(f"{path.parent} can't be written: {error.strerror}") from None
+
+
+def _made(path: Path, owner: Owner) -> int:
+    """Make the file of a mark; returns its handle, which has the lock."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(handle, msgspec.json.encode(owner))
-        if not read_only:
+        if not owner.read_only:
             os.fsync(handle)
             sync_directory(path.parent)
-    except OSError as error:
+    except OSError:
         path.unlink(missing_ok=True)
-        raise StoreUnavailable(f"{path.parent} can't be written: {error.strerror}") from None
-    return Mark(path, handle)
+        os.close(handle)
+        raise
+    return handle
+
+
+@contextmanager
+def reading(store: Path) -> Iterator[None]:
+    """Have a reader's mark during the block, so that nobody compacts; without, where none can be.
+
+    Raises StoreLocked where the gate stays shut.
+    """
+    mark = None
+    with gate(store) as inside, suppress(StoreUnavailable):
+        mark = enter(store, read_only=True) if inside else None
+    try:
+        yield
+    finally:
+        if mark is not None:
+            mark.release()
 
 
 def _this_process(*, read_only: bool) -> Owner:
@@ -203,6 +233,27 @@ def forget_dead(store: Path) -> None:
         if _is_held(path) is False:
             with suppress(OSError):
                 path.unlink()
+
+
+@contextmanager
+def closed(store: Path, what: str) -> Iterator[None]:
+    """Keep a store that nobody has open from being opened; writes nothing into its directory.
+
+    Raises StoreLocked, which says what to do then.
+    """
+    if not (store / OPEN).is_dir():
+        yield
+        return
+    with gate(store):
+        check_alone(store, look(store), what)
+        yield
+
+
+def check_alone(store: Path, present: Present, what: str) -> None:
+    """Raise StoreLocked where anybody has the store open who must not, for `what` is to be done."""
+    if present.alive:
+        who = ", ".join(sorted({str(each) for each in present.alive}))
+        raise StoreLocked(f"{store} is open in {who}; close it there and {what}")
 
 
 def check_number(store: Path, present: Present) -> None:
@@ -248,5 +299,5 @@ def _owner(path: Path) -> Owner:
     try:
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(MARK_BYTES_MAX), type=Owner)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNDECODABLE):
         return Owner()

@@ -54,7 +54,9 @@ class Retention(ABC, Generic[Result]):
         def known(ground: Ground) -> Receipt | None:
             if ground.log.tail(session) is None or not ground.log.erasures():
                 return None
-            return redaction_of(ground.log, *said_at(ground, session, message))
+            stream, version = said_at(ground, session, message)
+            ground.headers.check_readable(stream)
+            return redaction_of(ground.log, stream, version)
 
         def decide(ground: Ground) -> list[Part]:
             newest = ground.headers.now(session).version
@@ -94,9 +96,10 @@ class Retention(ABC, Generic[Result]):
         """Destroy all that was said in a session, and its key: for good, in an encrypted store.
 
         Its facts keep their places, types, sizes and times; every old proof verifies. Where other
-        sessions show lines of it, or are branches of it, it is refused unless `cascade` is set;
-        then they stay and lose those lines. From then on every command on it and every read of it
-        raises KeyShredded. Raises InvalidEvent, LegalHold, SessionNotFound, StoreUnavailable.
+        sessions show lines of it, are branches of it or took it in by a merge, it is refused unless
+        `cascade` is set; then they stay, and lose those lines and what else a merge brought. From
+        then on every command on it and every read of it raises KeyShredded. Raises InvalidEvent,
+        LegalHold, SessionNotFound and StoreUnavailable.
         """
         check_name(reason, "reason")
 
@@ -104,7 +107,7 @@ class Retention(ABC, Generic[Result]):
             return erasure_of(ground, session)
 
         def decide(ground: Ground) -> list[Part]:
-            return [erase_request(ground, session, reason, cascade=cascade)]
+            return erase_request(ground, session, reason, cascade=cascade)
 
         def finish(runner: Runner) -> None:
             complete(runner, session, options)

@@ -48,9 +48,10 @@ FRAME_BYTES_MAX = 2 * APPEND_BYTES_MAX
 ZSTD_MAGIC = b"\x37\xa4\x30\xec"
 """How a dictionary begins, RFC 8878."""
 
+META_PAGES = (0, 1)
 _PAGE_HEAD_BYTES = 16
-_FRAME = re.compile(rb"\x01[\x00\x01]", re.DOTALL)
-"""How a frame begins: its format and its flags."""
+_FRAME = re.compile(rb"\x01(?=[\x00\x01])")
+"""How a frame begins: its format, then its flags, which may look like the beginning of another."""
 
 
 class Gaps:
@@ -79,11 +80,17 @@ class Salvage:
         self._file = PageFile(path)
         self._tables: dict[bytes, Tree] = {}
         self.size = 0
-        for meta in self._metas():
+        metas = list(self._metas())
+        for meta in metas:
             tables = self._file.tables(meta)
-            size = self._events(tables)
+            size = self._events(tables) or 0
             if not self._tables or size > self.size:  # a newer number may be the damage
                 self._tables, self.size = {**self._tables, **tables}, size
+        newest = max(metas, key=lambda each: each.commit, default=None)
+        both = len(metas) == len(META_PAGES)  # else the one that is lost may be the newer
+        known = None if newest is None else self._events(self._file.tables(newest))
+        self.size_known = both and known is not None
+        """False where the log may have had more events than anything that is left says."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,14 +99,17 @@ class Salvage:
         self._file.__exit__(None, None, None)
 
     def _metas(self) -> Iterator[Meta]:
-        for index in (0, 1):
+        for index in META_PAGES:
             with suppress(PageError):
                 yield self._file.meta(index)
 
-    def _events(self, tables: dict[bytes, Tree]) -> int:
-        row = self._file.get(tables[META], HEAD_KEY) if META in tables else None
-        value = checked(row)
-        return int(HEAD_ROW.unpack_from(value)[0]) if value else 0
+    def _events(self, tables: dict[bytes, Tree]) -> int | None:
+        """Return the size of the log as a commit's tree head has it, None where that is lost."""
+        rows = dict(self._file.rows(tables[META])) if META in tables else None
+        if rows is not None and HEAD_KEY not in rows and len(rows) == tables[META].entries:
+            return 0  # nothing was ever appended
+        value = checked(rows.get(HEAD_KEY)) if rows else None
+        return int(HEAD_ROW.unpack_from(value)[0]) if value else None
 
     # -- small tables ------------------------------------------------------------------------
 
@@ -122,9 +132,10 @@ class Salvage:
     def dictionaries(self) -> dict[int, bytes]:
         """Return the compression dictionaries that are whole, by their numbers."""
         found = _numbered(self._rows(DICTIONARIES))
-        if found:
+        if found and len(found) == self._tables[DICTIONARIES].entries:
             return found
-        return {n: row for n, row in _numbered(self._leaf_rows()).items() if row[:4] == ZSTD_MAGIC}
+        rows = _numbered(self._leaf_rows())
+        return {**{n: row for n, row in rows.items() if row[:4] == ZSTD_MAGIC}, **found}
 
     def names(self) -> dict[int, bytes]:
         """Return the rows of names by their references, from either of the two tables of them."""
@@ -160,18 +171,20 @@ class Salvage:
                 yield frame
 
     def gaps(self, codec: Codec) -> Gaps:
-        """Return the positions that the tree does not lead to."""
+        """Return the positions that the tree leads to no whole frame for."""
         gaps, position = Gaps(), 0
         for frame in self.reached(codec):
             gaps.add(position, frame.position)
             position = frame.last_position + 1
-        if not position or not self.size:
+            if not is_whole(frame):
+                gaps.add(frame.position, position)
+        if not position or not self.size_known:
             self.size = max(self.size, position, self._end(codec))
         gaps.add(position, self.size)
         return gaps
 
     def _end(self, codec: Codec) -> int:
-        """Return the size of a log that has lost its head: behind the last frame anywhere."""
+        """Return the size of a log that has lost a head: behind the last frame anywhere."""
         frames = (_frame(raw, key, codec) for key, raw in self._leaf_rows())
         return max((frame.last_position + 1 for frame in frames if frame), default=0)
 
@@ -179,8 +192,9 @@ class Salvage:
         """Return frames for missing positions, found anywhere in the file."""
         found: dict[int, Frame] = {}
         left = TRIES_MAX
-        for number in range(2, self._file.pages if gaps.stretches else 0):
-            page = self._file.page(number)
+        whole_or_cut = -(-self._file.size // self._file.page_bytes)
+        for number in range(2, whole_or_cut if gaps.stretches else 0):
+            page = self._file.read(number * self._file.page_bytes, self._file.page_bytes)
             for at in (match.start() for match in _FRAME.finditer(page, _PAGE_HEAD_BYTES)):
                 raw = None if at % 2 else self._framed(number * self._file.page_bytes + at)
                 if raw is None:
@@ -190,7 +204,9 @@ class Salvage:
                     frame, tried = _tried(raw, gaps, codec, left)
                     left -= tried
                 if frame is not None and gaps.hold(frame.position, frame.last_position + 1):
-                    found.setdefault(frame.position, frame)
+                    known = found.setdefault(frame.position, frame)
+                    if is_same(known, frame) and not is_whole(known):
+                        found[frame.position] = frame
         return found
 
     def _framed(self, offset: int) -> bytes | None:
@@ -215,6 +231,21 @@ class Salvage:
             for _, key, row in self._file.nodes(page) if page_kind(page) == LEAF else ():
                 if row is not None:
                     yield key, row
+
+
+def is_whole(frame: Frame) -> bool:
+    """Return True where all events of a frame match their checksums."""
+    with suppress(Corruption):
+        for index in range(frame.count):
+            frame.stored(index)
+        return True
+    return False
+
+
+def is_same(one: Frame, other: Frame) -> bool:
+    """Return True for copies of one frame: its head's checksum covers those of its bodies."""
+    same_head = one.raw[:FRAME_HEAD_BYTES] == other.raw[:FRAME_HEAD_BYTES]
+    return same_head and one.position == other.position
 
 
 def _numbered(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, bytes]:

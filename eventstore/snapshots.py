@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from struct import Struct
+from struct import error as StructError  # noqa: N812 - what it is
 from typing import Protocol
 
 import msgspec
 from xxhash import xxh3_64_digest
 
 from .caches import SNAPSHOTS, cache_directory
-from .errors import EventStoreError
+from .errors import UNDECODABLE, EventStoreError
 from .header import REVISION, SessionHeader
 from .limits import SNAPSHOTS_IN_MEMORY_MAX
 from .log.base import Log, key_of
@@ -191,9 +192,9 @@ class LmdbSnapshots:
             return None
         try:
             header = _decode(seal.open(value, key, self._session(key)) if seal else value)
-        except ValueError:  # another seal, or another shape of header
+            place = self._prefix(header.session) + _VERSION.pack(header.version)
+        except (StructError, *UNDECODABLE):  # another seal, or another shape of header
             return None
-        place = self._prefix(header.session) + _VERSION.pack(header.version)
         return header if place == key else None
 
 

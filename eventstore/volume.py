@@ -35,12 +35,15 @@ class Mount(NamedTuple):
 def mount_of(path: Path) -> Mount | None:
     """Return the mount that a path is on or would be on, None where the system does not tell."""
     try:
-        lines = MOUNTS.read_text(errors="replace").splitlines()
+        return mount_in(MOUNTS.read_text(errors="replace"), str(path.resolve()))
     except OSError:
         return None
-    place = str(path.resolve())
+
+
+def mount_in(mounts: str, place: str) -> Mount | None:
+    """Return the mount of a list like MOUNTS that an absolute path without links is on."""
     found: Mount | None = None
-    for mount in map(_parsed, lines):
+    for mount in map(_parsed, mounts.splitlines()):
         inside = mount is not None and f"{place}/".startswith(mount.point.rstrip("/") + "/")
         if mount is not None and inside and (not found or len(mount.point) >= len(found.point)):
             found = mount  # of two at one place the later one hides the earlier
@@ -65,7 +68,11 @@ def check_local(path: Path) -> None:
 
     LMDB's documentation rules them out: other machines see neither its locks nor its map.
     """
-    mount = mount_of(path)
+    check_mount(path, mount_of(path))
+
+
+def check_mount(path: Path, mount: Mount | None) -> None:
+    """Like check_local, for a path on a known mount."""
     if mount is not None and is_network(mount) and os.environ.get(INSIST) != ALLOWED:
         raise StoreUnavailable(
             f"{path} is on a network file system ({mount.kind} at {mount.point}), where locks and "

@@ -195,10 +195,11 @@ class BranchesProjection(Projection[MutableMapping[str, BranchRow]]):
         """Add a session, or a merge to a session's row."""
         root = root_of(self._log, recorded.session)
         key, event = tree_prefix(root) + recorded.session, recorded.structure
-        if isinstance(event, ev.BranchMerged):
-            row = state[key]
-            row.merges = [*row.merges, _merge(self._log, event)]
-            state[key] = row
+        if recorded.type_code == _MERGED:
+            if isinstance(event, ev.BranchMerged):  # else the other half tells of it
+                row = state[key]
+                row.merges = [*row.merges, _merge(self._log, event)]
+                state[key] = row
             return state
         state[key] = _row(recorded)
         first = state[tree_prefix(root) + root]

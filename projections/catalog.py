@@ -17,6 +17,7 @@ from xxhash import xxh3_128_digest
 
 from eventstore import InvalidEvent, Recorded
 from eventstore import events as ev
+from eventstore.errors import UNDECODABLE
 from eventstore.header import SessionHeader
 from eventstore.limits import NAME_BYTES_MAX
 from eventstore.lineage import Headers
@@ -291,6 +292,6 @@ def _opened_cursor(cursor: str, order: str) -> Place:
         if made != order:
             raise InvalidEvent(f"the cursor belongs to a list by {made}, not by {order}")
         place = msgspec.msgpack.decode(raw, type=kind)[1:]
-    except (ValueError, TypeError, msgspec.MsgspecError):
+    except (TypeError, *UNDECODABLE):
         raise InvalidEvent(f"{cursor!r} is no cursor of this list") from None
     return cast("Place", place)

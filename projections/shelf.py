@@ -16,7 +16,7 @@ import lmdb
 import msgspec
 from xxhash import xxh3_64_digest
 
-from eventstore.errors import Corruption, InvalidEvent, StoreUnavailable
+from eventstore.errors import UNDECODABLE, Corruption, InvalidEvent, StoreUnavailable
 from eventstore.log.environment import Environment, open_environment
 
 CHECKSUM_BYTES = 8
@@ -103,7 +103,7 @@ class RowCoder:
         """Return the value of a row; raises Damage where it is none of this type."""
         try:
             return self._decode(opened(key, row))
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise Damage(f"the row {key!r} is of another kind: {error}") from None
 
 

@@ -361,7 +361,8 @@ def test_evidence_of_an_encrypted_store_outlives_an_erasure(sealed: Cli, tmp_pat
     assert sealed.texts("a") == ["secret of a"]
     sealed.fine("erase", "a", "--reason", "asked for")
     assert sealed.fine("erase", "a", "--reason", "asked for", "--json").json["duplicate"]
-    assert sealed("show", "a").code == 1
+    refusal = sealed.refused(1, "show", "a")
+    assert "erased on 20" in refusal and "by user:" in refusal and ": asked for" in refusal
     assert sealed.texts("b") == ["secret of b"]
     assert [each["proven"] for each in sealed.fine("check", *files, "--json").json] == [True] * 3
     sealed.fine("checkpoint")

@@ -89,6 +89,18 @@ def test_shredding_twice_is_shredding_once(vault, path):
     assert vault.shred(list(sealed)[:2]) == 3
 
 
+def test_a_keyring_knows_what_it_destroyed(vault, path):
+    """Destroyed keys are remembered with their owner, one that never was is not."""
+    gone = sorted(sealed_by(vault, 2))
+    vault.shred([gone[0], 12_345], b"sealed name")
+    vault.shred([gone[1]])
+    known = {gone[0]: b"sealed name", gone[1]: b""}
+    assert vault.destroyed() == known
+    again = Keyring.file(path).unlock(STORE)
+    assert again.destroyed() == known
+    again.close()
+
+
 def test_the_stores_own_key_is_never_destroyed(vault):
     """Asking for it is a bug of the caller."""
     with pytest.raises(AssertionError, match="outlives every erasure"):
@@ -197,7 +209,7 @@ def survives(lines: int, work) -> bool:
     return status == 0
 
 
-@pytest.mark.parametrize("step", [5, LONG])
+@pytest.mark.parametrize("step", [11, LONG])
 def test_killed_within_a_shred(path, tmp_path, step):
     """After kill -9 before any line the keyring is whole: of the old epoch or of the new one."""
     vault = Keyring.file(path).unlock(STORE, create=True)
@@ -225,7 +237,7 @@ def test_killed_within_a_shred(path, tmp_path, step):
     assert through and epochs == sorted(epochs) and set(epochs) == {1, 2}
 
 
-@pytest.mark.parametrize("step", [5, LONG])
+@pytest.mark.parametrize("step", [11, LONG])
 def test_killed_within_the_first_unlocking(tmp_path, step):
     """A keyring whose making was cut short is made anew, or is whole."""
     for lines in range(1, 1_000, 2 * step):
@@ -236,7 +248,8 @@ def test_killed_within_the_first_unlocking(tmp_path, step):
         )
         again = made.unlock(STORE, create=True)
         check_opens(again, sealed_by(again, 2), set())
-        assert sorted(each.name for each in place.iterdir()) == ["keyring", "keyring.keys"]
+        left = sorted(each.name for each in place.iterdir() if not each.name.startswith("."))
+        assert left == ["keyring", "keyring.keys"]  # beside them may be a directory without keys
         again.close()
         shutil.rmtree(place)
         if through:
@@ -266,7 +279,7 @@ def test_the_next_key_counts_once_the_keys_are_its(vault, path, left):
     sealed = sealed_by(vault, 2)
     doomed = next(iter(sealed))
     old = path.read_bytes()
-    vault._change_epoch([doomed])
+    vault._change_epoch([doomed], b"")
     if left == "gone":
         path.unlink()
     else:

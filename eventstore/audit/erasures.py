@@ -24,6 +24,7 @@ class Erasures:
         self.erased: dict[int, bool] = {}
         """Whether an erasure is still going on."""
         self._gone: dict[int, list[Span]] = {}
+        self._told: dict[int, list[Span]] = {}
         self._newest: dict[int, int] = {}
 
     def left(self, frame: Frame, index: int) -> None:
@@ -47,7 +48,12 @@ class Erasures:
             self.erased[ref] = False
         elif isinstance(event, Redacted):
             told = Span(frame.session, event.version, event.version + 1)
-            self._gone[ref] = minus(self._gone.get(ref, ()), [told])
+            gone, before = self._gone.get(ref, []), self._told.get(ref, [])
+            if minus([told], [*gone, *before]):
+                what = f"version {event.version} of session {frame.session!r} is redacted by it"
+                self._notes.add(frame.position, f"{what} and still has its payload")
+            self._gone[ref] = minus(gone, [told])
+            self._told[ref] = hidden_with(before, [told])
 
     def finish(self) -> None:
         """Note the payloads that are gone without a reason; every fact could be read."""

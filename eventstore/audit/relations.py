@@ -19,10 +19,14 @@ from ..events import (
     SessionRewound,
     Span,
 )
+from ..log.format import TYPE_CODES
 from ..log.frame import Frame, Recorded
 from ..log.shredding import stripped
 from ..spans import length
 from .report import Notes
+
+_CREATING = (TYPE_CODES[SessionCreated], TYPE_CODES[BranchCreated])
+_MERGED = TYPE_CODES[BranchMerged]
 
 Complaint = str | None
 Place = tuple[int, int, int]
@@ -61,14 +65,19 @@ class Relations:
     def __init__(self, places: Places, named: Named, notes: Notes) -> None:
         self._places, self._named, self._notes = places, named, notes
         self._halves: dict[tuple[str, int], tuple[BranchMerged, str, int]] = {}
+        self._silent: set[str] = set()
+        """Sessions of which a merge was erased that nobody could read any more."""
 
     def check(self, frame: Frame, index: int, event: AnyEvent | None) -> None:
         """Check an event that is no message, or what is left of any event that was erased."""
         position, version = frame.position + index, frame.version + index
         # Its own stream has come as far as the event before it.
         self._places.move(frame.session_ref, version, frame.message_number(index), position - 1)
-        if (version == 0) != isinstance(event, (SessionCreated, BranchCreated)):
+        code = frame.row(index)[3]
+        if (version == 0) != (code in _CREATING):
             self._notes.add(position, f"{Recorded(frame, index).type} at version {version}")
+        if code == _MERGED and event is None:
+            self._silent.add(frame.session)
         try:
             complaint = self._complaint(event, frame.session, version, position)
         except EventStoreError as error:
@@ -81,7 +90,8 @@ class Relations:
         """Note every merge of which only one half was seen."""
         for event, session, position in self._halves.values():
             other = event.into if session == event.source else event.source
-            self._notes.add(position, f"BranchMerged: no such fact in session {other!r}")
+            if other not in self._silent:
+                self._notes.add(position, f"BranchMerged: no such fact in session {other!r}")
 
     def _complaint(
         self, event: AnyEvent | None, session: str, version: int, position: int

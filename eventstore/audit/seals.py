@@ -23,6 +23,7 @@ class Seals:
         self._seal, self._notes = seal, notes
         self._keys: dict[int, int] = {}
         self._unnamed: dict[int, int] = {}
+        self._named_before: set[int] = set()  # where repair had to begin a session later
         self.gone: set[int] = set()
 
     def check(self, frame: Frame, index: int, row: Row) -> None:
@@ -49,12 +50,14 @@ class Seals:
         """Return the key of a session, None where its first event was erased or is lost."""
         if frame.version + index == 0:
             self._keys[frame.session_ref] = found
-            self._unnamed[found] = frame.position
+            if found not in self._named_before:
+                self._unnamed[found] = frame.position
         return self._keys.get(frame.session_ref)
 
     def created(self, position: int, event: KeyCreated) -> None:
         """Check the fact that names a key against the keyring, which may have it no more."""
-        self._unnamed.pop(event.key, None)
+        if self._unnamed.pop(event.key, None) is None:
+            self._named_before.add(event.key)
         vault = self._seal.vault if self._seal else None
         held = vault.commitment(event.key) if vault else None
         if held is not None and held.hex() != event.digest:
@@ -66,9 +69,9 @@ class Seals:
         if key is not None and key not in self.gone:
             self.gone.add(key)
             what = f"the keyring has no key {key:016x} of session {frame.session!r}"
-            self._notes.add(
-                frame.position + index, f"{what}: erased since this copy was made, or lost"
-            )
+            known = self._seal.opened().destroyed() if self._seal else {}
+            why = "erased since this copy was made" if key in known else "it is lost"
+            self._notes.add(frame.position + index, f"{what}: {why}")
 
     def finish(self) -> None:
         """Note the keys that no fact names."""

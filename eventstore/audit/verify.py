@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from .. import presence
 from ..directory import LOG, check_store
 from ..errors import Corruption, EventStoreError, FormatTooNew, StoreUnavailable
 from ..keyring import Keyring
@@ -199,7 +200,8 @@ def verify_directory(
     if not file.exists():
         return Report(0, "", [Finding(-1, f"{LOG}/{FILE} is missing")])
     _check_readable(file)
-    damage = check_structure(path)
+    with presence.reading(path):  # else a compaction might swap the files below the walk
+        damage = check_structure(path)
     if not damage:
         return _verify_opened(path, progress, views, outside, since, keyring, deep=deep)
     return _joined(damage, _verify_apart(path, progress, deep=deep))

@@ -8,9 +8,7 @@ not grow with the number of events.
 from bisect import bisect_right
 from collections.abc import Iterable
 
-import msgspec
-
-from ..errors import Corruption, KeyShredded
+from ..errors import UNDECODABLE, Corruption, KeyShredded
 from ..events import KeyCreated, MessageAppended
 from ..limits import EVENT_BYTES_MAX
 from ..log.codec import decode
@@ -233,7 +231,7 @@ class Walk:
         """Decode an event and compare it with its head and with the events it speaks of."""
         try:
             event = decode(row[3], row[4], payload, frame.session, frame.version + index)
-        except (KeyError, msgspec.MsgspecError) as error:
+        except (KeyError, *UNDECODABLE) as error:
             self._notes.add(frame.position + index, f"payload is no event: {error}")
             return
         if isinstance(event, MessageAppended):

@@ -22,7 +22,7 @@ from .. import ANY, NO_STREAM, EventStore, EventStoreError, InvalidEvent, Receip
 from ..log.base import Expected
 from ..requests import Options
 from .drawing import receipt_line
-from .terminal import Terminal, hang_up, write_json
+from .terminal import Terminal, hang_up, parse_number, write_json
 
 FINE, NO, WRONG, INTERRUPTED, HUNG_UP = 0, 1, 2, 130, 141
 
@@ -254,8 +254,9 @@ def parse_expected(text: str | None) -> Expected | int:
         return ANY
     if text == "none":
         return NO_STREAM
-    if text.isascii() and text.isdigit():
-        return int(text)
+    number = parse_number(text)
+    if number is not None:
+        return number
     raise InvalidEvent(f"--expected takes a version, any or none, not {text!r}")
 
 

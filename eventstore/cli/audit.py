@@ -44,7 +44,7 @@ from ..directory import describe
 from ..files import sync_directory, unavailable, write_durably
 from .app import NO, PROOF, WRONG, Session, command
 from .drawing import counted, pairs, plain
-from .terminal import Terminal, written
+from .terminal import Terminal, parse_number, written
 
 NAME_DEFAULT = "eventstore"
 """What stands in front of the store's id in an origin, where nothing better is named."""
@@ -295,9 +295,10 @@ def _tell_written(terminal: Terminal, path: Path | None, what: str) -> None:
 
 
 def _position(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    number = parse_number(text)
+    if number is None:
         raise InvalidEvent(f"a position is a whole number from 0 on, not {text!r}")
-    return int(text)
+    return number
 
 
 def _head(terminal: Terminal, path: Path | None) -> bytes:

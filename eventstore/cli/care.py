@@ -1,7 +1,7 @@
-"""Commands that keep a store well: make it, check it, copy it, fit its compression.
+"""Commands that keep a store well: make it, check it, explain it, save it, make it smaller.
 
-Invariants: `verify` answers 0 for sound and 1 for a violation, and goes on after damage; a backup
-or a restored store appears whole or not at all.
+Invariants: `verify` answers 0 for sound and 1 for a violation, and goes on after damage; a
+repaired store appears whole or not at all.
 """
 
 import os
@@ -19,15 +19,19 @@ from projections.branches import BranchesProjection
 from projections.catalog import CatalogProjection
 from projections.statistics import StatisticsProjection
 
-from .. import EventStore, InvalidEvent, StoreUnavailable
+from .. import EventStore, InvalidEvent, StoreUnavailable, compacting
+from .. import repair as repairing
 from ..audit.report import Finding, Report
 from ..audit.trust import VERIFIED
 from ..audit.verify import Verified, verify_directory
 from ..caches import VIEWS, cache_directory
+from ..doctor import Diagnosis, diagnose
+from ..errors import UNDECODABLE
 from ..files import write_durably
+from ..presence import Owner
 from .app import CARE, NO, START, command
 from .audit import Keys, outside_of
-from .drawing import counted, pairs, plain
+from .drawing import counted, pairs, plain, size
 from .terminal import Terminal
 
 
@@ -91,7 +95,7 @@ def _last_verified(terminal: Terminal, *, deep: bool) -> Verified | None:
         kept = msgspec.json.decode((terminal.audit / VERIFIED).read_bytes(), type=Verified)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise StoreUnavailable(f"{terminal.audit / VERIFIED} is damaged: {error}") from None
     return kept if kept.deep or not deep else None
 
@@ -145,6 +149,90 @@ def report_blocks(report: Report) -> list[RenderableType]:
     if report.unlisted:
         lines.append(Text(f"  and {report.unlisted:,} more", "red"))
     return [verdict, *lines, pairs(rows)]
+
+
+# -- the state of the files ------------------------------------------------------------
+
+
+@command(CARE)
+def doctor(terminal: Terminal) -> None:
+    """Say what state the store's files are in and what to do; exit 1 where that is urgent."""
+    found = diagnose(terminal.path, terminal.audit)
+    document = {"healthy": found.healthy, **msgspec.to_builtins(found)}
+    terminal.answer(document, *diagnosis_blocks(found))
+    if not found.healthy:
+        raise typer.Exit(NO)
+
+
+def diagnosis_blocks(found: Diagnosis) -> list[RenderableType]:
+    """Draw what the doctor found."""
+    verdict = ("✓ healthy", "bold green") if found.healthy else ("✗ needs care", "bold red")
+    rows: list[tuple[str, RenderableType]] = [("store", plain(f"{found.store} at {found.path}"))]
+    if found.size is not None:
+        rows += [("holds", counted(found.size, "fact")), ("root", found.root or "")]
+    signed = "no head" if found.signed is None else counted(found.signed.size, "fact")
+    free = found.volume.free_bytes
+    disk = "" if free is None else f", {size(free)} free"
+    rows += [("signed", signed), ("disk", plain(f"{found.volume.kind}{disk}"))]
+    rows += [
+        (each.name, f"{size(each.used_bytes)} used of a map of {size(each.map_bytes)}")
+        for each in found.files
+    ]
+    rows += [("open in", plain(_owner(each))) for each in found.alive]
+    rows += [("died in", plain(_owner(each))) for each in found.dead]
+    rows += [
+        ("reads", f"process {each.process}, {each.behind} commits ago") for each in found.readers
+    ]
+    advice = [
+        plain(f"  {each.what}: {each.do}", "red" if each.urgent else "yellow")
+        for each in found.advice
+    ]
+    return [Text.assemble(verdict), *advice, pairs(rows)]
+
+
+def _owner(owner: Owner) -> str:
+    how = "to read" if owner.read_only else "to write"
+    return f"{owner}, {how}" + (f": {owner.command}" if owner.command else "")
+
+
+@command(CARE)
+def compact(terminal: Terminal) -> None:
+    """Give free pages back to the disk; the store must not be open anywhere."""
+    with terminal.progress("compacting"):
+        made = compacting.compact(terminal.path)
+    lines = [f"{each.name}: {size(each.before)} -> {size(each.after)}" for each in made]
+    told = [Text.assemble(("✓ ", "green"), plain(line)) for line in lines]
+    terminal.answer({"files": msgspec.to_builtins(made)}, *told)
+
+
+@command(CARE)
+def repair(
+    terminal: Terminal,
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A damaged store.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new or empty directory.")],
+) -> None:
+    """Save what is whole in a damaged store into a new one; exit 1 names what is missing."""
+    with terminal.progress("repairing"):
+        report = repairing.repair(source, destination, keyring=terminal.keys())
+    document = {"path": str(destination), "whole": report.whole, **msgspec.to_builtins(report)}
+    terminal.answer(document, *_repaired_blocks(destination, report))
+    if not report.whole:
+        raise typer.Exit(NO)
+
+
+def _repaired_blocks(destination: Path, report: repairing.Repaired) -> list[RenderableType]:
+    """Draw what a repair kept, and what it could not."""
+    kept = f"{destination}: {report.kept:,} of {counted(report.events, 'fact')} kept"
+    mark = ("✓ ", "green") if report.whole else ("✗ ", "red")
+    lost = [f"lost: positions {start} to {stop - 1}" for start, stop in report.positions]
+    lost += [
+        f"placeholders: session {each.session!r}, versions {each.first} to {each.last}"
+        for each in report.sessions
+    ]
+    lost += [] if report.size_known else ["there may have been more: the log's own size is lost"]
+    lost += [f"its name is lost: {each!r}" for each in report.unnamed]
+    lines = [plain(f"  {each}", "red") for each in lost]
+    return [Text.assemble(mark, plain(kept)), *lines, pairs([("root", report.root)])]
 
 
 @command(CARE)

@@ -14,12 +14,13 @@ from rich.text import Text
 
 from projections import SessionState
 
-from .. import EventStore, Message, Recorded
+from .. import EventStore, KeyShredded, Message, Recorded
 from ..clock import parse_time
-from ..events import Span
+from ..events import EraseRequested, Span
+from ..log.format import TYPE_CODES
 from ..transcript import Transcript
 from .app import READ, AtPosition, AtTime, AtVersion, Session, command
-from .drawing import event_line, event_row, events_table, header_block, transcript_grid
+from .drawing import event_line, event_row, events_table, header_block, transcript_grid, when
 from .terminal import Terminal, write_json, write_lines
 
 SHOWN_LAST = 20
@@ -40,13 +41,16 @@ def show(
 ) -> None:
     """Show a session, now or at any past moment."""
     with terminal.reading() as store:
-        state = SessionState.of(
-            store,
-            session,
-            at_version=at_version,
-            at_position=at_position,
-            at_time=None if at_time is None else parse_time(at_time),
-        )
+        try:
+            state = SessionState.of(
+                store,
+                session,
+                at_version=at_version,
+                at_position=at_position,
+                at_time=None if at_time is None else parse_time(at_time),
+            )
+        except KeyShredded:
+            raise KeyShredded(session, _erasure(store, session)) from None
         if last is None and not (all or terminal.json):
             last = SHOWN_LAST
         first = 0 if last is None else max(len(state.messages) - last, 0)
@@ -120,6 +124,15 @@ def _print_facts(terminal: Terminal, found: Iterable[Recorded]) -> None:
         for each in page:
             drawn.add_row(*event_row(each))
         terminal.draw(drawn)
+
+
+def _erasure(store: EventStore, session: str) -> str:
+    """Return when, by whom and why a session was erased, as the end of a sentence."""
+    for recorded in store.events(session, reverse=True):
+        fact = recorded.event if recorded.type_code == TYPE_CODES[EraseRequested] else None
+        if isinstance(fact, EraseRequested):
+            return f" on {when(recorded.recorded_at)} by {recorded.actor}: {fact.reason}"
+    return ""
 
 
 def _chunks(found: Iterable[Recorded], count: int) -> Iterator[list[Recorded]]:

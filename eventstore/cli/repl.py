@@ -36,7 +36,7 @@ from .app import NO, WRITE, Session, command, fail
 from .drawing import counted, pairs, plain, printable, receipt_line, short_name, transcript_grid
 from .reads import SHOWN_LAST, placed
 from .sessions import Actor, SettingsFile, load_settings, managing
-from .terminal import Terminal
+from .terminal import Terminal, parse_number
 from .writes import parse_place
 
 PROMPT_WIDTH = 24
@@ -313,9 +313,10 @@ def _piped_line(_: str) -> str:
 
 
 def _number(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    number = parse_number(text)
+    if number is None:
         raise InvalidEvent(f"{what} takes a whole number, not {text!r}")
-    return int(text)
+    return number
 
 
 # -- foreign code ----------------------------------------------------------------------

@@ -36,6 +36,9 @@ from ..messages import Json
 PROGRESS_AFTER_SECONDS = 1.0
 """What takes less is over before a bar could be read."""
 
+NUMBER_DIGITS_MAX = 19
+"""Digits of a number that can be typed: the largest position has 63 bits."""
+
 
 class Advance(Protocol):
     """Takes how much is done, and of how much; None where nobody knows."""
@@ -215,6 +218,12 @@ def parse_json(text: str, what: str) -> Json:
         raise InvalidEvent(f"{what} is nested too deep") from None
     except ValueError as error:
         raise InvalidEvent(f"{what} is not JSON: {error}") from None
+
+
+def parse_number(text: str) -> int | None:
+    """Return what up to NUMBER_DIGITS_MAX decimal digits stand for, None for any other text."""
+    plain = text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS_MAX
+    return int(text) if plain else None
 
 
 def _refused(constant: str) -> NoReturn:

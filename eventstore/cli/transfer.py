@@ -15,6 +15,8 @@ from rich.text import Text
 from .. import EventStore, InvalidEvent, StoreUnavailable
 from .. import backup as copies
 from ..audit.trust import LAST_NOTE, audit_directory, read_note
+from ..clock import parse_time
+from ..comparing import compare as copies_compared
 from ..interchange import (
     FORMATS,
     detect_format,
@@ -25,7 +27,7 @@ from ..interchange import (
     import_file,
 )
 from ..log.base import Head
-from .app import CARE, START, AtVersion, command
+from .app import CARE, NO, START, AtPosition, AtTime, AtVersion, command
 from .audit import export_tree
 from .drawing import counted, pairs, plain, printable
 from .terminal import Terminal, written
@@ -156,10 +158,13 @@ def _session_pieces(
 def backup(
     terminal: Terminal,
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new or empty directory.")],
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Add to the backup there only what is new.")
+    ] = False,
 ) -> None:
-    """Copy the whole store while it is in use."""
+    """Copy the whole store while it is in use, or add to a copy what came since."""
     with terminal.reading() as store, terminal.progress("copying"):
-        head = copies.backup(store, destination)
+        head = copies.backup(store, destination, incremental=incremental)
     _tell_copy(terminal, destination, head)
 
 
@@ -173,14 +178,35 @@ def restore(
         Path | None,
         typer.Option(metavar="NOTE", help="Last known head; else that in DEST.audit."),
     ] = None,
+    at_position: AtPosition = None,
+    at_time: AtTime = None,
 ) -> None:
-    """Make a new store out of a backup: a new origin, which says what it goes on from."""
+    """Make a new store out of a backup, up to any moment: a new origin, which says of what."""
+    moment = copies.Moment(at_position, None if at_time is None else parse_time(at_time))
     note = read_note(head or audit_directory(destination) / LAST_NOTE)
     if head is not None and note is None:
         raise StoreUnavailable(f"{head}: no such file")
     with terminal.progress("copying"):
-        head_now = copies.restore(source, destination, reason=reason, head=note)
+        head_now = copies.restore(source, destination, moment=moment, reason=reason, head=note)
     _tell_copy(terminal, destination, head_now)
+
+
+@command(CARE)
+def compare(
+    terminal: Terminal,
+    original: Annotated[Path, typer.Argument(metavar="A", help="A store.", show_default=False)],
+    copy: Annotated[Path, typer.Argument(metavar="B", help="A backup, or a store made of one.")],
+) -> None:
+    """Check that B is sound and that A begins with its facts; exit 1 names what is not."""
+    with EventStore.open(original, read_only=True) as opened, terminal.progress("comparing"):
+        found = copies_compared(opened, copy)
+    document = {"equal": found.equal, **msgspec.to_builtins(found)}
+    mark = ("✓ equal", "bold green") if found.equal else ("✗ different", "bold red")
+    told = f"  {counted(found.size, 'fact')}, {original} has {found.behind:,} more"
+    lines = [plain(f"  {each}", "red") for each in found.findings]
+    terminal.answer(document, Text.assemble(mark, plain(told)), *lines)
+    if not found.equal:
+        raise typer.Exit(NO)
 
 
 def _tell_copy(terminal: Terminal, destination: Path, head: Head) -> None:

@@ -18,7 +18,7 @@ from .. import EventStore, InvalidEvent
 from ..clock import parse_time
 from .app import READ, AtPosition, AtTime, AtVersion, Session, command
 from .charts import statistics_blocks
-from .terminal import Terminal, write_lines
+from .terminal import Terminal, parse_number, write_lines
 from .trees import blame_table, diff_blocks, sessions_table, tree_drawing
 from .writes import parse_pairs
 
@@ -125,6 +125,7 @@ def stats(
 def parse_side(store: EventStore, text: str) -> Side:
     """Return a session, or a (session, version), where no session has the whole text as name."""
     session, sep, version = text.rpartition("@")
-    if sep and version.isascii() and version.isdigit() and not store.exists(text):
-        return session, int(version)
+    number = parse_number(version)
+    if sep and number is not None and not store.exists(text):
+        return session, number
     return text

@@ -17,7 +17,7 @@ from ..requests import Options
 from ..sessions import SessionManager
 from ..sessions.creation import Limits, beginning
 from .app import BRANCHES, LIFE, WRITE, Session, mutation
-from .terminal import parse_json, read_stdin
+from .terminal import parse_json, parse_number, read_stdin
 
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -318,7 +318,8 @@ def parse_pairs(pairs: list[str]) -> dict[str, Json]:
 
 def parse_place(text: str) -> int | str:
     """Return a version where the text is a number, else a message id."""
-    return int(text) if text.isascii() and text.isdigit() else text
+    number = parse_number(text)
+    return text if number is None else number
 
 
 def parse_seconds(text: str) -> float:

@@ -63,8 +63,9 @@ class Append(msgspec.Struct, frozen=True):
     """One call's facts: usually one stream, for a merge two, always atomic.
 
     `content` is the xxh3-128 of what the caller asked for: the same key with other content is
-    refused. `recorded_at` is given only when a whole log is carried over from elsewhere. `shreds`
-    are the payloads that go with these facts, in the same transaction.
+    refused. `recorded_at` is given only when a whole log is carried over from elsewhere;
+    `content_is_kept` where it comes from another log's index of keys. `shreds` are the payloads
+    that go with these facts, in the same transaction.
     """
 
     drafts: tuple[Draft, ...]
@@ -74,6 +75,7 @@ class Append(msgspec.Struct, frozen=True):
     causation_id: str | None = None
     key: str | None = None
     content: bytes = bytes(16)
+    content_is_kept: bool = False
     recorded_at: int | None = None
     shreds: tuple[Shred, ...] = ()
 
@@ -196,8 +198,8 @@ class Plan:
             self._place(draft, envelope, b"")
         if envelope.key:
             position = first.position - (first.version - first.first_version)
-            forgotten = append.content == FORGOTTEN
-            kept = append.content if forgotten else self._names.digest(append.content)
+            as_is = append.content_is_kept or append.content == FORGOTTEN
+            kept = append.content if as_is else self._names.digest(append.content)
             self.keys[envelope.key] = KEY_ROW.pack(position, kept)
             self._receipts[position] = msgspec.structs.replace(first, duplicate=True)
         return first
@@ -447,6 +449,9 @@ class Log(Protocol):
 
     def add_dictionary(self, dictionary: bytes) -> int:
         """Keep a compression dictionary and make it the current one; returns its number."""
+
+    def unerased(self, kept: Iterable[bytes]) -> list[str]:
+        """Return which of these sessions, given by their names on disk, are here and not erased."""
 
     def shred(self, wanted: Shred) -> None:
         """Destroy payloads that are not gone yet, durably, and raise the erasure count."""

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import lmdb
 
@@ -35,6 +36,13 @@ RESIZE_SECONDS_MAX = 10.0
 """How long a map that another process outgrew waits for transactions of this one to end."""
 
 TABLES_MAX = 64
+
+
+class Reader(NamedTuple):
+    """A slot of LMDB's table of readers; `commit` is the one whose pages it pins, None for none."""
+
+    process: int
+    commit: int | None
 
 
 class Environment:
@@ -169,6 +177,12 @@ class Environment:
     def newest_commit(self) -> int:
         """Return the number of the newest commit of any process; costs no transaction."""
         return int(self._env.info()["last_txnid"])
+
+    def readers(self) -> list[Reader]:
+        """Return who has a slot to read in, of all processes."""
+        listed = self._env.readers().splitlines()[1:]  # mdb_reader_list(): pid, thread, commit
+        fields = [line.split() for line in listed]
+        return [Reader(int(pid), int(c) if c.isdigit() else None) for pid, _, c in fields]
 
     def copy(self, destination: Path) -> None:
         """Write a consistent copy into an existing empty directory, while in use.

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import accumulate
 
-import msgspec
 from xxhash import xxh3_64_intdigest
 
 from ..audit.entry import (
@@ -21,7 +20,7 @@ from ..audit.entry import (
     payload_commitment,
     session_digest,
 )
-from ..errors import Corruption, KeyShredded
+from ..errors import UNDECODABLE, Corruption, KeyShredded
 from ..events import AnyEvent
 from ..messages import ROLES
 from .codec import Codec, decode
@@ -299,7 +298,7 @@ class Frame:
     def _decoded(self, index: int, code: int, schema: int, payload: bytes) -> AnyEvent:
         try:
             return decode(code, schema, payload, self.session, self.version + index)
-        except (KeyError, msgspec.MsgspecError) as error:
+        except (KeyError, *UNDECODABLE) as error:
             raise Corruption(self.position + index, f"payload is no event: {error}") from None
 
     def occurred_at(self, index: int) -> int | None:

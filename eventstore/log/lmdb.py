@@ -6,7 +6,7 @@ damaged index raises Corruption instead of giving another session's facts.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -317,6 +317,14 @@ class LmdbLog:
         with self.env.begin() as txn:
             erased = self.gone.erased(txn)
             return [self._name(txn, ref) for ref, pending in erased.items() if pending]
+
+    def unerased(self, kept: Iterable[bytes]) -> list[str]:
+        """Return which of these sessions, given by their names on disk, are here and not erased."""
+        self._check_open()
+        with self.env.begin() as txn:
+            refs = (self.ref_in(txn, SESSION_NAME + each) for each in kept)
+            here = [ref for ref in refs if ref is not None and not self.gone.is_erased(txn, ref)]
+            return [self._name(txn, ref) for ref in here]
 
     # -- dictionaries --------------------------------------------------------------------
 

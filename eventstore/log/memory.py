@@ -6,7 +6,7 @@ a log on disk; nothing survives close().
 
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..audit.tree import Frontier
@@ -152,6 +152,13 @@ class MemoryLog:
         """Return the sessions whose erasure is not complete."""
         with self._lock:
             return [self._name_of[ref] for ref, pending in self._erased.items() if pending]
+
+    def unerased(self, kept: Iterable[bytes]) -> list[str]:
+        """Return which of these sessions, given by their names on disk, are here and not erased."""
+        with self._lock:
+            refs = (self._refs.get(SESSION_NAME + each) for each in kept)
+            here = [ref for ref in refs if ref is not None and ref not in self._erased]
+            return [self._name_of[ref] for ref in here]
 
     def add_dictionary(self, dictionary: bytes) -> int:
         """Keep a dictionary and compress with it from now on."""

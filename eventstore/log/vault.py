@@ -56,11 +56,15 @@ class Vault(Protocol):
     def open_name(self, kind: bytes, sealed: bytes) -> str:
         """Return the name that was sealed as `kind`; ValueError where it is none."""
 
-    def shred(self, keys: Collection[int]) -> int:
+    def shred(self, keys: Collection[int], owner: bytes = b"") -> int:
         """Destroy `keys` for good and return the master epoch that knows them no more.
 
-        A call that finds none of the keys and no unfinished change does nothing.
+        That they were, and the sealed name of their `owner`, is remembered. A call that finds none
+        of the keys and no unfinished change does nothing.
         """
+
+    def destroyed(self) -> dict[int, bytes]:
+        """Return the keys that shred() destroyed, each with its owner."""
 
     def commitment(self, key: int) -> bytes | None:
         """Return the commitment of a key; None where the keyring doesn't hold it (any more)."""

@@ -1,0 +1,244 @@
+"""Older copies: what was erased or redacted after a copy was made goes from the copy as well."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from facts import told
+
+from eventstore import EventStore, Keyring, KeyShredded, StoreUnavailable
+from eventstore.audit.verify import verify, verify_directory
+from eventstore.backup import Moment, backup, restore
+from eventstore.directory import LOG
+from eventstore.repair import repair
+from eventstore.sessions import SessionManager
+from projections import SessionState, Views
+
+WORD, OTHER = "zebrafish", "goldfish"
+
+
+def say(store: EventStore, session: str, *texts: str) -> None:
+    """Append lines to a session."""
+    store.append(session, [{"role": "user", "content": text} for text in texts])
+
+
+def shown(store: EventStore, session: str) -> list[str]:
+    """Return what a session shows."""
+    return [message.content for message in SessionState.of(store, session).messages]
+
+
+def tell(store: EventStore) -> None:
+    """Make a session with every fact that has structure, and others that depend on it."""
+    store.create("x")
+    say(store, "x", "of x")
+    store.create("doomed", metadata={"w": WORD})
+    say(store, "doomed", WORD, WORD, WORD)
+    store.merge("x", into="doomed", strategy="interleave")
+    store.prune("doomed", keep_last=3)
+    store.summarize("doomed", WORD, upto=1)
+    store.rewind("doomed", 4)
+    store.branch("doomed", "child")
+    say(store, "child", OTHER)
+    store.branch("child", "grandchild")
+    store.create("target")
+    say(store, "target", OTHER)
+    store.merge("doomed", into="target")
+    store.record("doomed", "noted", WORD)
+    store.close("doomed")
+
+
+@pytest.fixture
+def set_back(tmp_path: Path, keyring: Keyring) -> Path:
+    """Give a store that was restored from a backup of before an erasure."""
+    with EventStore.open(tmp_path / "history", keyring=keyring) as store:
+        tell(store)
+        backup(store, tmp_path / "before")
+        store.erase("doomed", reason="asked for", cascade=True)
+        backup(store, tmp_path / "after")
+    restore(tmp_path / "before", tmp_path / "restored")
+    return tmp_path / "restored"
+
+
+def check_forgotten(store: EventStore, passed_on: list[str]) -> None:
+    """Hold a store to it that the session is erased, and all others are whole and usable.
+
+    `passed_on` is what its branch has of a third session through it.
+    """
+    assert store.headers.now("doomed").status == "erased"
+    facts = list(store.events("doomed"))
+    assert [each.type for each in facts[-2:]] == ["EraseRequested", "KeyShredded"]
+    assert all(each.erased for each in facts[:-2])
+    texts = {"x": ["of x"], "child": [*passed_on, OTHER], "target": ["of x", OTHER]}
+    texts["grandchild"] = texts["child"]
+    for session, visible in texts.items():
+        assert sorted(shown(store, session), reverse=True) == visible
+        assert WORD not in str(store.headers.now(session))
+    rows = {row.session: row.messages for row in Views(store).sessions().rows}
+    assert rows == {session: len(visible) for session, visible in texts.items()}
+    assert Views(store).statistics().erased == 1
+    with SessionManager(store) as manager:
+        assert len(manager.list()) == 4
+        assert manager.search(WORD) == []
+    say(store, "child", "more")
+    store.erase("grandchild", reason="asked for")
+    assert told(verify(store, deep=True)) == ""
+
+
+def test_a_restored_store_erases_again(set_back, keyring):
+    """The first opening erases what the keyring destroyed since: nothing else is disturbed."""
+    with EventStore.open(set_back, keyring=keyring) as store:
+        assert next(store.events("doomed", reverse=True)).event.reason.startswith("erased before")
+        check_forgotten(store, [])  # which lines came through it, only it knew
+        assert store.erase("doomed", reason="asked for").duplicate
+        size = store.head().size
+    with EventStore.open(set_back, keyring=keyring) as store:
+        assert store.head().size == size
+
+
+def test_until_then_it_can_not_be_read(set_back, keyring):
+    """Opened to read only, the copy changes nothing and gives nothing away; verify says why."""
+    with EventStore.open(set_back, keyring=keyring, read_only=True) as store:
+        assert shown(store, "x") == ["of x"]
+        for recorded in store.events("doomed"):
+            with pytest.raises(KeyShredded):
+                _ = recorded.event
+        with pytest.raises(KeyShredded):
+            SessionState.of(store, "doomed")
+        assert "erased since this copy was made" in told(verify(store))
+
+
+DYING = """
+import os, signal, sys
+from eventstore import EventStore, Keyring
+from eventstore.log.lmdb import LmdbLog
+LmdbLog.shred = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+EventStore.open(sys.argv[1], keyring=Keyring.file(sys.argv[2]))
+"""
+
+
+def test_killed_while_it_erases_again(set_back, keyring):
+    """Killed in the midst of it, the next opening goes on."""
+    command = [sys.executable, "-c", DYING, str(set_back), str(keyring.path)]
+    assert subprocess.run(command, check=False).returncode == -9
+    with EventStore.open(set_back, keyring=keyring) as store:
+        check_forgotten(store, [])
+
+
+@pytest.mark.parametrize("back", [0, 1, 2, 5])
+def test_a_moment_before_an_erasure(set_back, tmp_path, keyring, back):
+    """A backup of after it, restored to a moment before, during or behind, has it erased too."""
+    with EventStore.open(tmp_path / "history", keyring=keyring) as store:
+        last = store.head().size - 1 - back
+    restore(tmp_path / "after", tmp_path / "then", moment=Moment(last))
+    with EventStore.open(tmp_path / "then", keyring=keyring) as store:
+        check_forgotten(store, ["of x"])
+
+
+def test_a_new_session_of_the_same_name_stays(tmp_path, keyring):
+    """In a copy from before the erased session was made, its name is free and is not erased."""
+    with EventStore.open(tmp_path / "history", keyring=keyring) as store:
+        store.create("x")
+        backup(store, tmp_path / "before")
+        store.create("doomed")
+        store.erase("doomed", reason="asked for")
+    restore(tmp_path / "before", tmp_path / "restored")
+    for _ in range(2):
+        with EventStore.open(tmp_path / "restored", keyring=keyring) as store:
+            if not store.exists("doomed"):
+                store.create("doomed", metadata={"w": OTHER})
+            assert store.headers.now("doomed").metadata == {"w": OTHER}
+            assert told(verify(store, deep=True)) == ""
+
+
+def test_a_lost_key_erases_nothing(tmp_path, keyring):
+    """A key that is missing but was not destroyed is lost: its payloads stay for its return."""
+    place, older = tmp_path / "history", tmp_path / "older"
+    with EventStore.open(place, keyring=keyring) as store:
+        store.create("known")
+    older.mkdir()
+    shutil.copy(keyring.path, older)
+    shutil.copytree(keyring.directory, older / keyring.directory.name)
+    with EventStore.open(place, keyring=keyring) as store:
+        store.create("new", metadata={"w": WORD})
+    content = (place / LOG / "data.mdb").read_bytes()
+    with EventStore.open(place, keyring=Keyring.file(older / keyring.path.name)) as store:
+        with pytest.raises(KeyShredded):
+            SessionState.of(store, "new")
+        assert "it is lost" in told(verify(store))
+    assert (place / LOG / "data.mdb").read_bytes() == content
+    with EventStore.open(place, keyring=keyring) as store:
+        assert SessionState.of(store, "new").metadata == {"w": WORD}
+
+
+def test_an_increment_keeps_nothing_that_was_destroyed(tmp_path, keyring):
+    """Nothing is added to a backup that still has what was erased: a new one has to be made."""
+    with EventStore.open(tmp_path / "history", keyring=keyring) as store:
+        tell(store)
+        backup(store, tmp_path / "backup")
+        say(store, "x", OTHER)
+        backup(store, tmp_path / "backup", incremental=True)
+        store.erase("doomed", reason="asked for", cascade=True)
+        with pytest.raises(StoreUnavailable, match="payloads were destroyed since"):
+            backup(store, tmp_path / "backup", incremental=True)
+
+
+# -- redaction -------------------------------------------------------------------------------
+
+
+def test_a_moment_before_a_redaction(tmp_path):
+    """Restored to before it, the payload is gone without a fact: redacting again tells why."""
+    with EventStore.open(tmp_path / "history") as store:
+        store.create("s")
+        say(store, "s", "one", WORD)
+        then = store.head().size - 1
+        store.redact("s", 2)
+        backup(store, tmp_path / "backup")
+    restore(tmp_path / "backup", tmp_path / "then", moment=Moment(then))
+    with EventStore.open(tmp_path / "then") as store:
+        assert shown(store, "s") == ["one"]
+        assert "no fact says why" in told(verify(store))
+        receipt = store.redact("s", "s#2", reason="asked for")
+        assert not receipt.duplicate
+        assert store.redact("s", 2).position == receipt.position
+        assert told(verify(store, deep=True)) == ""
+
+
+def test_repair_brings_no_redacted_message_back(tmp_path):
+    """Where the newest page is damaged, an older one may have the payload: it is redacted again."""
+    place = tmp_path / "history"
+    with EventStore.open(place, compression="none") as store:
+        store.create("s")
+        say(store, "s", "one")
+        say(store, "s", WORD)
+        for _ in range(9):  # so that the fact that redacts it stands in another page
+            say(store, "s", "x" * 900)
+        old = (place / LOG / "data.mdb").read_bytes()
+        store.redact("s", 2)
+        frame = store.log.read_all(2)[0].raw
+    file = place / LOG / "data.mdb"
+    content = bytearray(file.read_bytes())
+    at = content.find(frame)
+    assert at > 0 and WORD.encode() in old
+    page = at // 4096 * 4096
+    content[page : page + 4096] = bytes(4096)
+    if WORD.encode() not in content:  # the older page was used again: put it at the end
+        content += old
+    file.write_bytes(content)
+    repair(place, tmp_path / "repaired")
+    with EventStore.open(tmp_path / "repaired") as store:
+        assert WORD not in str([each.structure for each in store.all()])
+        assert told(verify(store, deep=True)) == ""
+
+
+def test_verify_names_a_redacted_message_that_is_still_there(tmp_path):
+    """A fact that says a payload is gone, while it is not, is a finding."""
+    with EventStore.open(tmp_path / "history") as store:
+        store.create("s")
+        say(store, "s", WORD)
+        store.log.shred = lambda *_: None
+        store.log._erase_in = lambda *_: None
+        store.redact("s", 1)
+    report = verify_directory(tmp_path / "history")
+    assert "version 1 of session 's' is redacted by it and still has its payload" in told(report)
