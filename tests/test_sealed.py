@@ -1,6 +1,7 @@
 """Encrypted stores: the same history as a plain one, and nothing of it on the disk."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ def states_of(store: EventStore) -> list[tuple]:
 # -- the same history ------------------------------------------------------------------------
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(steps=STEPS)
 def test_an_encrypted_store_behaves_like_a_plain_one(tmp_path_factory, steps):
     """Any commands give the same facts, names, times, receipts and states, and a sound store."""
@@ -301,11 +302,19 @@ def entries(store: EventStore) -> list[tuple]:
     return [tuple(getattr(each, name) for name in told) for each in store.all()]
 
 
-@pytest.fixture
-def closed(tmp_path, keyring) -> Path:
-    """Give the directory of a filled encrypted store."""
-    with EventStore.open(tmp_path / "history", keyring=keyring) as store:
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory) -> Path:
+    """Give a place with a filled encrypted store and its keyring; to be copied."""
+    place = tmp_path_factory.mktemp("filled")
+    with EventStore.open(place / "history", keyring=Keyring.file(place / "keyring")) as store:
         fill(store)
+    return place
+
+
+@pytest.fixture
+def closed(filled, tmp_path) -> Path:
+    """Give the directory of a copy of that store."""
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
     return tmp_path / "history"
 
 

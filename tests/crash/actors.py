@@ -10,16 +10,25 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from typing import NoReturn
 
 from eventstore import EventStore
 from eventstore.audit.structure import child_environment
 from projections import SessionState
 
 SESSIONS = ("s0", "s1", "s2")
-SEEN_EVERY = 20
+THREADS = 2
+"""Threads of each process that writes."""
+
+PAUSE_SECONDS = 0.005
+"""How long a reader rests after each look, for it would starve those who write."""
+
+SEEN_EVERY = 5
 """A subscriber says so every so many events."""
 
 
@@ -28,13 +37,28 @@ def say(*words: object) -> None:
     os.write(1, json.dumps(words).encode() + b"\n")
 
 
+def fail(name: str, error: BaseException | None) -> NoReturn:
+    """Say why a process ends that never should, and end it."""
+    say(name, "failed", 0, "".join(traceback.format_exception(error)))
+    os._exit(1)
+
+
 # -- what they do ----------------------------------------------------------------------------
 
 
 def write(name: str, path: str, start: int) -> None:
-    """Append for ever, say each receipt; prune, branch and merge now and then."""
+    """Append for ever, from threads that share commits; say each receipt."""
     store = EventStore.open(path)
-    for number in count(start):
+    with ThreadPoolExecutor(THREADS) as pool:
+        for each in range(THREADS):
+            pool.submit(write_some, store, name, count(start + each, THREADS)).add_done_callback(
+                lambda done: fail(name, done.exception())
+            )
+
+
+def write_some(store: EventStore, name: str, numbers: Iterable[int]) -> None:
+    """Append with these numbers; prune, branch and merge now and then."""
+    for number in numbers:
         parts = 1 + number % 3
         text = f"{name} said {number} " * (number % 40)
         lines = [{"content": text, "by": [name, number, part, parts]} for part in range(parts)]
@@ -58,6 +82,7 @@ def read(name: str, path: str, size: int) -> None:
                 state = SessionState.of(store, session)
                 assert len(state.messages[-5:]) <= state.version
             say(name, "read", size)
+            time.sleep(PAUSE_SECONDS)
 
 
 def follow(name: str, path: str, start: int) -> None:
@@ -91,9 +116,8 @@ def main(path: str) -> None:
         if child == 0:
             try:
                 ROLES[name](name, path, start)
-            except BaseException:  # noqa: BLE001 - whatever it is, the test must hear of it
-                say(name, "failed", start, traceback.format_exc())
-            os._exit(1)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the test must hear of it
+                fail(name, error)
         alive[name] = child
     for child in alive.values():
         os.kill(child, signal.SIGKILL)
@@ -143,7 +167,7 @@ class Actors:
         assert what != "failed", f"{name}: {rest[0]}"
         if what != "gone":
             self.lines[name] += 1
-            self.newest[name] = number + (what == "said")
+            self.newest[name] = max(self.newest[name], number + (what == "said"))
         if what == "said":
             self.receipts[rest[0]] = (name, number)
         return heard

@@ -20,7 +20,7 @@ from eventstore import EventStore, EventStoreError, StoreUnavailable
 
 PR_SET_PTRACER, ANYBODY = 0x59616D61, ctypes.c_ulong(-1)
 SECONDS_MAX = 60.0
-ATTEMPTS = 3
+ATTEMPTS = 2
 APPENDS = 3
 
 Tell = Callable[..., None]
@@ -46,21 +46,45 @@ class Outcome(NamedTuple):
     hit: bool
 
 
-def suffer(work: Work, root: Path, fault: Fault) -> Outcome:
-    """Have a forked child do its work under a fault; return what it told."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    child = os.fork()
-    if child == 0:
-        ours.close()
-        act(work, root, theirs)
-    theirs.close()
-    try:
-        paths = sorted(root.rglob("*"))
-        return Outcome(*watched(child, ours, root.with_suffix(".strace"), fault, paths))
-    finally:
-        ours.close()
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+class Sufferer:
+    """A forked child that does its work under a fault, from the time this is made.
+
+    Calls that are not about the files below `root` go well, if there are any.
+    """
+
+    def __init__(self, work: Work, root: Path, fault: Fault) -> None:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._child = os.fork()
+        if self._child == 0:
+            self._ours.close()
+            act(work, root, theirs)
+        theirs.close()
+        self._output = root.with_suffix(".strace")
+        self._strace = self._watched(fault, sorted(root.rglob("*")))
+        self._ours.settimeout(SECONDS_MAX)
+        self._ours.send(b"!")
+
+    def outcome(self) -> Outcome:
+        """Wait until the work is done; return what the child told."""
+        told: list[str] = []
+        while (word := self._ours.recv(65_536).decode()) not in ("done", ""):
+            told.append(word)
+        self._strace.terminate()
+        self._strace.communicate()
+        self._ours.close()
+        os.kill(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
+        told += [] if word else ["died"]
+        return Outcome(told, "(INJECTED)" in self._output.read_text())
+
+    def _watched(self, fault: Fault, paths: list[Path]) -> subprocess.Popen[str]:
+        command = ["strace", "-f", "-p", str(self._child), "-o", str(self._output)]
+        command += ["-e", f"trace={fault.call}", "-e", f"inject={fault}"]
+        command += [f"--trace-path={path}" for path in paths]
+        strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        said = strace.stderr.readline()
+        assert "attached" in said, said
+        return strace
 
 
 def act(work: Work, root: Path, theirs: socket.socket) -> None:
@@ -78,28 +102,6 @@ def act(work: Work, root: Path, theirs: socket.socket) -> None:
     finally:
         tell("done")
         signal.pause()
-
-
-def watched(
-    child: int, ours: socket.socket, output: Path, fault: Fault, paths: list[Path]
-) -> tuple[list[str], bool]:
-    """Let the child go once strace has it; return what it told and if a call was failed.
-
-    Where there are `paths`, calls that are not about them go well.
-    """
-    command = ["strace", "-f", "-p", str(child), "-o", str(output), "-e", f"trace={fault.call}"]
-    command += ["-e", f"inject={fault}", *(f"--trace-path={path}" for path in paths)]
-    told: list[str] = []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
-        said = strace.stderr.readline()
-        assert "attached" in said, said
-        ours.settimeout(SECONDS_MAX)
-        ours.send(b"!")
-        while (word := ours.recv(65_536).decode()) not in ("done", ""):
-            told.append(word)
-        strace.terminate()
-        strace.stderr.read()
-    return [*told, *([] if word else ["died"])], "(INJECTED)" in output.read_text()
 
 
 # -- the work --------------------------------------------------------------------------------

@@ -15,17 +15,17 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import xxhash
 from disk import Disk, Image
 from oracle import Facts, Model, check
 from recorder import Recording
 
-from eventstore import opening
+from eventstore import backup, opening
 from eventstore.audit.pages import walked
 from eventstore.audit.report import Finding
 from eventstore.audit.structure import child_environment, environments
@@ -35,6 +35,10 @@ SECONDS_MAX = 3_600.0
 
 EVERYTHING, NOTHING = -2, -1
 """Variants: all that was asked for is on the disk, only what must be; others are seeds."""
+
+MEMORY = Path("/dev/shm")
+MEMORY_FREE_MIN = 1 << 30
+"""Where images are written if there is so much room: what they cost most is waiting for disks."""
 
 STORY = "story.pickle"
 """The file that tells the children what was recorded."""
@@ -69,40 +73,47 @@ def verdicts(work: Path, states: Sequence[State]) -> dict[State, str]:
 
 def _told(work: Path, states: list[State]) -> dict[State, str]:
     told: dict[State, str] = {}
-    while len(told) < len(states):
-        todo = [state for state in states if state not in told]
-        done = subprocess.run(
-            [sys.executable, __file__, str(work)],
-            input="\n".join(map(json.dumps, todo)),
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=SECONDS_MAX,
-            env=child_environment(),
-        )
-        said = [json.loads(line) for line in done.stdout.splitlines()]
-        told |= {State(*state): verdict for state, verdict in said}
-        if len(said) < len(todo):
-            assert done.returncode < 0, done.stderr
-            told[todo[len(said)]] = f"opening it ended with signal {-done.returncode}"
+    with tempfile.TemporaryDirectory(dir=_image_place(work)) as place:
+        while len(told) < len(states):
+            todo = [state for state in states if state not in told]
+            done = subprocess.run(
+                [sys.executable, __file__, str(work), place],
+                input="\n".join(map(json.dumps, todo)),
+                capture_output=True,
+                check=False,
+                text=True,
+                timeout=SECONDS_MAX,
+                env=child_environment(),
+            )
+            said = [json.loads(line) for line in done.stdout.splitlines()]
+            told |= {State(*state): verdict for state, verdict in said}
+            if len(said) < len(todo):
+                assert done.returncode < 0, done.stderr
+                told[todo[len(said)]] = f"opening it ended with signal {-done.returncode}"
     return told
+
+
+def _image_place(work: Path) -> Path:
+    """Return a directory in memory for the images, or `work` where there is not enough of it."""
+    try:
+        return MEMORY if shutil.disk_usage(MEMORY).free >= MEMORY_FREE_MIN else work
+    except OSError:
+        return work
 
 
 # -- the child -------------------------------------------------------------------------------
 
 
-def main(work: Path) -> None:
+def main(work: Path, place: Path) -> None:
     """Check the states named on standard input, in order; print a verdict for each."""
     story = pickle.loads((work / STORY).read_bytes())
     states = [State(*json.loads(line)) for line in sys.stdin]
-    root = Path(tempfile.mkdtemp(dir=work))
-    opening.check_structure = walked_here
+    opening.check_structure = backup.check_structure = walked_here
     os.umask(0o077)  # as private files are made; modes are no part of an image
     for scenario, part in groupby(states, key=lambda state: state.scenario):
         recording, model = story[scenario]
-        for state, verdict in judged(root, recording, model, list(part)):
+        for state, verdict in judged(place / "root", recording, model, list(part)):
             print(json.dumps([state, verdict]), flush=True)
-    shutil.rmtree(root)
 
 
 def walked_here(path: Path) -> list[Finding]:
@@ -134,7 +145,11 @@ def image_of(disk: Disk, state: State) -> Image:
 
 def digest(image: Image) -> bytes:
     """Return what tells one image from another."""
-    return sha256(repr(sorted(image.items())).encode()).digest()
+    found = xxhash.xxh3_128()
+    for path, content in sorted(image.items()):
+        found.update(f"{path}\0{-1 if content is None else len(content)}\0".encode())
+        found.update(content or b"")
+    return found.digest()
 
 
 def verdict(place: Path, image: Image, facts: Facts) -> str:
@@ -154,4 +169,4 @@ def verdict(place: Path, image: Image, facts: Facts) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

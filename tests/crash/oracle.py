@@ -6,21 +6,27 @@ copies agree.
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
-from scenarios import AGAIN, COPY, PLACE, key_of, keyring
+from scenarios import AGAIN, COPY, DOOMED, PLACE, key_of, keyring, said_in, shown
 
 from eventstore import EventStore
 from eventstore.audit.heads import Heads
 from eventstore.audit.leaves import log_entries
+from eventstore.audit.proof import Prover
 from eventstore.audit.tree import EMPTY_ROOT, Frontier, leaf_hash
 from eventstore.audit.trust import LAST_NOTE, audit_directory
 from eventstore.audit.verify import verify
+from eventstore.backup import restore
 from eventstore.caches import VIEWS
-from eventstore.ids import SYSTEM
 from eventstore.log.format import MARKER
+from eventstore.opening import UNFINISHED
 from eventstore.snapshots import LmdbSnapshots
 from projections import SessionState, Views
+
+ANEW = "anew"
+"""Where a copy is restored after the crash."""
 
 
 @dataclass
@@ -37,9 +43,10 @@ class Model:
         with EventStore.open(root / PLACE, read_only=True, keyring=ring) as store:
             assert verify(store, deep=True).findings == []
             entries = log_entries(store.log, 0, store.head().size)
-            events = [shown(each) for each in store.all() if each.session != SYSTEM]
+            events = [shown(each) for each in said_in(store)]
         frontier, roots = Frontier(), {0: EMPTY_ROOT.hex()}
-        sizes = {int(each.split()[1]) for each in said if each.startswith(("size", "early"))}
+        kinds = ("size", "early", "between")
+        sizes = {int(each.split()[1]) for each in said if each.startswith(kinds)}
         # Before a scenario begins, and with a command that creates, each event is an append.
         sizes |= set(range(1, min(sizes) + 1))
         for entry in entries:
@@ -68,17 +75,15 @@ class Facts:
         return "made" in self.said
 
     @property
+    def written(self) -> list[str]:
+        """What the facts were before an erasure took some of them."""
+        return [each.removeprefix("fact ") for each in self.said if each.startswith("fact ")]
+
+    @property
     def size(self) -> int:
         """How many events must be there: all acknowledged, early ones if committed since then."""
         early = Facts(self.said[: self.settled], 0, self.model).newest("early")
         return max(self.newest("size"), early, 0)
-
-
-def shown(recorded) -> str:
-    """Return an event with its place as comparable text."""
-    place = recorded.position, recorded.session, recorded.version, recorded.recorded_at
-    names = recorded.actor, recorded.correlation_id, recorded.key, recorded.occurred_at
-    return repr((place, names, recorded.role, recorded.tokens, recorded.event))
 
 
 def check(root: Path, facts: Facts) -> None:
@@ -93,6 +98,9 @@ def check(root: Path, facts: Facts) -> None:
             check_log(store, facts, facts.size)
         else:  # it may be made only now, with facts about itself that are its own
             assert check_events(store, facts) == 0
+        if facts.written:
+            check_erasure(store, facts)
+        assert not list((root / PLACE).glob(f"{UNFINISHED}*")), "half a compaction is left"
         if audit_directory(root / PLACE).exists():
             check_evidence(store, root, facts)
         use(store)
@@ -100,24 +108,52 @@ def check(root: Path, facts: Facts) -> None:
             check_views(store)
         report = verify(store, deep=True)
         assert report.findings == [], report.findings
-    for place, least in ((COPY, "copied"), (AGAIN, "restored")):
-        check_copy(root / place, facts, facts.newest(least))
+    if facts.newest("copied", "added") >= 0:
+        restore(root / COPY, root / ANEW)
+    for place, *least in ((ANEW, "copied", "added"), (COPY, "copied"), (AGAIN, "restored")):
+        check_copy(root / place, facts, facts.newest(*least))
 
 
 def check_log(store: EventStore, facts: Facts, least: int) -> None:
     """Assert that the log is the story up to the end of some append, at least that of `least`."""
-    head = store.head()
-    assert head.size >= least, f"{head.size} events, {least} were acknowledged"
-    assert head.size in facts.model.roots, f"{head.size} events end in the midst of an append"
-    assert head.root.hex() == facts.model.roots[head.size], "the root is another one"
+    size = store.head().size - completed(store, facts)
+    assert size >= least, f"{size} events, {least} were acknowledged"
+    assert size in facts.model.roots, f"{size} events end in the midst of an append"
+    root = Prover.of(store.log).root(size)
+    assert root.hex() == facts.model.roots[size], "the root is another one"
     check_events(store, facts)
 
 
+def completed(store: EventStore, facts: Facts) -> bool:
+    """Return True where the opening completed an erasure: the last fact is its own."""
+    newest = next(store.all(max(store.head().size - 1, 0)), None)
+    if newest is None or newest.type != "KeyShredded":
+        return False
+    return shown(newest) not in facts.model.events
+
+
 def check_events(store: EventStore, facts: Facts) -> int:
-    """Assert that the events begin the story, but for what a store notes about itself."""
-    events = [shown(each) for each in store.all() if each.session != SYSTEM]
-    assert events == facts.model.events[: len(events)]
+    """Assert that the events begin the story, but for what a store notes about itself.
+
+    A fact that was to be erased may still be as it was written.
+    """
+    events = [shown(each) for each in said_in(store)]
+    events = events[: len(events) - (facts.made and completed(store, facts))]
+    for event, after, before in zip_longest(events, facts.model.events, facts.written):
+        assert event in (after, before, None), f"the story has {after}"
     return len(events)
+
+
+def check_erasure(store: EventStore, facts: Facts) -> None:
+    """Assert that a session was erased as a whole, or that nobody had asked for it."""
+    types = [each.type for each in store.events(DOOMED)]
+    asked = "EraseRequested" in types
+    assert asked or "erased" not in facts.said, "an erasure is gone"
+    assert types[-1] == "KeyShredded" if asked else not store.log.erasing()
+    written = said_in(store)[: len(facts.written)]
+    doomed = [each for each in written if each.session == DOOMED]
+    assert all(each.erased == asked for each in doomed), "some facts are erased, others not"
+    assert not any(each.erased for each in written if each.session != DOOMED)
 
 
 def use(store: EventStore) -> None:

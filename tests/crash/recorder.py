@@ -108,6 +108,7 @@ def record(program: Path, base: Path, names: Iterable[str]) -> dict[str, Recordi
     """Run a program under strace; returns what it did below `base/NAME`, between "begin NAME"."""
     output = base / "strace.txt"
     command = ["strace", "-f", "-qq", "-xx", "-s", str(WRITE_BYTES_MAX), "-e", "signal=none"]
+    command += ["--seccomp-bpf"]  # all other calls go on without a stop
     command += ["-e", "trace=" + ",".join(f"?{call}" for call in CALLS.split())]
     command += ["-o", str(output), sys.executable, str(program), str(base), *names]
     done = subprocess.run(
@@ -249,9 +250,13 @@ class _Reader:
         elif name == LOCK:
             self.recording.locks.add(self._nodes)
         self._tree[parent][name] = self._nodes
-        if name == DATA and self._called.get(parent) == LOG:
-            self.recording.logs.add(self._nodes)
+        self._note_log(parent, name)
         return Name(parent, None, name, self._nodes)
+
+    def _note_log(self, parent: int, name: str) -> None:
+        """Note a file that is, or becomes, that of a log."""
+        if name == DATA and self._called.get(parent) == LOG:
+            self.recording.logs.add(self._tree[parent][name])
 
     def _mkdir(self, arguments: str, _: int) -> Iterator[Change]:
         place = self._place(arguments)
@@ -268,10 +273,16 @@ class _Reader:
 
     def _rename(self, arguments: str, _: int) -> Iterator[Change]:
         old, new = (self._find(path) for path in _paths(arguments))
-        if old is not None or new is not None:
-            assert old is not None and new is not None and old[0] == new[0], "a move elsewhere"
-            self._tree[new[0]][new[1]] = self._tree[old[0]].pop(old[1])
+        if old is None and new is None:
+            return
+        assert old is not None and new is not None, "a move elsewhere"
+        self._tree[new[0]][new[1]] = self._tree[old[0]].pop(old[1])
+        self._note_log(*new[:2])
+        if old[0] == new[0]:
             yield Name(new[0], old[1], new[1], old[2])
+        else:  # worse than any disk: each directory has its half of the move, or has it not
+            yield Name(new[0], None, new[1], old[2])
+            yield Name(old[0], old[1])
 
     _renameat, _renameat2 = _rename, _rename
 
@@ -343,12 +354,6 @@ class _Reader:
         handle = self._handle(arguments)
         if handle is not None:
             yield Resize(handle.node, int(arguments.rsplit(", ", 1)[1]))
-
-    def _fallocate(self, arguments: str, _: int) -> Iterator[Change]:
-        handle = self._handle(arguments)
-        if handle is not None:
-            assert handle.node in self.recording.locks, "blocks are taken for a file of facts"
-            yield Resize(handle.node, sum(map(int, arguments.split(", ")[2:])))
 
     def _fsync(self, arguments: str, _: int) -> Iterator[Change]:
         handle = self._handle(arguments)

@@ -15,13 +15,15 @@ from random import Random
 
 from driver import Driver, steps_of
 
-from eventstore import EventStore
+from eventstore import EventStore, Recorded
 from eventstore.audit.heads import Heads
 from eventstore.audit.note import open_checkpoint
 from eventstore.audit.signer import SigningKey
 from eventstore.audit.trust import LAST_NOTE, VERIFIER_KEY, audit_directory
 from eventstore.backup import backup, restore
+from eventstore.compacting import compact
 from eventstore.files import make_directory, sync_directory, write_durably
+from eventstore.ids import SYSTEM
 from eventstore.keyring import Keyring
 from eventstore.snapshots import LmdbSnapshots
 from projections import SessionState, Views
@@ -29,6 +31,7 @@ from projections import SessionState, Views
 MOVED = "new/deep/other"
 TICK = 1_000_000
 PLACE, COPY, AGAIN, KEYRING = "new/deep/h", "copies/of/h", "again", "secure/keyring"
+DOOMED = "doomed"
 
 
 # -- what is told ----------------------------------------------------------------------------
@@ -63,6 +66,19 @@ def line(number: int) -> dict:
     """Return a message; some need pages of their own."""
     text = Random(number).randbytes(3_000).hex() if number % 5 == 4 else f"line {number}"
     return {"role": "user", "content": text}
+
+
+def shown(recorded: Recorded) -> str:
+    """Return an event with its place as comparable text; of an erased one, what is left."""
+    place = recorded.position, recorded.session, recorded.version, recorded.recorded_at
+    names = recorded.actor, recorded.correlation_id, recorded.key, recorded.occurred_at
+    fact = "erased" if recorded.erased else recorded.event
+    return repr((place, names, recorded.role, recorded.tokens, fact))
+
+
+def said_in(store: EventStore) -> list[Recorded]:
+    """Return all facts but those that a store notes about itself."""
+    return [each for each in store.all() if each.session != SYSTEM]
 
 
 def acknowledge(store: EventStore) -> None:
@@ -189,14 +205,32 @@ def write_snapshots(root: Path) -> None:
 
 
 def write_backup(root: Path) -> None:
-    """Copy a store in use, go on with it, and make a store of the copy."""
+    """Copy a store in use, go on with it, add what is new to the copy, make a store of that."""
     with prepared(root) as store:
-        head = backup(store, root / COPY)
-        say("copied", head.size)
+        say("copied", backup(store, root / COPY).size)
         store.append("a", line(4))
         acknowledge(store)
+        added = backup(store, root / COPY, incremental=True).size
+        say("added", added)
     restore(root / COPY, root / AGAIN)
-    say("restored", head.size)
+    say("restored", added)
+
+
+def write_compaction(root: Path) -> None:
+    """Free pages, have the store take fewer, and go on with it."""
+    with opened(root) as store:
+        store.create("a")
+        views = Views(store)
+        for number in range(6):
+            acknowledge(store)
+            store.append("a", [line(number) for number in range(9)])
+            assert views.sessions().rows
+        acknowledge(store)
+    say("start")
+    assert any(each.after < each.before for each in compact(root / PLACE))
+    with opened(root) as store:
+        store.append("a", line(1))
+        acknowledge(store)
 
 
 def write_heads(root: Path) -> None:
@@ -226,7 +260,7 @@ def write_reopening(root: Path) -> None:
 
 def write_moved(root: Path) -> None:
     """Open a store under a name that nobody has synced, as whoever gave it may have died."""
-    opened(root).close()
+    EventStore.open(root / PLACE).close()
     (root / PLACE).rename(root / MOVED)
     (root / MOVED).rename(root / PLACE)
     say("start")
@@ -257,6 +291,27 @@ def write_encrypted(root: Path) -> None:
             acknowledge(store)
 
 
+def write_erasure(root: Path) -> None:
+    """Erase a session whose branch and merge target have lines of it, and go on."""
+    say("encrypted")
+    with opened(root, keyring=keyring(root)) as store:
+        store.create("kept")
+        store.create(DOOMED, user="u1", metadata={"topic": "secret"})
+        store.append(DOOMED, [line(number) for number in range(6)], key="k")
+        store.branch(DOOMED, "branch", at=4)
+        store.merge("branch", into="kept")
+        for recorded in said_in(store):
+            say("fact", shown(recorded))
+        acknowledge(store)
+        say("start")
+        store.erase(DOOMED, reason="asked for", cascade=True)
+        say("erased")
+        say("between", store.head().size - 1)
+        acknowledge(store)
+        store.append("kept", line(1))
+        acknowledge(store)
+
+
 # -- the table ------------------------------------------------------------------------------
 
 SCENARIOS: dict[str, Callable[[Path], None]] = {
@@ -274,6 +329,8 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {
     "moved": write_moved,
     "dictionary": write_dictionary,
     "encrypted": write_encrypted,
+    "compaction": write_compaction,
+    "erasure": write_erasure,
 }
 
 

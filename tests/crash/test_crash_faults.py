@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from faults import APPENDS, Fault, append_some, suffer
+from faults import APPENDS, Fault, Sufferer, append_some
 from scenarios import line
 from tools import traced
 
@@ -17,8 +17,11 @@ ERRORS = ("error=EIO", "error=ENOSPC")
 SHORT = "retval=100"
 """A write that says to have taken only 100 bytes; LMDB takes that for a failed one."""
 
-CALLS_FAST, CALLS_LONG = 3, 10_000
+CALLS_FAST, CALLS_LONG = 2, 10_000
 """How many calls of each kind are failed, one in each run."""
+
+SIDE_BY_SIDE = 2
+"""Runs that go on at once."""
 
 FAULTS = [
     *((call, how) for call in (*CALLS, *CALLS_OF_CREATION) for how in ERRORS),
@@ -48,19 +51,23 @@ def check(root: Path, told: list[str]) -> None:
         store.append("a", {"content": "still of use"})
 
 
-def run(root: Path, fault: Fault, *, existing: bool) -> bool:
-    """Do the work under a fault and check it; False where there is no such call any more."""
-    root.mkdir()
-    if existing:
-        made(root)
-    told, hit = suffer(append_some, root, fault)
-    name = f"{fault} {'on a store' if existing else 'in creation'}: {told}"
-    assert not [each for each in told if each.startswith(("foreign", "died"))], name
-    if not fault.lasting:
-        assert sum(each.startswith("size") for each in told) == APPENDS, name
-    check(root, told)
-    shutil.rmtree(root)
-    return hit
+def run(base: Path, faults: list[Fault], *, existing: bool) -> int:
+    """Do the work under each fault and check it; return how many of the calls there were."""
+    roots = [base / str(number) for number in range(len(faults))]
+    for root in roots:
+        root.mkdir()
+        if existing:
+            made(root)
+    started = [Sufferer(append_some, *each) for each in zip(roots, faults, strict=True)]
+    outcomes = [each.outcome() for each in started]
+    for root, fault, (told, _) in zip(roots, faults, outcomes, strict=True):
+        name = f"{fault} {'on a store' if existing else 'in creation'}: {told}"
+        assert not [each for each in told if each.startswith(("foreign", "died"))], name
+        if not fault.lasting:
+            assert sum(each.startswith("size") for each in told) == APPENDS, name
+        check(root, told)
+        shutil.rmtree(root)
+    return sum(hit for _, hit in outcomes)
 
 
 @pytest.mark.parametrize("calls", [CALLS_FAST, pytest.param(CALLS_LONG, marks=pytest.mark.long)])
@@ -70,17 +77,19 @@ def test_a_failed_call_costs_nothing(tmp_path, tally, calls, call, how):
     traced()
     # Before there is a store, files have no names yet by which calls about them could be told.
     for existing in [True] if call in ("openat", "mmap") else [True, False]:
-        for first in range(1, calls + 1):
-            if not run(tmp_path / f"{existing}{first}", Fault(call, how, first), existing=existing):
+        for first in range(1, calls + 1, SIDE_BY_SIDE):
+            faults = [Fault(call, how, first + each) for each in range(SIDE_BY_SIDE)]
+            hits = run(tmp_path, faults, existing=existing)
+            tally("failed calls", hits)
+            if hits < len(faults):
                 break
-            tally("failed calls", 1)
 
 
 @pytest.mark.parametrize("how", ERRORS)
 @pytest.mark.parametrize("call", ["pwrite64", "writev", "fdatasync"])
-@pytest.mark.parametrize("first", [1, 3])
-def test_a_disk_that_goes_on_failing_is_told_of(tmp_path, tally, call, how, first):
+def test_a_disk_that_goes_on_failing_is_told_of(tmp_path, tally, call, how):
     """Every append is refused or kept while the disk fails, and the store is sound after that."""
     traced()
-    assert run(tmp_path / "r", Fault(call, how, first, lasting=True), existing=True)
-    tally("failing disks", 1)
+    faults = [Fault(call, how, first, lasting=True) for first in (1, 3)]
+    assert run(tmp_path, faults, existing=True) == len(faults)
+    tally("failing disks", len(faults))

@@ -16,6 +16,9 @@ FAST, LONG = 30, 1_000
 ROUND = 30
 """Kills of one store; then it is looked at as a whole."""
 
+WORDS_MAX = 6
+"""What a victim says at most before it is killed."""
+
 VICTIMS = ("writer", "writer", "writer", "second", "reader", "subscriber", "all")
 
 
@@ -70,7 +73,7 @@ def kill_and_check(actors: Actors, log: Log, kills: int, chance: random.Random) 
     for _ in range(kills):
         victim = chance.choice(VICTIMS)
         names = list(ROLES) if victim == "all" else [victim]
-        actors.wait(names[0], chance.randrange(1, 12))
+        actors.wait(names[0], chance.randrange(1, WORDS_MAX))
         time.sleep(chance.random() / 500)
         for name in names:
             actors.kill(name)

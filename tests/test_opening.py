@@ -1,0 +1,433 @@
+"""Opening: what is checked before a store's files are touched, and who else has them open."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from eventstore import (
+    Corruption,
+    EventStore,
+    StoreFull,
+    StoreLocked,
+    StoreUnavailable,
+    limits,
+    presence,
+)
+from eventstore.audit.pages import PageFile
+from eventstore.audit.verify import verify
+from eventstore.log.environment import open_environment
+from eventstore.volume import ALLOWED, INSIST, Mount, check_mount, free_bytes, mount_in
+
+SECONDS_MAX = 30
+LINE = {"role": "user", "content": "a line of some words " * 5}
+
+
+def dies(act: Callable[[], object]) -> None:
+    """Run `act` in a forked child that is killed right after it."""
+    child = os.fork()
+    if not child:
+        try:
+            act()
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def fill(place: Path, messages: int = 5) -> EventStore:
+    """Open a store and append to it; it stays open."""
+    store = EventStore.open(place)
+    if not store.exists("s"):
+        store.create("s")
+    for _ in range(messages):
+        store.append("s", LINE)
+    return store
+
+
+def marks(place: Path) -> list[str]:
+    """Return the names of those that have, or had, a store open."""
+    return sorted(each.name for each in (place / presence.OPEN).iterdir())
+
+
+def spoil(file: Path) -> None:
+    """Zero a page that a tree leads to, which LMDB would follow blindly."""
+    with PageFile(file) as opened:
+        page, size = opened.metas()[0].main.root, opened.page_bytes
+    content = bytearray(file.read_bytes())
+    content[page * size : (page + 1) * size] = bytes(size)
+    file.write_bytes(content)
+
+
+# -- unclean stops ---------------------------------------------------------------------------
+
+
+def test_after_a_writer_died_all_pages_are_walked(tmp_path):
+    """Damage that LMDB would follow blindly is found before it, named, and repair is advised."""
+    place = tmp_path / "h"
+    fill(place).close()
+    dies(lambda: fill(place))
+    assert len(marks(place)) == 1
+    spoil(place / "log" / "data.mdb")
+    for read_only in (True, False):
+        with pytest.raises(Corruption, match=r"log/data.mdb.*did not close it.*eventstore repair"):
+            EventStore.open(place, read_only=read_only)
+    assert len(marks(place)) == 1, "the next one must look as closely"
+
+
+def test_an_unclean_stop_of_sound_files_is_passed_once(tmp_path):
+    """What the dead writer acknowledged is there; its mark goes, so that nobody walks again."""
+    place = tmp_path / "h"
+    dies(lambda: fill(place, 7))
+    with EventStore.open(place) as store:
+        assert store.version("s") == 7
+        assert len(marks(place)) == 1 and marks(place)[0].startswith(f"{os.getpid()}-")
+    assert marks(place) == []
+
+
+def test_damaged_caches_are_made_anew(tmp_path):
+    """A reader leaves damaged snapshots to the next writer, who throws them away."""
+    place = tmp_path / "h"
+    with fill(place, 200) as store:
+        before = store.headers.now("s")
+    dies(lambda: fill(place, 1))
+    (cache,) = place.glob("snapshots*/data.mdb")
+    spoil(cache)
+    with EventStore.open(place, read_only=True) as store:
+        assert store.version("s") == 201
+    assert cache.exists() and len(marks(place)) == 1
+    with EventStore.open(place) as store:
+        assert store.version("s") == 201
+        assert store.headers.at("s", 200) == before
+        assert verify(store, deep=True).sound
+
+
+def test_a_process_that_ends_without_close_stops_cleanly(tmp_path):
+    """An ordinary end of the interpreter takes the mark away, close() or not."""
+    code = f"""
+from eventstore import EventStore
+store = EventStore.open({str(tmp_path / "h")!r})
+store.create("s")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=SECONDS_MAX)
+    assert marks(tmp_path / "h") == []
+
+
+def test_a_forked_child_is_nobody_who_has_it_open(tmp_path):
+    """A child that outlives its killed parent does not pass for the writer that died."""
+    place = tmp_path / "h"
+    hears, says = os.pipe()
+    begun, begin = os.pipe()
+
+    def fork_and_die() -> None:
+        fill(place)
+        if not os.fork():
+            os.write(begin, b".")
+            os.close(says)
+            os.read(hears, 1)  # until the test is over
+            os._exit(0)
+        os.read(begun, 1)
+
+    dies(fork_and_die)
+    present = presence.look(place)
+    for handle in (hears, says, begun, begin):
+        os.close(handle)
+    assert present.alive == [] and present.stopped_uncleanly
+
+
+# -- the gate --------------------------------------------------------------------------------
+
+
+def test_an_opening_waits_at_the_gate(tmp_path):
+    """Nobody opens a store while another checks it; who waits too long is told so."""
+    place = tmp_path / "h"
+    fill(place).close()
+    opened = threading.Event()
+
+    def wait() -> None:
+        EventStore.open(place).close()
+        opened.set()
+
+    waiting = threading.Thread(target=wait)
+    with presence.gate(place):
+        waiting.start()
+        with pytest.raises(StoreLocked, match="wait until it is done"), presence.gate(place, 0.05):
+            raise AssertionError("two are inside")
+        assert not opened.is_set()
+    waiting.join(SECONDS_MAX)
+    assert opened.is_set()
+
+
+def test_a_reader_needs_no_place_to_write(tmp_path):
+    """A store below a read-only directory is read without a mark, and so is one of before marks."""
+    place = tmp_path / "h"
+    fill(place).close()
+    shutil.rmtree(place / presence.OPEN)
+    (place / presence.OPEN).write_text("no directory")
+    with EventStore.open(place, read_only=True) as store:
+        assert store.version("s") == 5
+    with pytest.raises(StoreUnavailable, match="open can't be written"):
+        EventStore.open(place)
+
+
+# -- two on one path -------------------------------------------------------------------------
+
+
+def test_one_path_has_one_environment(tmp_path):
+    """Two stores opened on one directory, one through a link, share LMDB's environment."""
+    place = tmp_path / "h"
+    (tmp_path / "link").symlink_to(place)
+    with fill(place) as one, EventStore.open(tmp_path / "link") as other:
+        assert one.log.env is other.log.env
+        for number in range(10):
+            (one, other)[number % 2].append("s", LINE)
+        assert one.version("s") == other.version("s") == 15
+        one.close()
+        other.append("s", LINE)
+        assert verify(other).sound
+    assert marks(place) == []
+
+
+def test_a_reader_in_the_way_of_a_writer_is_named(tmp_path):
+    """LMDB can't open one path in two ways; the error says what to close."""
+    place = tmp_path / "h"
+    fill(place).close()
+    with EventStore.open(place, read_only=True):
+        with pytest.raises(StoreLocked, match="read-only in this process; close that first"):
+            EventStore.open(place)
+        assert len(marks(place)) == 1, "the one that was refused left no mark"
+    EventStore.open(place).close()
+
+
+def test_slots_of_dead_readers_are_freed(tmp_path):
+    """A reader that died in a transaction would pin pages for ever: the next opening frees it."""
+    place = tmp_path / "h"
+    fill(place).close()
+
+    def read() -> None:
+        EventStore.open(place, read_only=True).log.env.begin().__enter__()
+
+    dies(read)
+    reader = EventStore.open(place, read_only=True)
+    assert len(reader.log.env.readers()) == 1
+    reader.close()
+    with EventStore.open(place) as store:
+        assert {each.process for each in store.log.env.readers()} == {os.getpid()}
+
+
+GROWER = """
+import sys
+from eventstore import EventStore
+with EventStore.open(sys.argv[1], map_size=int(sys.argv[2])) as store:
+    print("open", flush=True)
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            store.append("s", {"role": "tool", "content": "x" * 60_000}, actor=sys.argv[2])
+        print(store.version("s"), flush=True)
+"""
+
+
+def test_maps_of_two_sizes_take_turns(tmp_path):
+    """What one process writes beyond another's map is read there, and gone on from, in turns."""
+    place = tmp_path / "h"
+    with EventStore.open(place, compression="none") as store:
+        store.create("s")
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", GROWER, str(place), str(size << 20)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for size in (4, 64)
+    ]
+    for child in children:
+        assert child.stdout.readline() == "open\n"
+    for child in (children[1], children[0]) * 2:
+        child.stdin.write("40\n")  # 2.4 MB at a time, by turns and then at once
+        child.stdin.flush()
+        assert child.stdout.readline().strip().isdigit()
+    for child in children:
+        child.stdin.write("30\n")
+        child.stdin.flush()
+    for child in children:
+        child.communicate(timeout=SECONDS_MAX)
+        assert child.returncode == 0
+    with EventStore.open(place) as store:
+        assert store.version("s") == 220
+        assert verify(store).sound
+
+
+# -- volumes ---------------------------------------------------------------------------------
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:40 / /mnt/team\\040share rw,relatime - nfs4 server:/export rw,vers=4.2
+31 22 0:41 / /home/me/remote rw - fuse.sshfs me@host: rw
+32 22 0:42 / /mnt/old rw - nfs server:/old rw
+33 22 8:2 / /mnt/old rw - xfs /dev/sdb1 rw
+34 30 0:43 / /mnt/team\\040share/fast rw - tmpfs tmpfs rw
+a line that says nothing
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/srv/history", "ext4"),
+        ("/mnt/team share/history", "nfs4"),
+        ("/mnt/team shares/history", "ext4"),
+        ("/mnt/team share/fast/history", "tmpfs"),
+        ("/home/me/remote", "fuse.sshfs"),
+        ("/mnt/old/history", "xfs"),
+    ],
+)
+def test_network_file_systems_are_refused(path, kind, monkeypatch):
+    """The innermost and newest mount decides; a network's is refused unless one insists."""
+    mount = mount_in(MOUNTS, path)
+    assert mount is not None and mount.kind == kind
+    if kind in ("ext4", "tmpfs", "xfs"):
+        check_mount(Path(path), mount)
+        return
+    with pytest.raises(StoreUnavailable, match=rf"network file system \({kind} at .*{INSIST}"):
+        check_mount(Path(path), mount)
+    monkeypatch.setenv(INSIST, ALLOWED)
+    check_mount(Path(path), mount)
+
+
+def test_an_unknown_mount_refuses_nothing():
+    """Where the system does not tell, a store is opened."""
+    assert mount_in("", "/srv") is None
+    check_mount(Path("/srv"), None)
+    check_mount(Path("/srv"), Mount("/", "overlay"))
+
+
+def works(command: list[str]) -> bool:
+    """Return True where a tool is there and may do that."""
+    found = shutil.which(command[0]) is not None
+    return found and not subprocess.run(command, check=False, capture_output=True).returncode
+
+
+@contextmanager
+def small_disk(place: Path, size: int):
+    """Mount a disk of so many bytes in memory, or skip the test where that is not allowed."""
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)]
+    if not works(command):
+        pytest.skip("a disk in memory can't be mounted here: needs root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def append_for_ever(store: EventStore) -> None:
+    """Append what can't be compressed."""
+    while True:
+        store.append("s", {"role": "tool", "content": os.urandom(20_000).hex()})
+
+
+def test_a_full_disk_stops_writers_and_no_reader(tmp_path):
+    """Writing ends with StoreFull before the disk does, reads go on; with room it goes on."""
+    with small_disk(tmp_path / "disk", 8 << 20) as disk:
+        place = disk / "h"
+        with fill(place) as store:
+            with pytest.raises(StoreFull, match="kept in reserve"):
+                append_for_ever(store)
+            done = store.version("s")
+            assert done > 5
+            assert free_bytes(disk) >= limits.RESERVE_BYTES // 2
+            assert len(list(store.events("s"))) == done + 1
+            assert verify(store).sound
+        with pytest.raises(StoreFull, match="reading goes on"):
+            EventStore.open(place)
+        with EventStore.open(place, read_only=True) as store:
+            assert store.version("s") == done
+        subprocess.run(["mount", "-o", f"remount,size={32 << 20}", str(disk)], check=True)
+        with fill(place) as store:
+            assert store.version("s") == done + 5
+            assert verify(store).sound
+
+
+def test_a_full_disk_frees_the_callers_it_stopped(tmp_path):
+    """An open store goes on by itself once there is room again, with the same keys."""
+    with small_disk(tmp_path / "disk", 8 << 20) as disk, fill(disk / "h") as store:
+        fallow = disk / "something else"
+        fallow.write_bytes(bytes(free_bytes(disk) - limits.RESERVE_BYTES // 2))
+        with pytest.raises(StoreFull):
+            store.append("s", LINE, key="k")
+        fallow.unlink()
+        assert not store.append("s", LINE, key="k").duplicate
+        assert store.append("s", LINE, key="k").duplicate
+        assert store.version("s") == 6
+
+
+# -- containers ------------------------------------------------------------------------------
+
+HOLDER = """
+import os, sys
+from eventstore import EventStore, StoreLocked
+try:
+    with EventStore.open(sys.argv[1]) as store:
+        print("open", os.getpid(), flush=True)
+        sys.stdin.read()
+except StoreLocked as error:
+    print(error, flush=True)
+"""
+
+
+def test_two_containers_with_one_number_are_kept_apart(tmp_path):
+    """LMDB tells readers apart by process number: a second one of the same number is refused."""
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", HOLDER, str(tmp_path / "h")]
+    if not works(["unshare", "--pid", "--fork", "true"]):
+        pytest.skip("a PID namespace can't be made here: needs root and util-linux")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as first:
+        assert first.stdout.readline() == "open 1\n"
+        second = subprocess.run(command, input="", capture_output=True, text=True, check=True)
+        assert "open in another container, by a process that has the number 1" in second.stdout
+        with EventStore.open(tmp_path / "h") as store:  # another number is no trouble
+            store.create("s")
+        first.communicate("", timeout=SECONDS_MAX)
+
+
+# -- clocks ----------------------------------------------------------------------------------
+
+
+def test_a_clock_that_jumps_never_takes_time_back(tmp_path):
+    """Whatever the clock says, recorded_at never decreases, also across openings."""
+    hour = 3_600 * 10**9
+    jumps = [10**18, 10**18 + hour, 10**18 - hour, 0, 10**18 + 2 * hour, 5, 10**18 + hour]
+    said = iter([jump for jump in jumps for _ in range(8)] * 4)
+    for opening in range(3):
+        with EventStore.open(tmp_path / "h", clock=lambda: next(said)) as store:
+            if not opening:
+                store.create("s")
+            for _ in range(12):
+                store.append("s", LINE)
+    with EventStore.open(tmp_path / "h", read_only=True) as store:
+        times = [each.recorded_at for each in store.all()]
+        assert times == sorted(times) and times[-1] == 10**18 + 2 * hour
+        assert store.position_at(10**18 + hour) == times.index(10**18 + 2 * hour) - 1
+        assert verify(store).sound
+
+
+def test_an_environment_lists_its_readers(tmp_path):
+    """Each reader has its process and the commit it holds on to; who reads nothing has none."""
+    place = tmp_path / "h"
+    with fill(place) as store:
+        environment = open_environment(place / "log")
+        before = environment.newest_commit()
+        with environment.begin():
+            store.append("s", LINE)
+            (reader,) = [each for each in environment.readers() if each.commit is not None]
+            assert (reader.process, reader.commit) == (os.getpid(), before)
+            assert environment.newest_commit() == before + 1
+        environment.close()

@@ -1,0 +1,319 @@
+"""Repair: whatever is damaged, all that is whole is in the new store and nothing else is."""
+
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from driver import Driver, steps_of, ticking
+from facts import told
+from msgspec.structs import replace
+
+from eventstore import EventStore, FormatTooNew, Keyring, StoreLocked, StoreUnavailable
+from eventstore.audit.verify import verify
+from eventstore.directory import LOG
+from eventstore.events import (
+    AnyEvent,
+    BranchMerged,
+    Custom,
+    KeyCreated,
+    MessageAppended,
+    SessionCreated,
+)
+from eventstore.ids import SYSTEM
+from eventstore.log.format import POSITION
+from eventstore.log.frame import Frame
+from eventstore.repair import LOST, LOST_TEXT, Repaired, repair
+from projections.session import SessionState
+
+PAGE, PAGE_HEAD_BYTES = 4096, 16
+SEEDS = [*range(8), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(8, 400))]
+"""What damage is drawn from: some always, the others by hand and nightly."""
+TOKENS_OFF = re.compile(r"counts -?\d+ tokens, its lines hold \d+$")
+SECRET = "the gate's code is 4711"
+
+
+class Original:
+    """A closed store as it was: its frames, what each event says, and the bytes of its file."""
+
+    def __init__(self, place: Path, keyring: Keyring | None = None) -> None:
+        self.place, self.keyring = place, keyring
+        self.content = (place / LOG / "data.mdb").read_bytes()
+        with EventStore.open(place, read_only=True, keyring=keyring) as store:
+            self.head = store.head()
+            self.frames = list(frames(store))
+            self.said = {each.position: shown(each) for each in store.all()}
+            self.events = {(e.session, e.version): e.structure for e in store.all()}
+            self.names = {frame.session_ref: frame.session for frame in self.frames}
+            self.names |= {frame.actor_ref: frame.actor for frame in self.frames if frame.actor}
+
+    def intact(self, damaged: bytes) -> set[int]:
+        """Return the positions of the frames of which a whole copy is left somewhere."""
+        whole = [frame for frame in self.frames if stands(frame, damaged)]
+        return {p for frame in whole for p in range(frame.position, frame.last_position + 1)}
+
+
+def stands(frame: Frame, content: bytes) -> bool:
+    """Return True where a frame stands whole behind its key, or alone on pages of its own."""
+    if POSITION.pack(frame.last_position) + frame.raw in content:
+        return True
+    at = content.find(frame.raw)
+    return at >= 0 and at % PAGE == PAGE_HEAD_BYTES
+
+
+def frames(store: EventStore):
+    """Iterate over the frames of a store."""
+    position = 0
+    while position < store.log.size():
+        for frame in store.log.read_all(position):
+            yield frame
+            position = frame.last_position + 1
+
+
+def shown(recorded) -> tuple[str, int, str]:
+    """Return what an event says, as comparable text, and where in its session."""
+    event, names = recorded.structure, (recorded.actor, recorded.occurred_at, recorded.recorded_at)
+    return recorded.session, recorded.version, repr((event, names))
+
+
+def is_placeholder(recorded) -> bool:
+    """Return True for what repair puts where something was lost."""
+    event = recorded.structure
+    if isinstance(event, MessageAppended):
+        return event.message.fields["content"] == LOST_TEXT
+    if isinstance(event, SessionCreated):
+        return event.metadata == {LOST: True}
+    return isinstance(event, Custom) and event.name == LOST
+
+
+def is_half_of(event: AnyEvent, recorded) -> bool:
+    """Return True for a half of a merge that was written anew: all that its other half says."""
+    found = recorded.structure
+    bare = {"metadata": {}, "context": {}, "summary": None}
+    return replace(found, **bare) == replace(event, **bare)
+
+
+def made(place: Path, keyring: Keyring | None = None, size: int = 60) -> Original:
+    """Make a store with everything in it: bulk, merges, branches, keys, a trained dictionary."""
+    with EventStore.open(
+        place, clock=ticking(), durability="buffered", keyring=keyring, max_depth=50
+    ) as store:
+        driver = Driver(store)
+        for step in steps_of(11, size):
+            driver.run(step)
+        store.create("bulk", user="user:7")
+        for number in range(12):
+            line = {"role": "user", "content": f"line {number} " * 30}
+            store.append("bulk", [line] * 9, key=f"key {number}")
+        store.append("bulk", {"role": "tool", "content": random.Random(1).randbytes(9_000).hex()})
+        if keyring is not None:
+            store.create("private")
+            store.append("private", {"content": SECRET})
+            store.erase("private", reason="asked for")
+        for step in steps_of(12, size):
+            driver.run(step)
+    return Original(place, keyring)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Original:
+    """Give a store that is not encrypted."""
+    return made(tmp_path_factory.mktemp("repair") / "history")
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Original:
+    """Give an encrypted one."""
+    place = tmp_path_factory.mktemp("repair")
+    return made(place / "history", Keyring.file(place / "keyring"))
+
+
+Damage = Callable[[random.Random, bytearray], None]
+
+
+def flips(source: random.Random, content: bytearray) -> None:
+    """Flip single bits anywhere."""
+    for _ in range(source.randint(1, 40)):
+        content[source.randrange(len(content))] ^= 1 << source.randrange(8)
+
+
+def zeros(source: random.Random, content: bytearray) -> None:
+    """Zero whole pages, the first ones too."""
+    for _ in range(source.randint(1, 6)):
+        at = source.randrange(len(content) // PAGE) * PAGE
+        content[at : at + PAGE] = bytes(PAGE)
+
+
+def swaps(source: random.Random, content: bytearray) -> None:
+    """Put one page in another's place."""
+    one, other = (source.randrange(2, len(content) // PAGE) * PAGE for _ in range(2))
+    content[one : one + PAGE] = content[other : other + PAGE]
+
+
+def cuts(source: random.Random, content: bytearray) -> None:
+    """Cut the end off."""
+    del content[source.randrange(2 * PAGE, len(content)) :]
+
+
+def beheads(source: random.Random, content: bytearray) -> None:
+    """Lose both meta pages, so that no tree leads anywhere."""
+    content[: 2 * PAGE] = source.randbytes(2 * PAGE)
+
+
+DAMAGES = (flips, zeros, swaps, cuts, flips, beheads)
+
+
+def damaged(original: Original, place: Path, damage: Damage, seed: int) -> bytes:
+    """Make a damaged copy of a store; returns the bytes of its file."""
+    source = random.Random(seed)
+    content = bytearray(original.content)
+    damage(source, content)
+    (place / LOG).mkdir(parents=True)
+    shutil.copy(original.place / "eventstore.json", place)
+    (place / LOG / "data.mdb").write_bytes(content)
+    return bytes(content)
+
+
+def check(original: Original, content: bytes, place: Path, report: Repaired) -> None:
+    """Compare a repaired store with the model: what was, and which of it is left."""
+    was = {(session, version): said for session, version, said in original.said.values()}
+    intact = {original.said[p][:2] for p in original.intact(content) if p < report.events}
+    intact -= {
+        where
+        for ref, name in original.names.items()
+        for where in intact
+        if f"lost name {ref}" in report.unnamed
+        and where[0] == name
+        and (original.keyring or isinstance(original.events[where], BranchMerged))
+    }
+    lost = {
+        (part.session, version)
+        for part in report.sessions
+        for version in range(part.first, part.last + 1)
+    }
+    with EventStore.open(place, keyring=original.keyring) as store:
+        kept, names = set(), {f"lost name {ref}": name for ref, name in original.names.items()}
+        renamed = {names[name] for name in report.unnamed}
+        for each in store.all(limit=report.size):
+            where = names.get(each.session, each.session), each.version
+            if each.session == SYSTEM and where not in was:
+                assert isinstance(each.structure, KeyCreated), "which key seals what is said anew"
+                continue
+            if each.type == "BranchMerged" and where not in intact:
+                assert is_half_of(original.events[where], each), f"{where} is another merge"
+            elif is_placeholder(each):
+                other = each.session in renamed  # a second one, which only other facts tell of
+                assert other or where not in intact, f"{where} was whole and is a placeholder"
+                assert (each.session, each.version) in lost
+            else:
+                said = shown(each)[2]
+                for lost_name, name in names.items():
+                    for end in "'#":
+                        said = said.replace(lost_name + end, f"{name}{end}")
+                assert said == was[where], f"{where} was altered"
+                kept.add(where)
+        assert intact <= kept, "all that was whole is there"
+        assert report.kept == len(kept) and report.whole == (
+            len(kept) == len(was) and not report.unnamed and report.size_known
+        )
+        gone = {p for start, stop in report.positions for p in range(start, stop)}
+        there = {original.said[p][:2] for p in range(report.events)}
+        assert {original.said[p][:2] for p in gone} == there - kept
+        assert [
+            each
+            for each in told(verify(store, deep=True)).splitlines()
+            if not TOKENS_OFF.search(each)
+        ] == []
+        for session in store.sessions():
+            if store.headers.now(session).status not in ("deleted", "erased"):
+                list(SessionState.of(store, session).messages)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_whole_is_saved_and_nothing_else(plain, tmp_path, seed):
+    """Random damage: each event that is left whole is there unaltered, all others are listed."""
+    content = damaged(plain, tmp_path / "h", DAMAGES[seed % len(DAMAGES)], seed)
+    report = repair(tmp_path / "h", tmp_path / "made")
+    assert (tmp_path / "h" / LOG / "data.mdb").read_bytes() == content
+    assert sorted(each.name for each in (tmp_path / "h").rglob("*")) == [
+        "data.mdb",
+        "eventstore.json",
+        LOG,
+    ]
+    check(plain, content, tmp_path / "made", report)
+
+
+@pytest.mark.parametrize("seed", [*SEEDS[:3], *SEEDS[8:100]])
+def test_an_encrypted_store_is_repaired_with_its_keyring(encrypted, tmp_path, seed):
+    """Sealed facts come over sealed, placeholders are sealed; what was erased stays erased."""
+    content = damaged(encrypted, tmp_path / "h", DAMAGES[seed % len(DAMAGES)], seed)
+    report = repair(tmp_path / "h", tmp_path / "made", keyring=encrypted.keyring)
+    check_sealed(encrypted, content, tmp_path / "made", report)
+
+
+def check_sealed(original: Original, content: bytes, place: Path, report: Repaired) -> None:
+    """Like check, where payloads of one session are gone for good."""
+    for each in place.rglob("*"):
+        assert not each.is_file() or SECRET.encode() not in each.read_bytes()
+    check(original, content, place, report)
+
+
+def test_a_sound_store_is_repaired_to_itself(plain, tmp_path):
+    """With nothing lost the new store has the same facts, the same root, and another origin."""
+    report = repair(plain.place, tmp_path / "made")
+    assert report.whole and report.root == plain.head.root.hex()
+    assert (report.size, report.kept, report.positions) == (plain.head.size, plain.head.size, [])
+    with EventStore.open(tmp_path / "made") as store:
+        assert store.head() == plain.head
+        line = {"role": "user", "content": "line 3 " * 30}
+        assert store.append("bulk", [line] * 9, key="key 3").duplicate
+        store.append("bulk", line)  # its first fact: what it was made of
+        assert told(verify(store, deep=True)) == ""
+
+
+def test_without_its_description_a_store_is_repaired(plain, tmp_path):
+    """The log knows its own store; the description beside it is made anew."""
+    damaged(plain, tmp_path / "h", lambda *_: None, 0)
+    for content in (None, b"", b"{}"):
+        marker = tmp_path / "h" / "eventstore.json"
+        marker.unlink() if content is None else marker.write_bytes(content)
+        place = tmp_path / f"made {content}"
+        assert repair(tmp_path / "h", place).whole
+        with EventStore.open(place) as store, EventStore.open(plain.place, read_only=True) as was:
+            assert store.id == was.id
+    marker.write_text('{"format": 99, "store": "x"}')
+    with pytest.raises(FormatTooNew):
+        repair(tmp_path / "h", tmp_path / "newer")
+
+
+def test_nothing_is_overwritten_and_nobody_disturbed(plain, tmp_path):
+    """A destination that exists, a source that is open or that is none: each is one clear error."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine").write_text("mine")
+    with pytest.raises(StoreUnavailable, match="overwrites nothing"):
+        repair(plain.place, tmp_path / "there")
+    with pytest.raises(StoreUnavailable, match="can't be read"):
+        repair(tmp_path / "there", tmp_path / "made")
+    with EventStore.open(plain.place), pytest.raises(StoreLocked, match="repair it then"):
+        repair(plain.place, tmp_path / "made")
+    assert [each.name for each in tmp_path.iterdir()] == ["there"]
+
+
+def test_rubbish_gives_an_empty_store_or_an_error(plain, tmp_path):
+    """A file without anything of ours in it never ends in anything but a clear answer."""
+    for number, content in enumerate([b"", b"x", random.Random(2).randbytes(20 * PAGE)]):
+        place = tmp_path / str(number)
+        (place / LOG).mkdir(parents=True)
+        shutil.copy(plain.place / "eventstore.json", place)
+        (place / LOG / "data.mdb").write_bytes(content)
+        report = repair(place, tmp_path / f"made {number}")
+        assert (report.size, report.kept, report.events) == (0, 0, 0)
+        EventStore.open(tmp_path / f"made {number}").close()
+
+
+def test_frames_are_known_by_their_checksums(plain):
+    """The model's own ground: each frame of the original stands whole in its file."""
+    assert all(stands(frame, plain.content) for frame in plain.frames)
+    assert plain.intact(plain.content) == set(range(plain.head.size))
