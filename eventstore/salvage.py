@@ -178,8 +178,9 @@ class Salvage:
             position = frame.last_position + 1
             if not is_whole(frame):
                 gaps.add(frame.position, position)
+        self.size = max(self.size, position)
         if not position or not self.size_known:
-            self.size = max(self.size, position, self._end(codec))
+            self.size = max(self.size, self._end(codec))
         gaps.add(position, self.size)
         return gaps
 

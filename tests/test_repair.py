@@ -216,7 +216,7 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
                 kept.add(where)
         assert intact <= kept, "all that was whole is there"
         assert report.kept == len(kept) and report.whole == (
-            len(kept) == len(was) and not report.unnamed and report.size_known
+            len(kept) == report.events and not report.unnamed and report.size_known
         )
         gone = {p for start, stop in report.positions for p in range(start, stop)}
         there = {original.said[p][:2] for p in range(report.events)}

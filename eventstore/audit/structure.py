@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..files import unavailable
 from . import pages
 from .pages import FILE
 from .report import Finding
@@ -23,7 +24,8 @@ BYTES_PER_SECOND_MIN = 4 << 20
 
 def environments(path: Path) -> list[Path]:
     """Return the LMDB environments in a store's directory, without what is being made there."""
-    found = sorted(each.parent for each in path.glob(f"*/{FILE}"))
+    with unavailable(path):
+        found = sorted(each.parent for each in path.glob(f"*/{FILE}"))
     return [each for each in found if not each.name.startswith(".")]
 
 

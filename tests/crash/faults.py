@@ -17,6 +17,9 @@ from typing import NamedTuple
 from scenarios import line
 
 from eventstore import EventStore, EventStoreError, StoreUnavailable
+from eventstore.backup import backup
+from eventstore.compacting import compact
+from projections import Views
 
 PR_SET_PTRACER, ANYBODY = 0x59616D61, ctypes.c_ulong(-1)
 SECONDS_MAX = 60.0
@@ -127,6 +130,28 @@ def append_some(root: Path, tell: Tell) -> None:
         else:
             tell("gave up", number)
     closed(store, tell)
+
+
+def care_for(root: Path, tell: Tell) -> None:
+    """Back the store up, compact it and use it again; each twice at most if it is refused."""
+
+    def save() -> None:
+        with EventStore.open(root / "h") as store:
+            backup(store, root / "copy", incremental=True)
+
+    def use() -> None:
+        with EventStore.open(root / "h") as store:
+            Views(store).statistics()
+            store.append("a", line(0), key="k0")
+
+    for act in (save, lambda: compact(root / "h"), use):
+        for _ in range(ATTEMPTS):
+            try:
+                act()
+            except EventStoreError as error:
+                tell("refused", type(error).__name__, error)
+            else:
+                break
 
 
 def look(store: EventStore | None, tell: Tell) -> None:

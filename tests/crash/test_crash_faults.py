@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from faults import APPENDS, Fault, Sufferer, append_some
+from faults import APPENDS, Fault, Sufferer, Work, append_some, care_for
 from scenarios import line
 from tools import traced
 
@@ -13,6 +13,7 @@ from eventstore.audit.verify import verify
 
 CALLS = ("pwrite64", "writev", "fdatasync", "openat", "mmap", "pread64", "mkdir", "ftruncate")
 CALLS_OF_CREATION = ("write", "fsync", "rename")
+CALLS_OF_CARE = ("fsync", "rename", "unlink")
 ERRORS = ("error=EIO", "error=ENOSPC")
 SHORT = "retval=100"
 """A write that says to have taken only 100 bytes; LMDB takes that for a failed one."""
@@ -51,19 +52,19 @@ def check(root: Path, told: list[str]) -> None:
         store.append("a", {"content": "still of use"})
 
 
-def run(base: Path, faults: list[Fault], *, existing: bool) -> int:
+def run(base: Path, faults: list[Fault], *, existing: bool, work: Work = append_some) -> int:
     """Do the work under each fault and check it; return how many of the calls there were."""
     roots = [base / str(number) for number in range(len(faults))]
     for root in roots:
         root.mkdir()
         if existing:
             made(root)
-    started = [Sufferer(append_some, *each) for each in zip(roots, faults, strict=True)]
+    started = [Sufferer(work, *each) for each in zip(roots, faults, strict=True)]
     outcomes = [each.outcome() for each in started]
     for root, fault, (told, _) in zip(roots, faults, outcomes, strict=True):
         name = f"{fault} {'on a store' if existing else 'in creation'}: {told}"
         assert not [each for each in told if each.startswith(("foreign", "died"))], name
-        if not fault.lasting:
+        if not fault.lasting and work is append_some:
             assert sum(each.startswith("size") for each in told) == APPENDS, name
         check(root, told)
         shutil.rmtree(root)
@@ -83,6 +84,27 @@ def test_a_failed_call_costs_nothing(tmp_path, tally, calls, call, how):
             tally("failed calls", hits)
             if hits < len(faults):
                 break
+
+
+@pytest.mark.parametrize(
+    ("call", "calls"),
+    [
+        *((call, CALLS_FAST) for call in CALLS_OF_CARE),
+        *(
+            pytest.param(call, CALLS_LONG, marks=pytest.mark.long)
+            for call in (*CALLS, *CALLS_OF_CARE)
+        ),
+    ],
+)
+def test_a_failed_call_in_a_backup_or_compaction_costs_nothing(tmp_path, tally, call, calls):
+    """What cares for a store is done or refused by an error of the tree, and the store is sound."""
+    traced()
+    for first in range(1, calls + 1, SIDE_BY_SIDE):
+        faults = [Fault(call, ERRORS[0], first + each) for each in range(SIDE_BY_SIDE)]
+        hits = run(tmp_path, faults, existing=True, work=care_for)
+        tally("failed calls of care", hits)
+        if hits < len(faults):
+            break
 
 
 @pytest.mark.parametrize("how", ERRORS)
