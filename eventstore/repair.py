@@ -85,10 +85,10 @@ class Repaired(msgspec.Struct, frozen=True):
 
     `events` is how many the old one had, as far as that is known: `size_known` is False where it
     may have had more (an old page that is whole and stands where a newer one should can hide the
-    newest commit even so: only a head that is kept elsewhere shows that); `kept` is how many of them the new one has. `positions` are
-    stretches [start, stop) of the old log that are lost, `sessions` those parts of sessions,
-    `unnamed` what sessions and actors are called now whose names are lost; at most LISTED_MAX of
-    each are listed.
+    newest commit even so: only a head that is kept elsewhere shows that); `kept` is how many of
+    them the new one has. `positions` are stretches [start, stop) of the old log that are lost,
+    `sessions` those parts of sessions, `unnamed` what sessions and actors are called now whose
+    names are lost; at most LISTED_MAX of each are listed.
     """
 
     size: int

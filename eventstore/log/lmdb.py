@@ -142,7 +142,6 @@ class LmdbLog:
         self._tails: dict[str, Tail]
         self._tails_size: int
         self._commit: int
-        self._committing: int
         self._seen = Seen(-1, 0, {})
         self._forget()
         with self.env.begin() as txn:
@@ -194,19 +193,19 @@ class LmdbLog:
         try:
             with self.env.begin(write=True) as txn:
                 yield stage
-                self._committing = txn.id() if learnt else -1
+                number = txn.id()
         except BaseException:
             self._forget()
             raise
         for names, tails, size in learnt:
             self._settle(names, tails, size)
         if learnt:  # LMDB gives no number to a commit of nothing
-            self._commit = self._committing
+            self._commit = number
 
     def _forget(self) -> None:
         """Drop what was learnt inside a transaction that did not become durable."""
         self._name_of, self._ref_of, self._tails, self._tails_size = {}, {}, {}, -1
-        self._commit = self._committing = -1
+        self._commit = -1
 
     def _settle(self, names: dict[bytes, int], tails: dict[str, Tail], size: int) -> None:
         """Remember what a plan that is durable now has changed."""
@@ -385,9 +384,9 @@ class LmdbLog:
     def tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream."""
         self._check_open()
-        # No transaction is needed where nobody wrote since we did, or we do just now: callers of
-        # a commit that is not acknowledged yet may not be seen by anybody.
-        if self.env.newest_commit() in (self._commit, self._committing) and session in self._tails:
+        # No transaction is needed where nobody wrote since we did. A commit of ours that LMDB has
+        # and _settle() has not is read like another's: whoever read it already must find it here.
+        if self.env.newest_commit() == self._commit and session in self._tails:
             return self._tails[session]
         with self.env.begin() as txn:
             return self.tail_in(txn, session, self._look(txn))
