@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -473,14 +474,28 @@ def test_an_interrupted_turn_is_gone_on_with(cli: Cli, agents: Path):
 # -- the repl, in a terminal -----------------------------------------------------------------
 
 
+IN_A_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Makes its input the terminal that Ctrl-C comes from, then becomes the command."""
+
+
 class Typed:
     """A repl in a terminal of its own, that is typed into."""
 
     def __init__(self, *arguments: str) -> None:
-        self.child, self._terminal = pty.fork()
-        if self.child == 0:
-            environment = {**ENVIRONMENT, "TERM": "dumb", "COLUMNS": "80"}
-            os.execve(COMMAND[0], [*COMMAND, *arguments], environment)
+        self._terminal, other = pty.openpty()
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", IN_A_TERMINAL, *COMMAND, *arguments],
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            env={**ENVIRONMENT, "TERM": "dumb", "COLUMNS": "80"},
+            start_new_session=True,
+        )
+        os.close(other)
 
     def until(self, text: str, type_: str = "") -> str:
         """Type, then return what is shown up to where this text came."""
@@ -499,7 +514,7 @@ class Typed:
                 continue
         except OSError:  # the other side is closed
             os.close(self._terminal)
-        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+        return self._child.wait()
 
 
 def test_a_conversation_in_a_terminal(cli: Cli, agents: Path):
