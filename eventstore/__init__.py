@@ -2,18 +2,13 @@
 
 The map, from the ground up (imports only go down):
 
-    words     errors ids clock limits messages files volume
+    words     errors ids clock limits messages files place.volume
     facts     events upcast patch spans
-    the log   audit.tree audit.entry log.format log.vault log.names log.seal log.codec log.frame
-              log.draft log.shredding log.rows log.erased log.environment masterkey keyring
-              log.listing log.base log.memory log.lmdb log.starter
-    state     header caches snapshots hidden lineage transcript decisions
+    the log   audit.tree audit.entry log masterkey keyring
+    state     state
     trust     audit.signer audit.note audit.leaves audit.proof audit.trust
-    engine    requests system encoder erasure retention commands room writer engine reading
-              subscription directory presence audit.pages audit.report audit.structure opening
-              store aio
-    proof     audit carrying increments backup comparing compacting
-              salvage repair doctor
+    engine    engine place audit.pages audit.report audit.structure store aio
+    proof     audit care
     views     the package `projections`
     doors     interchange sessions cli
 
@@ -21,6 +16,7 @@ Read docs/architecture.md for one append and one time-travel read, step by step.
 """
 
 from . import errors, events
+from .engine.subscription import Subscription
 from .errors import (
     Corruption,
     DepthExceeded,
@@ -49,7 +45,6 @@ from .log.base import ANY, NO_STREAM, Head, Receipt
 from .log.frame import Recorded
 from .messages import Message
 from .store import EventStore
-from .subscription import Subscription
 
 __all__ = [
     "ANY",

@@ -11,13 +11,13 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import reading
-from .commands import Commands
-from .engine import Engine
+from .engine import reading
+from .engine.commands import Commands
+from .engine.requests import Request
+from .engine.runner import Engine
+from .engine.subscription import Subscription
 from .log.base import Head, Receipt
 from .log.frame import Recorded
-from .requests import Request
-from .subscription import Subscription
 
 if TYPE_CHECKING:
     from .store import EventStore

@@ -1,6 +1,6 @@
 """Every limit of the store, named with its unit; `docs/limits.md` explains each.
 
-A limit is checked where input enters (messages.py, codec.py, commands.py) and asserted
+A limit is checked where input enters (messages.py, log/codec.py, engine/commands.py) and asserted
 where bytes leave. None of them changes what is already on disk.
 """
 

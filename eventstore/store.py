@@ -16,20 +16,20 @@ from random import Random
 from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
-from . import reading
 from .aio import AsyncStore
 from .audit.trust import audit_directory, check_not_lost, reason_for_distrust
-from .caches import drop_stale
 from .clock import Clock, system_clock, to_ns
-from .commands import Commands
-from .directory import describe, ensure_store
-from .engine import Engine
-from .erasure import resume
+from .engine import reading
+from .engine.commands import Commands
+from .engine.erasure import resume
+from .engine.requests import Options, Request
+from .engine.runner import Engine
+from .engine.subscription import Signal, Subscription
+from .engine.system import ORIGIN, READ
 from .errors import Corruption, EventStoreError, InvalidEvent, SessionNotFound, StoreUnavailable
 from .ids import SYSTEM
 from .keyring import Keyring
 from .limits import BRANCH_DEPTH_MAX, BUFFERED_INTERVAL_MS, MAP_BYTES_DEFAULT
-from .lineage import Headers
 from .log.base import Head, Log, Receipt
 from .log.codec import train
 from .log.format import MARKER, RAW
@@ -38,11 +38,11 @@ from .log.lmdb import LmdbLog
 from .log.memory import MemoryLog
 from .log.vault import STORE_KEY
 from .messages import Json, TokenCounter, count_tokens
-from .opening import check_volume, open_log
-from .requests import Options, Request
-from .snapshots import MemorySnapshots, Snapshots, disk_snapshots
-from .subscription import Signal, Subscription
-from .system import ORIGIN, READ
+from .place.directory import describe, ensure_store
+from .place.opening import check_volume, open_log
+from .state.caches import drop_stale
+from .state.lineage import Headers
+from .state.snapshots import MemorySnapshots, Snapshots, disk_snapshots
 
 TRAINING_EVENTS_MAX = 20_000
 """Newest events that a dictionary is trained on."""

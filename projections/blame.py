@@ -13,12 +13,12 @@ import msgspec
 from eventstore import EventStore, Message, Recorded
 from eventstore import events as ev
 from eventstore.events import Span
-from eventstore.header import SessionHeader
-from eventstore.lineage import lineage
 from eventstore.messages import Json
 from eventstore.patch import assigned, changes, patched
 from eventstore.spans import length, minus
-from eventstore.transcript import Transcript
+from eventstore.state.header import SessionHeader
+from eventstore.state.lineage import lineage
+from eventstore.state.transcript import Transcript
 
 from .projection import segment_stretches
 from .session import SessionState

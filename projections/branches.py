@@ -13,12 +13,12 @@ import msgspec
 
 from eventstore import Corruption, EventStore, Recorded, SessionNotFound
 from eventstore import events as ev
-from eventstore.header import SessionHeader
-from eventstore.lineage import Segment, fork_of
+from eventstore.engine.reading import version_at
 from eventstore.log.base import Log, frames_at
 from eventstore.log.format import TYPE_CODES
 from eventstore.messages import Json
-from eventstore.reading import version_at
+from eventstore.state.header import SessionHeader
+from eventstore.state.lineage import Segment, fork_of
 
 from .moment import moment_position
 from .projection import Projection, segment_stretches

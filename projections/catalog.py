@@ -18,13 +18,13 @@ from xxhash import xxh3_128_digest
 from eventstore import InvalidEvent, Recorded
 from eventstore import events as ev
 from eventstore.errors import UNDECODABLE
-from eventstore.header import SessionHeader
 from eventstore.limits import NAME_BYTES_MAX
-from eventstore.lineage import Headers
 from eventstore.log.format import SHREDDED, TYPE_CODES
 from eventstore.log.frame import Frame
 from eventstore.messages import Json
 from eventstore.patch import patched
+from eventstore.state.header import SessionHeader
+from eventstore.state.lineage import Headers
 
 from .projection import Projection
 from .shelf import Rows

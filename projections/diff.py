@@ -14,7 +14,7 @@ from eventstore.events import Span
 from eventstore.messages import Json
 from eventstore.patch import changes
 from eventstore.spans import joined, length, minus
-from eventstore.transcript import Transcript
+from eventstore.state.transcript import Transcript
 
 from .session import SessionState
 

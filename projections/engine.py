@@ -15,10 +15,10 @@ import msgspec
 from xxhash import xxh3_128_digest
 
 from eventstore import Corruption, EventStore, InvalidEvent, StoreUnavailable
-from eventstore.caches import VIEWS, cache_directory
 from eventstore.ids import SYSTEM, check_name
 from eventstore.log.frame import Frame
 from eventstore.messages import Json
+from eventstore.state.caches import VIEWS, cache_directory
 
 from .branches import BranchesProjection, BranchTree, root_of, tree_of, tree_prefix
 from .catalog import LISTED, CatalogProjection, SessionPage, selection

@@ -7,8 +7,8 @@ the newest event; time travel is exact, since recorded time never goes back alon
 from datetime import datetime
 
 from eventstore import EventStore, InvalidEvent, SessionNotFound
-from eventstore.lineage import checked_version
-from eventstore.reading import version_at
+from eventstore.engine.reading import version_at
+from eventstore.state.lineage import checked_version
 
 
 def moment_position(

@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from eventstore import EventStore, InvalidEvent, Recorded
+from eventstore.engine.reading import type_codes
 from eventstore.ids import SYSTEM
-from eventstore.lineage import Segment, lineage
 from eventstore.log.base import Log, frames_at
 from eventstore.log.format import MESSAGE
 from eventstore.log.frame import Frame
-from eventstore.reading import type_codes
+from eventstore.state.lineage import Segment, lineage
 
 from .moment import check_one_moment, moment_position, moment_version
 

@@ -2,7 +2,7 @@
 
 Invariants: the small header is folded, the messages are read when looked at; a state shows one
 moment and doesn't move; at the newest version it is what every command decides from, since both
-are the same fold (eventstore.header).
+are the same fold (eventstore.state.header).
 """
 
 import copy
@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from eventstore import EventStore, Message, SessionDeleted
 from eventstore.clock import to_datetime
-from eventstore.header import SessionHeader
-from eventstore.transcript import Transcript
+from eventstore.state.header import SessionHeader
+from eventstore.state.transcript import Transcript
 
 from .moment import moment_version
 

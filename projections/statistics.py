@@ -15,10 +15,10 @@ import msgspec
 from eventstore import EventStore, Recorded
 from eventstore import events as ev
 from eventstore.clock import to_datetime
-from eventstore.lineage import Headers
 from eventstore.log.format import MESSAGE, OCCURRED, TYPE_CODES
 from eventstore.log.frame import Frame
 from eventstore.messages import ROLES
+from eventstore.state.lineage import Headers
 
 from .projection import Projection, fold
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from eventstore import EventStore, Keyring
-from eventstore.directory import LOG, ensure_store
 from eventstore.log.lmdb import LmdbLog
 from eventstore.log.memory import MemoryLog
+from eventstore.place.directory import LOG, ensure_store
 from eventstore.store import starter_dictionary
 
 # Many tests start processes of their own; without byte code each would compile the package anew.

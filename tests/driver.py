@@ -12,8 +12,8 @@ from random import Random
 from hypothesis import strategies as st
 
 from eventstore import EventStore, EventStoreError
-from eventstore.header import SessionHeader
-from eventstore.lineage import fold_segments, lineage
+from eventstore.state.header import SessionHeader
+from eventstore.state.lineage import fold_segments, lineage
 
 ROLES = ("user", "assistant", "system", "tool", "critic")
 STRATEGIES = ("append", "adopt", "interleave", "squash")

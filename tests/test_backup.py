@@ -13,9 +13,9 @@ from eventstore import Corruption, EventStore, FormatTooNew, StoreUnavailable
 from eventstore.audit.leaves import log_entries
 from eventstore.audit.tree import leaf_hash, root_of
 from eventstore.audit.verify import verify
-from eventstore.backup import DATA, backup, restore
-from eventstore.directory import LOG
+from eventstore.care.backup import DATA, backup, restore
 from eventstore.log.format import MARKER
+from eventstore.place.directory import LOG
 
 
 def filled(store: EventStore, count: int = 3) -> None:
@@ -154,7 +154,7 @@ def test_a_disk_that_refuses_leaves_nothing_behind(tmp_path):
     child = textwrap.dedent("""
         import resource, signal, sys
         from eventstore import EventStore, StoreFull
-        from eventstore.backup import backup
+        from eventstore.care.backup import backup
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         with EventStore.open(sys.argv[1]) as store:
             store.create("a")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eventstore import EventStore, StoreUnavailable
-from eventstore.backup import backup, restore
+from eventstore.care.backup import backup, restore
 from projections import SessionState, Views
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from facts import fill
 
-from eventstore import Corruption, EventStore, Keyring, StoreLocked, StoreUnavailable, presence
+from eventstore import Corruption, EventStore, Keyring, StoreLocked, StoreUnavailable
 from eventstore.audit.pages import PageFile
 from eventstore.audit.verify import verify, verify_directory
-from eventstore.compacting import ROWS_MAX, compact
-from eventstore.opening import UNFINISHED
+from eventstore.care.compacting import ROWS_MAX, compact
+from eventstore.place import presence
+from eventstore.place.opening import UNFINISHED
 
 
 def rows_of(store: EventStore) -> dict[bytes, list[tuple[bytes, bytes]]]:

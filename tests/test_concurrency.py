@@ -23,8 +23,8 @@ from eventstore import (
     VersionConflict,
 )
 from eventstore.audit.verify import verify
-from eventstore.lineage import Headers
-from eventstore.snapshots import MemorySnapshots
+from eventstore.state.lineage import Headers
+from eventstore.state.snapshots import MemorySnapshots
 from projections.session import SessionState
 
 SECONDS_MAX = 60

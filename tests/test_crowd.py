@@ -14,9 +14,9 @@ import pytest
 
 from eventstore import EventStore
 from eventstore.audit.verify import verify
+from eventstore.engine.room import Room
+from eventstore.engine.writer import TICKET_BYTES, Writer
 from eventstore.limits import QUEUE_BYTES_MAX
-from eventstore.room import Room
-from eventstore.writer import TICKET_BYTES, Writer
 
 SECONDS_MAX = 60
 COMMITS_MAX = 100

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from eventstore import Corruption, EventStore, InvalidEvent, SessionDeleted, SessionNotFound
 from eventstore.events import Span
-from eventstore.lineage import lineage
 from eventstore.spans import joined
-from eventstore.transcript import Transcript
+from eventstore.state.lineage import lineage
+from eventstore.state.transcript import Transcript
 from projections import SessionState, blame, diff
 from projections.diff import common_prefix
 

@@ -13,8 +13,8 @@ from facts import fill
 
 from eventstore import EventStore, Keyring, StoreUnavailable, errors
 from eventstore.audit.pages import PageFile
+from eventstore.care.doctor import Advice, Diagnosis, diagnose, room_of
 from eventstore.cli.app import run
-from eventstore.doctor import Advice, Diagnosis, diagnose, room_of
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from eventstore import (
     StoreUnavailable,
 )
 from eventstore.audit.verify import verify
+from eventstore.engine.requests import Part
 from eventstore.log.base import Append
-from eventstore.requests import Part
 from projections import BranchTree, SessionState, Statistics, Views
 
 WORD, OTHER = "zebrafish", "goldfish"

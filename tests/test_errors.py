@@ -30,10 +30,10 @@ from eventstore import (
     VersionConflict,
     errors,
 )
-from eventstore.caches import SNAPSHOTS
-from eventstore.directory import LOG
 from eventstore.log.format import FORMAT, MARKER
-from eventstore.snapshots import MemorySnapshots
+from eventstore.place.directory import LOG
+from eventstore.state.caches import SNAPSHOTS
+from eventstore.state.snapshots import MemorySnapshots
 from projections.session import SessionState
 
 HELLO = {"role": "user", "content": "hello"}

@@ -7,9 +7,9 @@ from play import Play, steps_of
 
 from eventstore import EventStore, InvalidEvent
 from eventstore.audit.verify import verify, verify_directory
-from eventstore.header import SessionHeader
 from eventstore.ids import parse_message_id
 from eventstore.sessions import SessionManager
+from eventstore.state.header import SessionHeader
 from projections import BranchTree, SessionState, Statistics
 
 LONG = pytest.mark.long

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventstore import EventStore, EventStoreError, Keyring, increments, opening, presence
+from eventstore import EventStore, EventStoreError, Keyring
 from eventstore.audit.heads import Heads
 from eventstore.audit.note import origin_of, sign_rotation
 from eventstore.audit.pages import FILE, PageError, PageFile, hides_a_commit
@@ -32,25 +32,27 @@ from eventstore.audit.trust import (
     reason_for_distrust,
     rotation_path,
 )
-from eventstore.backup import backup
+from eventstore.care import increments
+from eventstore.care.backup import backup
 from eventstore.cli.app import parse_expected
 from eventstore.cli.care import _last_verified
 from eventstore.cli.terminal import parse_json
 from eventstore.cli.views import parse_side
 from eventstore.cli.writes import parse_messages, parse_pairs, parse_place, parse_seconds
 from eventstore.clock import parse_time
-from eventstore.directory import LOG, describe
 from eventstore.events import Custom
-from eventstore.header import SessionHeader
 from eventstore.ids import check_name, parse_message_id
 from eventstore.interchange import export_events, import_file
 from eventstore.interchange.formats import CHAT, CHITCHAT, EVENTS, TAU
 from eventstore.log.format import MARKER, TYPE_CODES
 from eventstore.log.rows import checked_row, checked_value
 from eventstore.masterkey import MasterFile
+from eventstore.place import opening, presence
+from eventstore.place.directory import LOG, describe
+from eventstore.place.volume import mount_in
 from eventstore.sessions.settings import Settings
-from eventstore.snapshots import LmdbSnapshots
-from eventstore.volume import mount_in
+from eventstore.state.header import SessionHeader
+from eventstore.state.snapshots import LmdbSnapshots
 from projections import Views
 from projections.catalog import CatalogRow
 from projections.shelf import Damage, RowCoder, sealed

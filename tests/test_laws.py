@@ -12,10 +12,10 @@ from model import SECOND, Model
 
 from eventstore import ANY, NO_STREAM, EventStore, EventStoreError, MergeConflict, SessionDeleted
 from eventstore.audit.verify import verify
-from eventstore.header import SessionHeader, evolve
-from eventstore.lineage import Headers, fold_segments, lineage
-from eventstore.snapshots import MemorySnapshots
-from eventstore.transcript import Transcript
+from eventstore.state.header import SessionHeader, evolve
+from eventstore.state.lineage import Headers, fold_segments, lineage
+from eventstore.state.snapshots import MemorySnapshots
+from eventstore.state.transcript import Transcript
 from projections.session import SessionState
 
 NAMES = st.sampled_from("abcabcde")

@@ -19,8 +19,8 @@ from eventstore.audit.note import origin_of
 from eventstore.audit.page import page_parts, report_lines, report_of
 from eventstore.audit.signer import SigningKey
 from eventstore.audit.tiles import export_tiles
-from eventstore.backup import backup
-from eventstore.compacting import compact
+from eventstore.care.backup import backup
+from eventstore.care.compacting import compact
 from eventstore.interchange import export_events
 from eventstore.sessions import SessionManager
 from projections import SessionState, Views

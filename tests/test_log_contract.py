@@ -20,12 +20,12 @@ from eventstore import (
 )
 from eventstore import events as ev
 from eventstore.audit.tree import EMPTY_ROOT
-from eventstore.directory import LOG, ensure_store
 from eventstore.limits import PAGE_EVENTS_MAX
 from eventstore.log.base import NAMES_PAGE, Append, Receipt, same_content
 from eventstore.log.format import MESSAGE
 from eventstore.log.lmdb import LmdbLog
 from eventstore.log.memory import MemoryLog
+from eventstore.place.directory import LOG, ensure_store
 from eventstore.store import starter_dictionary
 
 T = 1_700_000_000_000_000_000

@@ -24,7 +24,7 @@ from eventstore.audit.signer import SigningKey
 from eventstore.audit.tiles import export_tiles
 from eventstore.audit.tree import EMPTY_ROOT
 from eventstore.audit.verify import verify, verify_directory
-from eventstore.backup import backup
+from eventstore.care.backup import backup
 from eventstore.log.base import ANY, Append
 from eventstore.log.draft import draft
 from eventstore.log.format import (

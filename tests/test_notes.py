@@ -27,7 +27,7 @@ from eventstore.audit.note import (
 from eventstore.audit.signer import SigningKey, VerifierKey
 from eventstore.audit.tree import EMPTY_ROOT
 from eventstore.log.memory import MemoryLog
-from eventstore.snapshots import MemorySnapshots
+from eventstore.state.snapshots import MemorySnapshots
 
 ORIGIN = "example.com/support/01890a5d-ac96-774b-bcce-b302099a8057"
 KEY = SigningKey(ORIGIN, bytes(range(32)))

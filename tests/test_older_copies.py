@@ -10,9 +10,9 @@ from facts import told
 
 from eventstore import EventStore, Keyring, KeyShredded, StoreUnavailable
 from eventstore.audit.verify import verify, verify_directory
-from eventstore.backup import Moment, backup, restore
-from eventstore.directory import LOG
-from eventstore.repair import repair
+from eventstore.care.backup import Moment, backup, restore
+from eventstore.care.repair import repair
+from eventstore.place.directory import LOG
 from eventstore.sessions import SessionManager
 from projections import SessionState, Views
 

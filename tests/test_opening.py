@@ -12,19 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from eventstore import (
-    Corruption,
-    EventStore,
-    StoreFull,
-    StoreLocked,
-    StoreUnavailable,
-    limits,
-    presence,
-)
+from eventstore import Corruption, EventStore, StoreFull, StoreLocked, StoreUnavailable, limits
 from eventstore.audit.pages import PageFile
 from eventstore.audit.verify import verify
 from eventstore.log.environment import open_environment
-from eventstore.volume import ALLOWED, INSIST, Mount, check_mount, free_bytes, mount_in
+from eventstore.place import presence
+from eventstore.place.volume import ALLOWED, INSIST, Mount, check_mount, free_bytes, mount_in
 
 SECONDS_MAX = 30
 LINE = {"role": "user", "content": "a line of some words " * 5}

@@ -21,7 +21,7 @@ from eventstore.sessions.pruning import (
     Step,
     TotalMessages,
 )
-from eventstore.transcript import Transcript
+from eventstore.state.transcript import Transcript
 from projections import SessionState, Statistics, Views
 
 SECOND = 1_000_000_000

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from eventstore import InvalidEvent, Message
 from eventstore import events as ev
 from eventstore.clock import parse_time, to_datetime, to_ns
+from eventstore.engine.reading import position_at, version_at
 from eventstore.events import Span
 from eventstore.ids import check_name, fresh_id, message_id, parse_message_id
 from eventstore.limits import NAME_BYTES_MAX, NESTING_DEPTH_MAX
@@ -22,7 +23,6 @@ from eventstore.log.format import TYPE_CODES, TYPES
 from eventstore.log.memory import MemoryLog
 from eventstore.messages import calls_answered, calls_made, check_json, check_message, count_tokens
 from eventstore.patch import assigned, changes, conflicts, patched
-from eventstore.reading import position_at, version_at
 from eventstore.spans import cut, extended, index_of, joined, length, minus, replaced
 from eventstore.upcast import upcast
 

@@ -24,7 +24,7 @@ from eventstore import (
 from eventstore.audit.evidence import disclose
 from eventstore.audit.verify import verify
 from eventstore.interchange import export_events
-from eventstore.transcript import tokens_of
+from eventstore.state.transcript import tokens_of
 from projections import BranchTree, Projection, SessionState, Statistics, Views, blame, diff, fold
 
 WORD = "zebrafish"

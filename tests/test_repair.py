@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from eventstore import EventStore, FormatTooNew, Keyring, StoreLocked, StoreUnavailable
 from eventstore.audit.verify import verify
-from eventstore.directory import LOG
+from eventstore.care.repair import LOST, LOST_TEXT, Repaired, repair
 from eventstore.events import (
     AnyEvent,
     BranchMerged,
@@ -25,7 +25,7 @@ from eventstore.events import (
 from eventstore.ids import SYSTEM
 from eventstore.log.format import POSITION
 from eventstore.log.frame import Frame
-from eventstore.repair import LOST, LOST_TEXT, Repaired, repair
+from eventstore.place.directory import LOG
 from projections.session import SessionState
 
 PAGE, PAGE_HEAD_BYTES = 4096, 16

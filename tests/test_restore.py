@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from eventstore import Corruption, EventStore, InvalidEvent, Keyring, StoreUnavailable
 from eventstore.audit.proof import Prover
 from eventstore.audit.verify import verify
-from eventstore.backup import Moment, backup, restore
-from eventstore.comparing import compare
-from eventstore.increments import INCREMENTS
+from eventstore.care.backup import Moment, backup, restore
+from eventstore.care.comparing import compare
+from eventstore.care.increments import INCREMENTS
 
 LINE = {"role": "user", "content": "a line of some words"}
 

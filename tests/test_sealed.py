@@ -31,8 +31,8 @@ from eventstore.audit.heads import Heads
 from eventstore.audit.note import origin_of
 from eventstore.audit.signer import SigningKey
 from eventstore.audit.verify import verify, verify_directory
-from eventstore.backup import backup, restore
-from eventstore.directory import LOG, ensure_store
+from eventstore.care.backup import backup, restore
+from eventstore.engine.requests import Part
 from eventstore.ids import SYSTEM
 from eventstore.interchange.jsonl import export_events, import_events
 from eventstore.log import listing
@@ -51,8 +51,8 @@ from eventstore.log.format import (
 )
 from eventstore.log.frame import Frame
 from eventstore.log.vault import SEALED_NAME_BYTES_MAX, STORE_KEY
-from eventstore.requests import Part
-from eventstore.snapshots import LmdbSnapshots
+from eventstore.place.directory import LOG, ensure_store
+from eventstore.state.snapshots import LmdbSnapshots
 from eventstore.store import starter_dictionary
 from projections import SessionState, Views
 

@@ -20,7 +20,7 @@ from eventstore.audit.signer import SigningKey
 from eventstore.audit.tiles import export_tiles, tile_path
 from eventstore.audit.tree import leaf_hash, root_of
 from eventstore.log.memory import MemoryLog
-from eventstore.snapshots import MemorySnapshots
+from eventstore.state.snapshots import MemorySnapshots
 
 ORIGIN = "example.com/support/01890a5d-ac96-774b-bcce-b302099a8057"
 KEY = SigningKey(ORIGIN, bytes(range(32)))

@@ -29,7 +29,7 @@ from eventstore.audit.trust import (
 )
 from eventstore.audit.verifier import main as verifier
 from eventstore.audit.verify import verify, verify_directory
-from eventstore.backup import backup, restore
+from eventstore.care.backup import backup, restore
 from eventstore.ids import SYSTEM
 from eventstore.log.format import MARKER
 from projections import SessionState

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventstore import EventStore, InvalidEvent, SessionNotFound, StoreUnavailable
-from eventstore.caches import VIEWS
-from eventstore.directory import LOG
+from eventstore.place.directory import LOG
+from eventstore.state.caches import VIEWS
 from projections import BranchTree, CatalogRow, Projection, SessionPage, Statistics, Views, fold
 from projections import engine as runner
 from projections.branches import BranchesProjection

@@ -11,10 +11,10 @@ from typing import Self
 
 import msgspec
 
+from ..engine.reading import version_at
 from ..errors import ProofError
 from ..log.frame import Recorded
 from ..log.names import public_session
-from ..reading import version_at
 from ..store import EventStore
 from .heads import open_head
 from .leaves import log_entries

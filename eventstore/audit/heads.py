@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+from ..engine.system import ROTATION
 from ..errors import ProofError, StoreUnavailable
 from ..events import Custom
 from ..files import alone, make_directory, sync_directory, write_durably
 from ..ids import SYSTEM
 from ..store import EventStore
-from ..system import ROTATION
 from .anchors import Anchor
 from .note import Checkpoint, open_checkpoint, open_rotation, sign_note, sign_rotation
 from .signer import SigningKey, VerifierKey

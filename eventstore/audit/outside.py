@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..engine.system import ORIGIN
 from ..errors import EventStoreError, ProofError
 from ..events import Custom
 from ..ids import SYSTEM
 from ..store import EventStore
-from ..system import ORIGIN
 from .difference import ENTRIES_COMPARED_MAX, commitment_of, first_difference, name_of
 from .leaves import LogLeaves, log_entries
 from .note import Checkpoint, open_checkpoint

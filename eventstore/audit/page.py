@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from ..clock import to_datetime
+from ..engine.reading import version_at
 from ..errors import KeyShredded, StoreUnavailable
 from ..log.frame import Recorded
-from ..reading import version_at
 from ..store import EventStore
 from .evidence import prove_session
 from .heads import open_head

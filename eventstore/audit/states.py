@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
-from ..caches import SNAPSHOTS, cache_directory
 from ..errors import EventStoreError
-from ..header import SessionHeader
-from ..lineage import fold_segments, lineage
 from ..log.base import Log
-from ..snapshots import LmdbSnapshots, Snapshots
-from ..transcript import Transcript, tokens_of
+from ..state.caches import SNAPSHOTS, cache_directory
+from ..state.header import SessionHeader
+from ..state.lineage import fold_segments, lineage
+from ..state.snapshots import LmdbSnapshots, Snapshots
+from ..state.transcript import Transcript, tokens_of
 from .report import Notes
 
 if TYPE_CHECKING:

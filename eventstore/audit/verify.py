@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from .. import presence
-from ..directory import LOG, check_store
 from ..errors import Corruption, EventStoreError, FormatTooNew, StoreUnavailable
 from ..keyring import Keyring
 from ..log.base import Log
 from ..log.lmdb import LmdbLog
+from ..place import presence
+from ..place.directory import LOG, check_store
 from ..store import EventStore
 from .leaves import LogLeaves
 from .outside import Outside, check_outside

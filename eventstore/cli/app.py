@@ -19,8 +19,8 @@ import typer
 from typer.main import get_command
 
 from .. import ANY, NO_STREAM, EventStore, EventStoreError, InvalidEvent, Receipt, StoreUnavailable
+from ..engine.requests import Options
 from ..log.base import Expected
-from ..requests import Options
 from .drawing import receipt_line
 from .terminal import Terminal, hang_up, parse_number, write_json
 

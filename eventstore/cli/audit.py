@@ -40,8 +40,8 @@ from ..audit.trust import (
     read_note,
     rotation_path,
 )
-from ..directory import describe
 from ..files import sync_directory, unavailable, write_durably
+from ..place.directory import describe
 from .app import NO, PROOF, WRONG, Session, command
 from .drawing import counted, pairs, plain
 from .terminal import Terminal, parse_number, written

@@ -19,16 +19,17 @@ from projections.branches import BranchesProjection
 from projections.catalog import CatalogProjection
 from projections.statistics import StatisticsProjection
 
-from .. import EventStore, InvalidEvent, StoreUnavailable, compacting
-from .. import repair as repairing
+from .. import EventStore, InvalidEvent, StoreUnavailable
 from ..audit.report import Finding, Report
 from ..audit.trust import VERIFIED
 from ..audit.verify import Verified, verify_directory
-from ..caches import VIEWS, cache_directory
-from ..doctor import Diagnosis, diagnose
+from ..care import compacting
+from ..care import repair as repairing
+from ..care.doctor import Diagnosis, diagnose
 from ..errors import UNDECODABLE
 from ..files import write_durably
-from ..presence import Owner
+from ..place.presence import Owner
+from ..state.caches import VIEWS, cache_directory
 from .app import CARE, NO, START, command
 from .audit import Keys, outside_of
 from .drawing import counted, pairs, plain, size

@@ -18,7 +18,7 @@ from .. import Message, Receipt, Recorded
 from .. import events as ev
 from ..clock import to_datetime
 from ..events import AnyEvent
-from ..header import SessionHeader
+from ..state.header import SessionHeader
 
 ROLE_STYLES = {
     "user": "cyan",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import EventStore, InvalidEvent, Receipt
-from ..requests import Options
+from ..engine.requests import Options
 from .app import PROOF, Session, mutation
 from .writes import Reason, parse_place
 

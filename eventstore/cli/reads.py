@@ -18,7 +18,7 @@ from .. import EventStore, KeyShredded, Message, Recorded
 from ..clock import parse_time
 from ..events import EraseRequested, Span
 from ..log.format import TYPE_CODES
-from ..transcript import Transcript
+from ..state.transcript import Transcript
 from .app import READ, AtPosition, AtTime, AtVersion, Session, command
 from .drawing import event_line, event_row, events_table, header_block, transcript_grid, when
 from .terminal import Terminal, write_json, write_lines

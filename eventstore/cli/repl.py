@@ -31,7 +31,7 @@ from ..limits import APPEND_BYTES_MAX
 from ..log.base import Receipt
 from ..sessions import AgentSession, SessionManager
 from ..sessions.agent import ITERATIONS_DEFAULT, Agent, Tools, echo
-from ..transcript import Transcript
+from ..state.transcript import Transcript
 from .app import NO, WRITE, Session, command, fail
 from .drawing import counted, pairs, plain, printable, receipt_line, short_name, transcript_grid
 from .reads import SHOWN_LAST, placed

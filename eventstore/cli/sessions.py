@@ -21,7 +21,7 @@ from rich.text import Text
 
 from .. import InvalidEvent
 from ..clock import parse_time
-from ..directory import check_store
+from ..place.directory import check_store
 from ..sessions import Outcome, Plan, SessionManager, Settings, Template, Window
 from ..sessions.cleanup import Cleanup, CleanupStatistics
 from ..sessions.plans import ROWS_SHOWN_MAX, Refusal, Step

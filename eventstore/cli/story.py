@@ -7,7 +7,7 @@ journal; the four strategies of merge take turns from story to story.
 from typing import NamedTuple
 
 from .. import EventStore, Receipt
-from ..decisions import STRATEGIES
+from ..state.decisions import STRATEGIES
 from .journal import Journal
 
 KEEP_LAST = 6

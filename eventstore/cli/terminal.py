@@ -28,10 +28,10 @@ from projections import Views
 
 from .. import EventStore, InvalidEvent, Keyring
 from ..audit.trust import audit_directory
-from ..directory import check_store
 from ..ids import fresh_id
 from ..limits import APPEND_BYTES_MAX
 from ..messages import Json
+from ..place.directory import check_store
 
 PROGRESS_AFTER_SECONDS = 1.0
 """What takes less is over before a bar could be read."""

@@ -13,10 +13,10 @@ import typer
 from rich.text import Text
 
 from .. import EventStore, InvalidEvent, StoreUnavailable
-from .. import backup as copies
 from ..audit.trust import LAST_NOTE, audit_directory, read_note
+from ..care import backup as copies
+from ..care.comparing import compare as copies_compared
 from ..clock import parse_time
-from ..comparing import compare as copies_compared
 from ..interchange import (
     FORMATS,
     detect_format,

@@ -11,9 +11,9 @@ import typer
 
 from .. import EventStore, InvalidEvent, Receipt
 from ..clock import parse_time
+from ..engine.requests import Options
 from ..ids import check_name
 from ..messages import Json
-from ..requests import Options
 from ..sessions import SessionManager
 from ..sessions.creation import Limits, beginning
 from .app import BRANCHES, LIFE, WRITE, Session, mutation

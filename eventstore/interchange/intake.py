@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 import msgspec
 
+from ..engine.requests import Part
 from ..errors import EventStoreError, SessionExists
 from ..events import BranchCreated, Event, MessageAppended
 from ..ids import check_name
 from ..limits import APPEND_EVENTS_MAX, MIB
 from ..log.base import NO_STREAM, Append, Log
 from ..messages import Json, Message
-from ..requests import Part
 from ..store import EventStore
 
 COMMIT_EVENTS = 5_000

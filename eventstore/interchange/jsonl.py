@@ -9,12 +9,12 @@ transaction: all of the file or nothing.
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from ..encoder import Encoder
+from ..engine.encoder import Encoder
+from ..engine.requests import Part
 from ..errors import EventStoreError, InvalidEvent, SessionNotFound
 from ..ids import SYSTEM
 from ..limits import MIB
 from ..log.base import NO_STREAM, Append, Stage
-from ..requests import Part
 from ..store import EventStore
 from .intake import Imported, Progress, check_writable
 from .lines import (

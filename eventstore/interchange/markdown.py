@@ -14,8 +14,8 @@ from projections import SessionState
 
 from ..clock import to_datetime
 from ..messages import Json, Message
+from ..state.transcript import Transcript
 from ..store import EventStore
-from ..transcript import Transcript
 
 _sorted = msgspec.json.Encoder(order="sorted")
 

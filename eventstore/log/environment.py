@@ -19,7 +19,7 @@ import lmdb
 
 from ..errors import Corruption, EventStoreError, StoreFull, StoreLocked, StoreUnavailable
 from ..limits import GIB, MAP_BYTES_DEFAULT
-from ..volume import check_room
+from ..place.volume import check_room
 
 NO_ROOM = ("No space left", "Input/output error", "File too large", "Disk quota exceeded")
 """What the system says when a disk, a quota or a file may not grow; LMDB calls a cut write I/O."""

@@ -7,11 +7,11 @@ stop() returns when it is done.
 
 from typing import Any, Self, Unpack
 
+from ..engine.requests import Options
 from ..errors import InvalidEvent
-from ..header import SessionHeader
 from ..log.base import Receipt
 from ..messages import Json, Message
-from ..requests import Options
+from ..state.header import SessionHeader
 from ..store import EventStore
 from .changes import Changes
 from .cleanup import Cleanup

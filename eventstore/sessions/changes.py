@@ -15,11 +15,11 @@ from msgspec import UNSET
 from projections import SessionState
 from projections.branches import root_of
 
+from ..engine.requests import Options
 from ..errors import EventTooLarge, InvalidEvent, KeyReused, SessionExists, VersionConflict
-from ..header import SessionHeader
 from ..log.base import Receipt
 from ..messages import Json, Message
-from ..requests import Options
+from ..state.header import SessionHeader
 from .creation import LIMITS, Left, Limits, NewSession, beginning
 from .external import (
     External,

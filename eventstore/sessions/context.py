@@ -28,9 +28,9 @@ from projections import SessionState
 
 from ..errors import InvalidEvent
 from ..events import Span
-from ..header import SessionHeader
 from ..messages import Json, Message
 from ..spans import index_of, minus
+from ..state.header import SessionHeader
 from ..store import EventStore
 from . import shapes
 from .marks import marks_of

@@ -15,8 +15,8 @@ import msgspec
 
 from ..errors import InvalidEvent
 from ..events import Span
-from ..header import SessionHeader
 from ..spans import joined, minus
+from ..state.header import SessionHeader
 from .units import Line, Unit
 
 COVERED_MIN = 2

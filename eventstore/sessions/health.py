@@ -9,9 +9,9 @@ import shutil
 import time
 from pathlib import Path
 
-from ..directory import LOG
 from ..errors import EventStoreError
 from ..messages import Json
+from ..place.directory import LOG
 from ..store import EventStore
 
 FREE_BYTES_MIN = 64 << 20

@@ -16,7 +16,7 @@ from ..log.base import Log
 from ..log.codec import encode_all
 from ..messages import Json, Message, TokenCounter, check_message
 from ..spans import length, minus
-from ..transcript import Transcript
+from ..state.transcript import Transcript
 
 COUNTS_MAX = 10_000
 """Sessions whose count is kept."""

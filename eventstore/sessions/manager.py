@@ -11,11 +11,11 @@ from typing import Any, Self, Unpack, overload
 
 import msgspec
 
+from ..engine.requests import Options
 from ..errors import InvalidEvent
 from ..keyring import Keyring
 from ..log.base import Receipt
 from ..messages import TokenCounter
-from ..requests import Options
 from ..store import EventStore
 from .aio import AsyncSessionManager
 from .care import Care

@@ -12,8 +12,8 @@ from projections import CatalogRow, Views
 
 from ..clock import to_ns
 from ..errors import InvalidEvent
-from ..header import SessionHeader
 from ..limits import TTL_SECONDS_MAX
+from ..state.header import SessionHeader
 from ..store import EventStore
 from .plans import Plan, Step
 from .units import spared

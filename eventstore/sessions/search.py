@@ -13,8 +13,8 @@ from projections import CatalogRow, SessionState
 
 from ..errors import InvalidEvent, KeyShredded, SessionDeleted
 from ..messages import Json, Message
+from ..state.transcript import Transcript
 from ..store import EventStore
-from ..transcript import Transcript
 
 EXCERPT_CHARACTERS = 60
 """Shown on either side of what was found."""

@@ -19,8 +19,8 @@ from projections import Views
 
 from ..errors import InvalidEvent
 from ..messages import Message
+from ..state.transcript import Transcript
 from ..store import EventStore
-from ..transcript import Transcript
 from .plans import Drop, Plan, Step, step_of
 from .policies import Moment, check_whole, listed, open_to_policies, swept
 from .units import Line, units_of

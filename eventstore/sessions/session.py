@@ -12,8 +12,8 @@ import msgspec
 
 from projections import SessionState
 
-from ..header import SessionHeader
 from ..messages import Json
+from ..state.header import SessionHeader
 from ..store import EventStore
 from .cache import HeaderCache
 

@@ -12,10 +12,10 @@ from itertools import islice
 import msgspec
 
 from ..events import Span
-from ..header import SessionHeader
 from ..log.base import Log
 from ..messages import Message, calls_answered, calls_made
-from ..transcript import Transcript, line_tokens
+from ..state.header import SessionHeader
+from ..state.transcript import Transcript, line_tokens
 
 PAGE_LINES = 24
 """Lines that are read at a time, counted from the newest: the usual window is one look."""

@@ -26,8 +26,8 @@ from ..errors import EventStoreError, InvalidEvent, VersionConflict
 from ..events import Span
 from ..log.base import Receipt
 from ..messages import Json, Message
+from ..state.transcript import Transcript
 from ..store import EventStore
-from ..transcript import Transcript
 from .covering import Rules, SummaryPlan, is_due, plan_summary, still_holds
 from .digests import clipped, extract
 from .policies import exempt

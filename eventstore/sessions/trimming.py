@@ -13,11 +13,11 @@ import msgspec
 from projections import CatalogRow, Views
 
 from ..errors import EventStoreError, InvalidEvent
-from ..header import SessionHeader
 from ..messages import Message
 from ..spans import joined
+from ..state.header import SessionHeader
+from ..state.transcript import Transcript
 from ..store import EventStore
-from ..transcript import Transcript
 from .plans import Drop, Plan, Step, counted, step_of, when
 from .policies import (
     Moment,

@@ -13,11 +13,11 @@ import msgspec
 from projections import CatalogRow
 
 from ..events import Span
-from ..header import SessionHeader
 from ..log.base import Log
 from ..log.frame import Recorded
 from ..messages import Json, Message, calls_answered, calls_made
-from ..transcript import Transcript, line_tokens
+from ..state.header import SessionHeader
+from ..state.transcript import Transcript, line_tokens
 from .marks import is_important
 
 PROMPT_ROLES = ("system", "developer")

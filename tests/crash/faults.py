@@ -17,8 +17,8 @@ from typing import NamedTuple
 from scenarios import line
 
 from eventstore import EventStore, EventStoreError, StoreUnavailable
-from eventstore.backup import backup
-from eventstore.compacting import compact
+from eventstore.care.backup import backup
+from eventstore.care.compacting import compact
 from projections import Views
 
 PR_SET_PTRACER, ANYBODY = 0x59616D61, ctypes.c_ulong(-1)

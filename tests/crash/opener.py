@@ -25,10 +25,11 @@ from disk import Disk, Image
 from oracle import Facts, Model, check
 from recorder import Recording
 
-from eventstore import backup, opening
 from eventstore.audit.pages import walked
 from eventstore.audit.report import Finding
 from eventstore.audit.structure import child_environment, environments
+from eventstore.care import backup
+from eventstore.place import opening
 
 CHILDREN = 2
 SECONDS_MAX = 3_600.0

@@ -18,11 +18,11 @@ from eventstore.audit.proof import Prover
 from eventstore.audit.tree import EMPTY_ROOT, Frontier, leaf_hash
 from eventstore.audit.trust import LAST_NOTE, audit_directory
 from eventstore.audit.verify import verify
-from eventstore.backup import restore
-from eventstore.caches import VIEWS
+from eventstore.care.backup import restore
 from eventstore.log.format import MARKER
-from eventstore.opening import UNFINISHED
-from eventstore.snapshots import LmdbSnapshots
+from eventstore.place.opening import UNFINISHED
+from eventstore.state.caches import VIEWS
+from eventstore.state.snapshots import LmdbSnapshots
 from projections import SessionState, Views
 
 ANEW = "anew"

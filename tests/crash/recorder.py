@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eventstore.audit.structure import child_environment
-from eventstore.directory import LOG
+from eventstore.place.directory import LOG
 
 CALLS = (
     "pwrite64 write writev pwritev pwritev2 fdatasync fsync sync syncfs sync_file_range msync "

@@ -20,12 +20,12 @@ from eventstore.audit.heads import Heads
 from eventstore.audit.note import open_checkpoint
 from eventstore.audit.signer import SigningKey
 from eventstore.audit.trust import LAST_NOTE, VERIFIER_KEY, audit_directory
-from eventstore.backup import backup, restore
-from eventstore.compacting import compact
+from eventstore.care.backup import backup, restore
+from eventstore.care.compacting import compact
 from eventstore.files import make_directory, sync_directory, write_durably
 from eventstore.ids import SYSTEM
 from eventstore.keyring import Keyring
-from eventstore.snapshots import LmdbSnapshots
+from eventstore.state.snapshots import LmdbSnapshots
 from projections import SessionState, Views
 
 MOVED = "new/deep/other"

@@ -20,8 +20,8 @@ import lmdb
 import msgspec
 
 from eventstore import EventStore, Recorded
-from eventstore.header import SessionHeader
 from eventstore.log.format import FORMAT
+from eventstore.state.header import SessionHeader
 from projections.session import SessionState
 
 HERE = Path(__file__).parent

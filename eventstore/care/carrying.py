@@ -1,0 +1,215 @@
+"""Frames from one log into another: the same facts, byte for byte, at places of their own.
+
+Invariants: salts, payloads, seals, times, names and keys come over as they are, no key is needed;
+what was erased stays so; a log that is carried from its beginning has the same tree; one that
+stops earlier, the tree of then.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from xxhash import xxh3_64_intdigest
+
+from ..audit.entry import entry_lead
+from ..errors import EventStoreError
+from ..events import BranchCreated, BranchMerged, EraseRequested, Redacted, SessionCreated, Span
+from ..ids import SYSTEM
+from ..limits import MIB
+from ..log.base import ANY, FORGOTTEN, Append
+from ..log.draft import Draft
+from ..log.format import (
+    CHECKSUM32,
+    DICTIONARIES,
+    EVENT_HEAD,
+    KEY_ROW,
+    MESSAGE,
+    REF,
+    SHREDDED,
+    STARTER,
+    TYPE_CODES,
+)
+from ..log.frame import Frame
+from ..log.lmdb import LmdbLog, create_log
+from ..log.rows import checked_value
+from ..log.shredding import hidden_lines
+
+CARRIED_EVENTS = 5_000
+"""Events that are planned and committed together."""
+
+CARRIED_BYTES = 4 * MIB
+"""Or so many stored bytes of them."""
+
+_U32_MAX = (1 << 32) - 1
+_CREATING = (TYPE_CODES[SessionCreated], TYPE_CODES[BranchCreated])
+_MERGED, _REDACTED = TYPE_CODES[BranchMerged], TYPE_CODES[Redacted]
+_ERASING = TYPE_CODES[EraseRequested]
+
+
+def draft_of(frame: Frame, low: int = 0, high: int | None = None) -> Draft:
+    """Return the events `low <= index < high` of a frame as they would be appended anew.
+
+    Raises Corruption where one of them is damaged.
+    """
+    indexes = range(low, frame.count if high is None else high)
+    heads, bodies, leads, digests, end, messages = [], [], [], [], 0, 0
+    for index in indexes:
+        row, body = frame.stored(index)
+        end += len(body)
+        head = EVENT_HEAD.pack(end, *row[1:9])
+        heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
+        bodies.append(body)
+        leads.append(entry_lead(row[5] & ~SHREDDED, row[3], row[4], frame.occurred_at(index) or 0))
+        digests.append(frame.digests(index))
+        messages += row[3] == MESSAGE
+    return Draft(
+        frame.session,
+        len(indexes),
+        messages,
+        frame.row(low)[3] in _CREATING,
+        b"".join(heads),
+        b"".join(bodies),
+        leads,
+        digests,
+    )
+
+
+def append_of(frame: Frame, content: bytes | None, draft: Draft | None = None) -> Append:
+    """Return the append that puts a frame, or a draft in its place, into another log.
+
+    `content` is what the index of keys has for its key; without it the key answers to anything.
+    """
+    return Append(
+        (draft_of(frame) if draft is None else draft,),
+        (ANY,),
+        frame.actor,
+        frame.correlation_id,
+        frame.causation_id,
+        frame.key,
+        FORGOTTEN if content is None else content,
+        content_is_kept=True,
+        recorded_at=frame.recorded_at,
+    )
+
+
+class Carrier:
+    """Takes appends in order and commits many at a time; finish() is the end of them."""
+
+    def __init__(self, log: LmdbLog) -> None:
+        self._log = log
+        self._waiting: list[Append] = []
+        self._events = self._bytes = 0
+        self._hidden: dict[str, list[Span]] = {}
+        self.carried = 0
+
+    def take(self, frame: Frame, content: bytes | None) -> None:
+        """Carry one frame as it is."""
+        self.take_append(append_of(frame, content))
+        self.hide(frame)
+
+    def take_append(self, append: Append) -> None:
+        """Carry what has been made of a frame."""
+        self._waiting.append(append)
+        self._events += append.drafts[0].count
+        self._bytes += len(append.drafts[0].bodies)
+        if self._events >= CARRIED_EVENTS or self._bytes >= CARRIED_BYTES:
+            self.commit()
+
+    def hide(self, frame: Frame) -> None:
+        """Remember which lines of a frame no list may show any more."""
+        lines = hidden_lines(frame)
+        if lines:
+            self._hidden.setdefault(frame.session, []).extend(lines)
+
+    def commit(self) -> None:
+        """Write what has been taken."""
+        for outcome in self._log.commit(self._waiting, 0) if self._waiting else ():
+            if isinstance(outcome, EventStoreError):
+                raise outcome
+        self.carried += self._events
+        self._waiting, self._events, self._bytes = [], 0, 0
+
+    def finish(self) -> None:
+        """Write what is left, and what was erased."""
+        self.commit()
+        if not self._hidden:
+            return
+        log = self._log
+        refs = {session: tail.ref for session in self._hidden if (tail := log.tail(session))}
+        with log.env.begin(write=True) as txn:
+            for session, ref in refs.items():
+                log.gone.hide(txn, session, ref, self._hidden[session])
+            log.gone.raise_count(txn)
+
+
+# -- what there is to carry ------------------------------------------------------------------
+
+
+def make_log(path: Path, store: str, dictionaries: Mapping[int, bytes], *, encrypted: bool) -> None:
+    """Make an empty log in an empty directory that has these dictionaries under their numbers.
+
+    A number that is missing among them gets an empty one, which opens nothing.
+    """
+    create_log(path, store, dictionaries.get(STARTER), encrypted=encrypted)
+    log = LmdbLog(path)
+    try:
+        first = STARTER + (STARTER in dictionaries)
+        for number in range(first, max(dictionaries, default=0) + 1):
+            log.add_dictionary(dictionaries.get(number, b""))
+    finally:
+        log.close()
+
+
+def dictionaries_of(log: LmdbLog) -> dict[int, bytes]:
+    """Return the compression dictionaries of a log by their numbers."""
+    with log.env.begin() as txn:
+        rows = [(bytes(key), bytes(row)) for key, row in txn.cursor(log.env.table(DICTIONARIES))]
+    return {
+        (number := REF.unpack(key)[0]): checked_value(row, f"dictionary {number}")
+        for key, row in rows
+    }
+
+
+def content_of(log: LmdbLog, frame: Frame) -> bytes | None:
+    """Return what the index of keys has for a frame's key, None for a frame without one."""
+    if not frame.kept_key:
+        return None
+    with log.env.begin() as txn:
+        row = log.key_row_in(txn, frame.kept_key)
+    return None if row is None else bytes(KEY_ROW.unpack(row)[1])
+
+
+def frames_of(log: LmdbLog, first: int, stop: int) -> Iterator[Frame]:
+    """Iterate over the frames of a log between two of its sizes."""
+    position = first
+    while position < stop:
+        for frame in log.read_all(position):
+            if frame.position >= stop:
+                return
+            yield frame
+            position = frame.last_position + 1
+
+
+def while_kept(frames: Iterable[Frame], keeps: Callable[[Frame], bool]) -> Iterator[Frame]:
+    """Iterate over frames up to the first one that is not kept, never stopping inside an append."""
+    last: Frame | None = None
+    for frame in frames:
+        if not keeps(frame) and (last is None or not same_append(last, frame)):
+            return
+        yield frame
+        last = frame
+
+
+def same_append(one: Frame, other: Frame) -> bool:
+    """Return True where a frame goes on with the append of the frame before it.
+
+    Only merges and erasures write to other sessions, and commands that leave a note in the system
+    stream.
+    """
+    if other.kept_key or other.recorded_at != one.recorded_at:
+        return False
+    if other.session == SYSTEM:
+        return one.session != SYSTEM
+    first, second = one.row(0)[3], other.row(0)[3]
+    if second == _REDACTED:
+        return first in (_ERASING, _REDACTED)
+    return first == second == _MERGED and one.count == other.count == 1

@@ -1,0 +1,286 @@
+"""What is whole in a log's file, found without LMDB and whatever else is damaged.
+
+Invariants: a frame is taken only where its checksum holds at its position, a name or dictionary
+only where its own does; what the tree of the newest commit leads to comes first, so that nothing
+a later fact erased comes back from an old page; memory grows with names and with damage, not with
+what is whole.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from ..audit.pages import LEAF, Meta, PageError, PageFile, Tree, page_kind
+from ..errors import Corruption
+from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX
+from ..log.codec import Codec
+from ..log.format import (
+    ACTOR_NAME,
+    DICTIONARIES,
+    ENCRYPTED_KEY,
+    EVENT_ROW,
+    FRAME_HEAD,
+    FRAME_HEAD_BYTES,
+    FRAMES,
+    HEAD_KEY,
+    HEAD_ROW,
+    KEY_ROW,
+    KEYS,
+    META,
+    NAMES,
+    POSITION,
+    REF,
+    REFS,
+    SESSION_NAME,
+    STORE_KEY,
+)
+from ..log.frame import Frame
+from ..log.rows import checked_value
+
+TRIES_MAX = 200_000
+"""How often in all frames without a readable key are tried at positions that are missing."""
+
+FRAME_BYTES_MAX = 2 * APPEND_BYTES_MAX
+
+ZSTD_MAGIC = b"\x37\xa4\x30\xec"
+"""How a dictionary begins, RFC 8878."""
+
+META_PAGES = (0, 1)
+_PAGE_HEAD_BYTES = 16
+_FRAME = re.compile(rb"\x01(?=[\x00\x01])")
+"""How a frame begins: its format, then its flags, which may look like the beginning of another."""
+
+
+class Gaps:
+    """Stretches of positions `start <= position < stop`, in order."""
+
+    def __init__(self) -> None:
+        self.stretches: list[tuple[int, int]] = []
+
+    def add(self, start: int, stop: int) -> None:
+        """Note a stretch behind all others."""
+        if self.stretches and self.stretches[-1][1] == start:
+            start = self.stretches.pop()[0]
+        if start < stop:
+            self.stretches.append((start, stop))
+
+    def hold(self, start: int, stop: int) -> bool:
+        """Return True where all of a stretch is within one of these."""
+        index = bisect_right(self.stretches, start, key=lambda each: each[0]) - 1
+        return index >= 0 and stop <= self.stretches[index][1]
+
+
+class Salvage:
+    """The log in one damaged file; use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = PageFile(path)
+        self._tables: dict[bytes, Tree] = {}
+        self.size = 0
+        metas = list(self._metas())
+        for meta in metas:
+            tables = self._file.tables(meta)
+            size = self._events(tables) or 0
+            if not self._tables or size > self.size:  # a newer number may be the damage
+                self._tables, self.size = {**self._tables, **tables}, size
+        newest = max(metas, key=lambda each: each.commit, default=None)
+        both = len(metas) == len(META_PAGES)  # else the one that is lost may be the newer
+        known = None if newest is None else self._events(self._file.tables(newest))
+        self.size_known = both and known is not None
+        """False where the log may have had more events than anything that is left says."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.__exit__(None, None, None)
+
+    def _metas(self) -> Iterator[Meta]:
+        for index in META_PAGES:
+            with suppress(PageError):
+                yield self._file.meta(index)
+
+    def _events(self, tables: dict[bytes, Tree]) -> int | None:
+        """Return the size of the log as a commit's tree head has it, None where that is lost."""
+        rows = dict(self._file.rows(tables[META])) if META in tables else None
+        if rows is not None and HEAD_KEY not in rows and len(rows) == tables[META].entries:
+            return 0  # nothing was ever appended
+        value = checked(rows.get(HEAD_KEY)) if rows else None
+        return int(HEAD_ROW.unpack_from(value)[0]) if value else None
+
+    # -- small tables ------------------------------------------------------------------------
+
+    def store(self) -> str | None:
+        """Return the store's id as the log has it."""
+        value = checked(self._meta_row(STORE_KEY))
+        return value.decode(errors="replace") if value else None
+
+    def encrypted(self) -> bool:
+        """Return True where the log says that it is encrypted."""
+        return checked(self._meta_row(ENCRYPTED_KEY)) is not None
+
+    def _meta_row(self, key: bytes) -> bytes | None:
+        found = self._file.get(self._tables[META], key) if META in self._tables else None
+        if checked(found) is not None:
+            return found
+        rows = (row for known, row in self._leaf_rows() if known == key)
+        return next((row for row in rows if checked(row) is not None), None)
+
+    def dictionaries(self) -> dict[int, bytes]:
+        """Return the compression dictionaries that are whole, by their numbers."""
+        found = _numbered(self._rows(DICTIONARIES))
+        if found and len(found) == self._tables[DICTIONARIES].entries:
+            return found
+        rows = _numbered(self._leaf_rows())
+        return {**{n: row for n, row in rows.items() if row[:4] == ZSTD_MAGIC}, **found}
+
+    def names(self) -> dict[int, bytes]:
+        """Return the rows of names by their references, from either of the two tables of them."""
+        found = {
+            REF.unpack(row)[0]: key for key, row in self._rows(REFS) if len(row) == REF.size and key
+        }
+        return {**found, **_numbered(self._rows(NAMES))}
+
+    def lost_names(self, wanted: set[int]) -> dict[int, bytes]:
+        """Return rows of names that no tree leads to any more."""
+        kinds = (SESSION_NAME, ACTOR_NAME)
+        rows = _numbered(self._leaf_rows()) if wanted else {}
+        return {n: row for n, row in rows.items() if n in wanted and row[:1] in kinds}
+
+    def content(self, key: bytes) -> bytes | None:
+        """Return what the index of keys has for a kept key, None where that is lost."""
+        row = checked(self._file.get(self._tables[KEYS], key)) if KEYS in self._tables else None
+        return bytes(KEY_ROW.unpack(row)[1]) if row and len(row) == KEY_ROW.size else None
+
+    def _rows(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if table in self._tables:
+            yield from self._file.rows(self._tables[table])
+
+    # -- frames ------------------------------------------------------------------------------
+
+    def reached(self, codec: Codec) -> Iterator[Frame]:
+        """Iterate over the frames that the tree leads to, in the order of their positions."""
+        position = 0
+        for key, raw in self._rows(FRAMES):
+            frame = _frame(raw, key, codec)
+            if frame is not None and frame.position >= position:
+                position = frame.last_position + 1
+                yield frame
+
+    def gaps(self, codec: Codec) -> Gaps:
+        """Return the positions that the tree leads to no whole frame for."""
+        gaps, position = Gaps(), 0
+        for frame in self.reached(codec):
+            gaps.add(position, frame.position)
+            position = frame.last_position + 1
+            if not is_whole(frame):
+                gaps.add(frame.position, position)
+        self.size = max(self.size, position)
+        if not position or not self.size_known:
+            self.size = max(self.size, self._end(codec))
+        gaps.add(position, self.size)
+        return gaps
+
+    def _end(self, codec: Codec) -> int:
+        """Return the size of a log that has lost a head: behind the last frame anywhere."""
+        frames = (_frame(raw, key, codec) for key, raw in self._leaf_rows())
+        return max((frame.last_position + 1 for frame in frames if frame), default=0)
+
+    def found(self, gaps: Gaps, codec: Codec) -> dict[int, Frame]:
+        """Return frames for missing positions, found anywhere in the file."""
+        found: dict[int, Frame] = {}
+        left = TRIES_MAX
+        whole_or_cut = -(-self._file.size // self._file.page_bytes)
+        for number in range(2, whole_or_cut if gaps.stretches else 0):
+            page = self._file.read(number * self._file.page_bytes, self._file.page_bytes)
+            for at in (match.start() for match in _FRAME.finditer(page, _PAGE_HEAD_BYTES)):
+                raw = None if at % 2 else self._framed(number * self._file.page_bytes + at)
+                if raw is None:
+                    continue
+                frame = _frame(raw, page[at - POSITION.size : at], codec)
+                if frame is None and left > 0:
+                    frame, tried = _tried(raw, gaps, codec, left)
+                    left -= tried
+                if frame is not None and gaps.hold(frame.position, frame.last_position + 1):
+                    known = found.setdefault(frame.position, frame)
+                    if is_same(known, frame) and not is_whole(known):
+                        found[frame.position] = frame
+        return found
+
+    def _framed(self, offset: int) -> bytes | None:
+        """Return the bytes from an offset on that a frame beginning there would have."""
+        head = self._file.read(offset, FRAME_HEAD_BYTES)
+        if len(head) < FRAME_HEAD_BYTES:
+            return None
+        _, _, count, _, _, _, _, *lengths, zero, _, _ = FRAME_HEAD.unpack_from(head)
+        if zero or not 0 < count <= APPEND_EVENTS_MAX:
+            return None
+        bodies_at = FRAME_HEAD_BYTES + sum(lengths) + count * EVENT_ROW.size
+        last = self._file.read(offset + bodies_at - EVENT_ROW.size, EVENT_ROW.size)
+        if len(last) < EVENT_ROW.size:
+            return None
+        size = bodies_at + EVENT_ROW.unpack(last)[0]
+        return self._file.read(offset, size) if size <= FRAME_BYTES_MAX else None
+
+    def _leaf_rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over all rows in leaf pages, whether a tree leads to them or not."""
+        for number in range(2, self._file.pages):
+            page = self._file.page(number)
+            for _, key, row in self._file.nodes(page) if page_kind(page) == LEAF else ():
+                if row is not None:
+                    yield key, row
+
+
+def is_whole(frame: Frame) -> bool:
+    """Return True where all events of a frame match their checksums."""
+    with suppress(Corruption):
+        for index in range(frame.count):
+            frame.stored(index)
+        return True
+    return False
+
+
+def is_same(one: Frame, other: Frame) -> bool:
+    """Return True for copies of one frame: its head's checksum covers those of its bodies."""
+    same_head = one.raw[:FRAME_HEAD_BYTES] == other.raw[:FRAME_HEAD_BYTES]
+    return same_head and one.position == other.position
+
+
+def _numbered(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, bytes]:
+    """Return the values of rows that have a number for a key and are whole."""
+    return {
+        int(REF.unpack(key)[0]): value
+        for key, row in rows
+        if len(key) == REF.size and (value := checked(row))
+    }
+
+
+def checked(row: bytes | None) -> bytes | None:
+    """Return the value of a row with a checksum, None where it is missing or damaged."""
+    try:
+        return checked_value(row, "a row")
+    except Corruption:
+        return None
+
+
+def _frame(raw: bytes, key: bytes, codec: Codec) -> Frame | None:
+    """Return the frame of a row, None where head and key don't fit together."""
+    try:
+        return Frame(raw, POSITION.unpack(key)[0], codec) if len(key) == POSITION.size else None
+    except Corruption:
+        return None
+
+
+def _tried(raw: bytes, gaps: Gaps, codec: Codec, limit: int) -> tuple[Frame | None, int]:
+    """Return the frame whose position is missing but not known, and how many were tried."""
+    tried = 0
+    for start, stop in gaps.stretches:
+        for last in range(start, stop):
+            tried += 1
+            frame = _frame(raw, POSITION.pack(last), codec)
+            if frame is not None or tried >= limit:
+                return frame, tried
+    return None, tried

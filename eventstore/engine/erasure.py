@@ -1,0 +1,340 @@
+"""Erasing a session, and finding what a redaction means: decided here, done once and for all.
+
+The order of an erasure: the fact that asks for it; then the payloads, a page of frames at a time;
+then the key, which is what makes it final; then the fact that it is over. Invariants: each step
+can be done again, so an erasure that was interrupted anywhere is completed by whoever opens the
+store next; nothing but that last fact comes after the first one in the session's stream.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from .. import events as ev
+from ..errors import InvalidEvent, KeyShredded
+from ..ids import SYSTEM, parse_message_id
+from ..log.base import Log, Receipt, frames_at, key_of, receipt_again
+from ..log.format import MESSAGE, SESSION_NAME, TYPE_CODES
+from ..log.frame import Recorded
+from ..log.shredding import Shred, stripped
+from ..spans import length, minus
+from ..state.decisions import find_line
+from ..state.lineage import checked_version
+from .requests import Ground, Options, Part, Request, Runner, request
+
+PAGE_FRAMES = 512
+"""Frames that lose their payloads in one transaction."""
+
+REPEATED = "erased before, after this copy of the store was made"
+"""Why a session is erased whose key the keyring has destroyed already."""
+
+_ENDS = {TYPE_CODES[ev.EraseRequested], TYPE_CODES[ev.KeyShredded]}
+_NOTES = {TYPE_CODES[kind] for kind in (ev.HistorySummarized, ev.BranchMerged)}
+
+Versions = list[int]
+
+Dependent = tuple[str, int]
+"""A session that shows lines of another, and how many."""
+
+
+# -- redaction -------------------------------------------------------------------------
+
+
+def said_at(ground: Ground, session: str, message: str | int) -> tuple[str, int]:
+    """Return (stream, version) of the fact that a session shows, or showed, as this message.
+
+    `message` is an id, or a version of the session's own stream. An id of the form
+    `session#version` is found whether it is shown or not. Raises InvalidEvent.
+    """
+    log = ground.log
+    if not isinstance(message, str):
+        return session, checked_version(log, session, message)
+    made = parse_message_id(message)
+    if made is not None and _belongs(ground, session, *made):
+        return made
+    span, version = find_line(log, ground.headers.now(session), message)
+    return span.session, version
+
+
+def _belongs(ground: Ground, session: str, stream: str, version: int) -> bool:
+    """Return True if a place is in the session's own stream, or a line of it that came from one."""
+    tail = ground.log.tail(stream)
+    if tail is None or version > tail.version:
+        return False
+    recorded = _fact(ground.log, stream, version)
+    if recorded.type_code not in {MESSAGE, *_NOTES}:
+        return False
+    shown = ground.headers.whole(session).spans
+    return stream == session or not minus([_line(recorded)], shown)
+
+
+def _line(recorded: Recorded) -> ev.Span:
+    note = recorded.type_code != MESSAGE
+    start = recorded.version if note else recorded.number
+    return ev.Span(recorded.session, start, start + 1, note)
+
+
+def _fact(log: Log, session: str, version: int) -> Recorded:
+    frame = frames_at(log, session, version, frames_max=1)[0]
+    return Recorded(frame, version - frame.version)
+
+
+def check_redactable(log: Log, session: str, version: int) -> None:
+    """Raise InvalidEvent unless the fact there is shown as a message, KeyShredded if it is gone."""
+    recorded = _fact(log, session, version)
+    code = recorded.type_code
+    shown = code == MESSAGE or (code in _NOTES and (recorded.erased or _shows_summary(recorded)))
+    if not shown:
+        raise InvalidEvent(
+            f"version {version} of session {session!r} is a {recorded.type}, no message; "
+            "only messages and summaries can be redacted"
+        )
+
+
+def _shows_summary(recorded: Recorded) -> bool:
+    event = recorded.event
+    if isinstance(event, ev.BranchMerged):
+        return event.into == recorded.session and event.summary is not None
+    return True
+
+
+def redaction_of(log: Log, session: str, version: int) -> Receipt | None:
+    """Return the receipt of the redaction of a message, None where there was none.
+
+    None too where its payload is gone and no fact says so: in a copy of the time before, made
+    later. Raises KeyShredded where its session was erased.
+    """
+    if not _fact(log, session, version).erased:
+        return None
+    for recorded in _facts(log, session, version + 1, ev.Redacted):
+        fact = recorded.event
+        if isinstance(fact, ev.Redacted) and fact.version == version:
+            return receipt_again(recorded.frame)
+    return None
+
+
+def _facts(log: Log, session: str, start: int, kind: type[ev.Event]) -> Iterator[Recorded]:
+    """Iterate over a session's facts of one kind, from a version on."""
+    tail, code = log.tail(session), TYPE_CODES[kind]
+    while tail is not None and start <= tail.version:
+        for frame in frames_at(log, session, start):
+            if not frame.only_messages:
+                yield from (each for each in frame.recorded(start) if each.type_code == code)
+            start = frame.last_version + 1
+
+
+# -- erasure ---------------------------------------------------------------------------
+
+
+def erasure_of(ground: Ground, session: str) -> Receipt | None:
+    """Return the receipt of a session's erasure, None where there was none."""
+    if ground.headers.standing(session).status != "erased":
+        return None
+    return receipt_again(_request_of(ground.log, session).frame)
+
+
+def _request_of(log: Log, session: str) -> Recorded:
+    """Return the fact that asked for an erasure: the last one, or the last but one."""
+    tail = log.tail(session)
+    assert tail is not None
+    for version in (tail.version, tail.version - 1):
+        recorded = _fact(log, session, version)
+        if recorded.type_code == TYPE_CODES[ev.EraseRequested]:
+            return recorded
+    raise KeyShredded(session)
+
+
+def erase_request(ground: Ground, session: str, reason: str, *, cascade: bool) -> list[Part]:
+    """Decide that a session is to be erased. Raises InvalidEvent and LegalHold.
+
+    With it go, from the sessions that took it in, the values and summaries that came by that.
+    """
+    if ground.log.codec.seal is None:
+        raise InvalidEvent(
+            "only an encrypted store can erase: what this one wrote stays in its free pages and "
+            "backups; redact() hides single messages"
+        )
+    ground.headers.check_free(session)
+    taken = taken_in(ground.log, _facts(ground.log, session, 0, ev.BranchMerged), {session})
+    dependents = dependents_of(ground, session, set(taken))
+    if dependents and not cascade:
+        named = ", ".join(f"{name!r} (shows {lines} of its messages)" for name, lines in dependents)
+        raise InvalidEvent(
+            f"erasing session {session!r} takes from others what they have of it: {named}; "
+            "pass cascade=True if they are to lose it"
+        )
+    for other in taken:
+        ground.headers.check_free(other)
+    fact = ev.EraseRequested([key_of(ground.log, session)], reason, dependents)
+    first = Part(session, [fact], ground.headers.now(session).version)
+    return [first, *_without(taken, reason)]
+
+
+def taken_in(log: Log, merges: Iterable[Recorded], sources: Collection[str]) -> dict[str, Versions]:
+    """Return which facts brought more than lines of the sources into others, out of some merges."""
+    found: dict[str, set[int]] = {}
+    for recorded in merges:
+        try:
+            half = recorded.structure
+            if not isinstance(half, ev.BranchMerged) or half.source not in sources:
+                continue
+            if _has_more(log, half.into, half.into_version):
+                found.setdefault(half.into, set()).add(half.into_version)
+        except KeyShredded:
+            continue  # erased itself, and nobody can read it any more
+    return {session: sorted(versions) for session, versions in found.items()}
+
+
+def _has_more(log: Log, session: str, version: int) -> bool:
+    """Return True for a merge that still has values, or that lost them and no fact says why."""
+    if not log.unerased([log.codec.names.kept(SESSION_NAME, session)]):
+        return False
+    recorded = _fact(log, session, version)
+    event = recorded.structure
+    if event is None or stripped(event) == event:
+        return recorded.erased and redaction_of(log, session, version) is None
+    return True
+
+
+def _without(taken: Mapping[str, Versions], reason: str) -> list[Part]:
+    """Return the parts that take these merges' values and summaries away, and say so."""
+    return [
+        Part(
+            session,
+            [ev.Redacted(version, reason) for version in versions],
+            shreds=tuple(Shred(session, each, each, whole=True) for each in versions),
+        )
+        for session, versions in taken.items()
+    ]
+
+
+def dependents_of(ground: Ground, session: str, takers: Collection[str] = ()) -> list[Dependent]:
+    """Return the sessions that have something of this one, and how many lines of it they show.
+
+    Its branches inherit its values, `takers` and their branches have them by a merge, whatever
+    lines they show. Looks at the newest state of every session.
+    """
+    having = set(takers)
+    lines: dict[str, int] = {}
+    parents: dict[str, str | None] = {}
+    after = ""
+    while names := ground.log.sessions(after):
+        for name in names:
+            header = ground.headers.now(name)
+            if header.status != "erased" and name not in (session, SYSTEM):
+                lines[name] = length(span for span in header.spans if span.session == session)
+            parents[name] = header.parent
+        after = names[-1]
+    having |= {name for name in lines if _descends(parents, name, {session, *takers})}
+    return [(name, count) for name, count in lines.items() if count or name in having]
+
+
+def _descends(parents: dict[str, str | None], name: str, ancestors: Collection[str]) -> bool:
+    parent = parents.get(name)
+    while parent is not None and parent not in ancestors:
+        parent = parents.get(parent)
+    return parent is not None
+
+
+def complete(runner: Runner, session: str, options: Options) -> None:
+    """Take an erasure that was asked for to its end; does nothing where it is there.
+
+    Raises StoreUnavailable where the keyring can't destroy the key; the next one to open the
+    store goes on then.
+    """
+    if session in runner.log.erasing():
+        asked = _request_of(runner.log, session).event
+        assert isinstance(asked, ev.EraseRequested)
+        _shred(runner.log, session)
+        seal = runner.log.codec.seal
+        assert seal is not None
+        seal.opened().shred(asked.keys, seal.names.kept(SESSION_NAME, session))
+        seal.keys.pop(session, None)
+        runner.run(_conclusion(session, ev.KeyShredded(asked.keys, asked.reason), options))
+    runner.headers.erasures()
+
+
+def _shred(log: Log, session: str) -> None:
+    """Take the payloads of a session away, a page of frames a transaction."""
+    tail, version = log.tail(session), 0
+    assert tail is not None
+    while version <= tail.version:
+        last = frames_at(log, session, version, frames_max=PAGE_FRAMES)[-1].last_version
+        log.shred(Shred(session, version, last, whole=True))
+        version = last + 1
+
+
+def _conclusion(session: str, fact: ev.KeyShredded, options: Options) -> Request:
+    """Return the request that says it is over; another process may have said so meanwhile."""
+
+    def known(ground: Ground) -> Receipt | None:
+        done = session not in ground.log.erasing()
+        return receipt_again(_request_of(ground.log, session).frame) if done else None
+
+    def decide(ground: Ground) -> list[Part]:
+        tail = ground.log.tail(session)
+        assert tail is not None
+        return [Part(session, [fact], tail.version)]
+
+    who: Options = {"actor": options.get("actor")}
+    return request({}, ["erased", session], decide, who, reads_state=True, known=known)
+
+
+def resume(runner: Runner) -> None:
+    """Complete the erasures that were interrupted, and those that are newer than the store.
+
+    A copy of before an erasure holds a session whose key the keyring has destroyed since: it is
+    erased here too, so that nothing that folds the log meets what nobody can read.
+    """
+    for session in runner.log.erasing():
+        complete(runner, session, {})
+    seal = runner.log.codec.seal
+    destroyed = {} if seal is None else seal.opened().destroyed()
+    again = {each: _known_key(runner.log, each) for each in runner.log.unerased(destroyed.values())}
+    again = {each: key for each, key in again.items() if key is None or key in destroyed}
+    if again:
+        taken = taken_in(runner.log, _all_merges(runner.log), again)
+        runner.run(_repetition(again, {each: taken[each] for each in taken if each not in again}))
+        resume(runner)
+
+
+def _known_key(log: Log, session: str) -> int | None:
+    """Return the id of a session's key, None where its first payload is gone already."""
+    try:
+        return key_of(log, session)
+    except KeyShredded:
+        return None
+
+
+def _all_merges(log: Log) -> Iterator[Recorded]:
+    """Iterate over the facts about merges in all sessions."""
+    position, code = 0, TYPE_CODES[ev.BranchMerged]
+    while frames := log.read_all(position):
+        for frame in frames:
+            if not frame.only_messages:
+                yield from (each for each in frame.recorded() if each.type_code == code)
+        position = frames[-1].last_position + 1
+
+
+def _repetition(again: Mapping[str, int | None], taken: Mapping[str, Versions]) -> Request:
+    """Return the request for erasures that this copy of the store knows nothing of."""
+
+    def known(ground: Ground) -> Receipt | None:
+        for session in again:
+            newest = _newest(ground.log, session)
+            if newest.type_code not in _ENDS:
+                return None
+        return receipt_again(newest.frame)
+
+    def decide(ground: Ground) -> list[Part]:
+        parts = []
+        for session, key in again.items():
+            fact = ev.EraseRequested([] if key is None else [key], REPEATED)
+            parts.append(Part(session, [fact], _newest(ground.log, session).version))
+        return [*parts, *_without(taken, REPEATED)]
+
+    return request({}, ["erase", *again], decide, {}, reads_state=True, known=known)
+
+
+def _newest(log: Log, session: str) -> Recorded:
+    tail = log.tail(session)
+    assert tail is not None
+    return _fact(log, session, tail.version)

@@ -1,0 +1,110 @@
+"""Reading facts in bounded pages: each page is one short transaction, none stays open.
+
+Invariants: pages are lists of Recorded in the order asked for; a reader sees every event that
+was committed when it took its page and never one twice; damage raises Corruption.
+"""
+
+from collections.abc import Collection, Iterator
+from itertools import islice
+
+from ..errors import InvalidEvent
+from ..log.base import Log, frames_at
+from ..log.format import TYPE_CODES
+from ..log.frame import Recorded
+
+Page = list[Recorded]
+
+POSITION_MAX = (1 << 63) - 1
+"""Beyond any log: a reader that is sent further waits there."""
+
+_CODES = {kind.__name__: code for kind, code in TYPE_CODES.items()}
+
+
+def stream_pages(
+    log: Log, session: str, first: int, last: int, *, reverse: bool = False
+) -> Iterator[Page]:
+    """Iterate over versions `first..last` of a stream, newest first with `reverse`."""
+    version = last if reverse else first
+    while first <= version <= last:
+        page: Page = []
+        for frame in frames_at(log, session, version, reverse=reverse):
+            if frame.last_version < first or frame.version > last:
+                break
+            page += frame.recorded(first, min(last, version) if reverse else last, reverse=reverse)
+            version = frame.version - 1 if reverse else frame.last_version + 1
+        if not page:
+            return
+        yield page
+
+
+def log_pages(log: Log, position: int, types: Collection[str] | None = None) -> Iterator[Page]:
+    """Iterate over the log from `position` on; `types` are names of event types to keep."""
+    codes = None if types is None else type_codes(types)
+    position = min(max(position, 0), POSITION_MAX)
+    while frames := log.read_all(position):
+        page: Page = []
+        for frame in frames:
+            first = frame.version + max(position - frame.position, 0)
+            if codes is None:
+                page += frame.recorded(first)
+            else:
+                page += (each for each in frame.recorded(first) if each.type_code in codes)
+            position = frame.last_position + 1
+        yield page
+
+
+def type_codes(types: Collection[str]) -> set[int]:
+    """Return the codes of event types; raises InvalidEvent for a name that is none."""
+    unknown = sorted(set(types) - set(_CODES))
+    if unknown:
+        raise InvalidEvent(f"no such event type: {', '.join(unknown)}")
+    return {_CODES[name] for name in types}
+
+
+def flat(pages: Iterator[Page], limit: int | None) -> Iterator[Recorded]:
+    """Iterate over the events of pages, at most `limit`. Raises InvalidEvent below 0."""
+    return islice((recorded for page in pages for recorded in page), checked_limit(limit))
+
+
+def checked_limit(limit: int | None) -> int | None:
+    """Return a limit of events, None for none. Raises InvalidEvent below 0."""
+    if limit is not None and limit < 0:
+        raise InvalidEvent(f"limit must be a whole number from 0 on, not {limit}")
+    return limit
+
+
+def position_at(log: Log, moment: int) -> int:
+    """Return the newest position recorded at or before `moment` (ns), -1 where none was.
+
+    Bisection: recorded time never decreases along positions.
+    """
+    low, high = 0, log.size()
+    while low < high:
+        middle = (low + high) // 2
+        frame = log.read_all(middle, frames_max=1)[0]
+        if frame.recorded_at <= moment:
+            low = frame.last_position + 1
+        else:
+            high = frame.position
+    return low - 1
+
+
+def version_at(log: Log, session: str, position: int) -> int:
+    """Return the newest version of a stream at or before `position`, -1 where none was.
+
+    Bisection over the stream: positions increase with versions.
+    """
+    tail = log.tail(session)
+    if tail is None:
+        return -1
+    low, high = 0, tail.version + 1
+    while low < high:
+        middle = (low + high) // 2
+        frame = frames_at(log, session, middle, frames_max=1)[0]
+        if frame.last_position <= position:
+            low = frame.last_version + 1
+        elif frame.position > position:
+            high = frame.version
+        else:
+            return frame.version + (position - frame.position)
+    return low - 1

@@ -1,0 +1,108 @@
+"""Subscriptions: catch up with what is in the log, then follow what comes.
+
+Invariants: every event once and in order, from any position, also those of other processes; a
+slow subscriber holds nothing back and nobody's memory, since it reads pages from the log; close()
+ends the iteration from any thread.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+from ..limits import POLL_INTERVAL_MS
+from ..log.frame import Recorded
+
+Fetch = Callable[[], list[Recorded]]
+"""Returns the next page and moves on; an empty one when there is nothing new."""
+
+
+class Signal:
+    """Wakes who waits for a commit of this process."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._waiting = 0
+        self._loops: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+
+    def notify(self) -> None:
+        """Wake all; costs nothing when nobody waits."""
+        if self._waiting:
+            with self._condition:
+                self._condition.notify_all()
+        for event, loop in list(self._loops.items()):
+            try:
+                loop.call_soon_threadsafe(event.set)
+            except RuntimeError:  # that loop is closed
+                self._loops.pop(event, None)
+
+    def wait(self, seconds: float) -> None:
+        """Block until the next commit, at most so long."""
+        with self._condition:
+            self._waiting += 1
+            self._condition.wait(seconds)
+            self._waiting -= 1
+
+    async def wait_async(self, seconds: float) -> None:
+        """Like wait, for a coroutine."""
+        event = asyncio.Event()
+        self._loops[event] = asyncio.get_running_loop()
+        try:
+            await asyncio.wait_for(event.wait(), seconds)
+        except TimeoutError:
+            return
+        finally:
+            self._loops.pop(event, None)
+
+
+class Subscription:
+    """An iterator, sync or async, over facts as they come; also a context manager."""
+
+    def __init__(self, fetch: Fetch, signal: Signal, *, follow: bool) -> None:
+        self._fetch, self._signal, self._follow = fetch, signal, follow
+        self._page: deque[Recorded] = deque()
+        self._closed = False
+
+    def close(self) -> None:
+        """End the iteration, at the latest after the next poll."""
+        self._closed = True
+        self._signal.notify()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Recorded:
+        while not self._closed:
+            if not self._page:
+                self._refill()
+            if self._page:
+                return self._page.popleft()
+            if not self._follow:
+                break
+            self._signal.wait(POLL_INTERVAL_MS / 1_000)
+        raise StopIteration
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Recorded:
+        while not self._closed:
+            if not self._page:
+                # Shielded: a page that was fetched for a cancelled reader is the next one's.
+                await asyncio.shield(asyncio.to_thread(self._refill))
+            if self._page:
+                return self._page.popleft()
+            if not self._follow:
+                break
+            await self._signal.wait_async(POLL_INTERVAL_MS / 1_000)
+        raise StopAsyncIteration
+
+    def _refill(self) -> None:
+        self._page.extend(self._fetch())

@@ -1,0 +1,302 @@
+"""Group commit: whoever leads takes all that is queued into one transaction.
+
+Invariants: one leader at a time; an append is acknowledged only after its commit is durable
+(with `interval_ms` set: after it is staged, and the commit follows within the interval); a lone
+caller leads itself and pays no thread hand-off; who finds a leader at work queues up and is
+committed by the writer thread together with all others; order per caller is kept; what waits is
+at most QUEUE_BYTES_MAX, so that callers faster than the disk wait instead of filling the memory.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from ..clock import Clock
+from ..errors import StoreUnavailable
+from ..limits import BATCH_APPENDS_MAX, BATCH_EVENTS_MAX, QUEUE_BYTES_MAX
+from ..log.base import Append, Log, Outcome
+from .room import Loop, Room
+
+TICKET_BYTES = 1 << 10
+"""What an append weighs besides its encoded bytes."""
+
+Committed = Callable[[Sequence[Append], Sequence[Outcome]], None]
+"""Told of every batch that is in the log, before its callers are."""
+
+Check = Callable[[], None]
+"""Raises, in the lead and just before the commit, where an append may not go in any more."""
+
+
+class Ticket:
+    """One append on its way: resolved once, waited for by a thread or by an event loop."""
+
+    __slots__ = ("append", "check", "failure", "future", "loop", "outcome", "weight", "_done")
+
+    def __init__(self, append: Append, check: Check, loop: Loop | None = None) -> None:
+        self.append, self.check = append, check
+        sizes = (len(draft.heads) + len(draft.bodies) for draft in append.drafts)
+        self.weight = TICKET_BYTES + sum(sizes)
+        self.outcome: Outcome | None = None
+        self.failure: Exception | None = None
+        self.loop = loop
+        self.future = loop.create_future() if loop else None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def resolve(self, outcome: Outcome | None, failure: Exception | None) -> None:
+        """Wake the thread that waits; event loops are woken once per batch by the writer."""
+        self.outcome, self.failure = outcome, failure
+        self._done.release()
+
+    @property
+    def resolved(self) -> bool:
+        """True once the outcome or the failure is known."""
+        return self.outcome is not None or self.failure is not None
+
+    def wait(self) -> Outcome:
+        """Return the outcome, or raise what stopped the commit."""
+        with self._done:
+            return self.result()
+
+    def result(self) -> Outcome:
+        """Return the outcome of a resolved ticket, or raise what stopped the commit."""
+        if self.failure is not None:
+            raise self.failure
+        assert self.outcome is not None
+        return self.outcome
+
+
+class Writer:
+    """The queue in front of a log, its leader, and the thread that leads when callers queue."""
+
+    def __init__(self, log: Log, clock: Clock, committed: Committed, interval_ms: int = 0) -> None:
+        self._log, self._clock, self._committed = log, clock, committed
+        self._interval = interval_ms / 1_000
+        self._queue: deque[Ticket] = deque()
+        self._room = Room(QUEUE_BYTES_MAX)
+        self._lead = threading.Lock()
+        self._turn = threading.Lock()
+        self._wake = threading.Event()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._hurry = threading.Event()
+        self._lost: Exception | None = None
+
+    # -- callers -------------------------------------------------------------------------
+
+    def submit(self, append: Append, check: Check) -> Outcome:
+        """Return the outcome once the append is durable."""
+        ticket = Ticket(append, check)
+        self._room.enter(ticket.weight)
+        self._enqueue(ticket)
+        if not self._interval and self._lead.acquire(blocking=False):
+            try:
+                while not ticket.resolved:
+                    self._commit_batch()
+            finally:
+                self._lead.release()
+        elif not self._rouse():
+            self._drain()
+        return ticket.wait()
+
+    async def submit_async(self, append: Append, check: Check) -> Outcome:
+        """Like submit, for a coroutine; a cancelled caller's append still lands."""
+        ticket = Ticket(append, check, asyncio.get_running_loop())
+        await self._room.enter_async(ticket.weight)
+        self._enqueue(ticket)
+        if not self._rouse():
+            self._drain()
+        assert ticket.future is not None
+        await ticket.future
+        return ticket.result()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Callable[[Append], Outcome]]:
+        """Lead alone: nobody else in this process commits inside the block."""
+        with self._leading():
+            self._check_open()
+            yield self._commit_alone
+
+    def flush(self) -> None:
+        """Return once everything acknowledged so far is durable."""
+        if self._interval:
+            with self._leading():
+                self._check_lost()
+
+    async def flush_async(self) -> None:
+        """Like flush, for a coroutine."""
+        if self._interval:
+            await asyncio.to_thread(self.flush)
+
+    @contextmanager
+    def _leading(self) -> Iterator[None]:
+        """Wait for the lead in turn: who waits here is next, however busy the writer thread is."""
+        self._hurry.set()
+        self._wake.set()
+        with self._turn:
+            self._lead.acquire()
+        try:
+            yield
+        finally:
+            self._lead.release()
+
+    def close(self) -> None:
+        """Commit what is queued and stop the thread; idempotent."""
+        self._closed = True
+        with self._starting:
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            self._wake.set()
+            thread.join()
+        self._drain()
+        self._check_lost()
+
+    def _drain(self) -> None:
+        """Commit all that is queued, in the thread that asks."""
+        with self._leading():
+            while self._queue:
+                self._commit_batch()
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        """Queue a ticket that has its room, which the leader gives back as it takes it."""
+        try:
+            self._check_open()
+            self._check_lost()
+        except BaseException:
+            self._room.leave(ticket.weight)
+            raise
+        self._queue.append(ticket)
+
+    def _check_lost(self) -> None:
+        """Raise, once, when facts that were acknowledged early could not be committed."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            raise StoreUnavailable(f"facts acknowledged before their sync were lost: {lost}")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    # -- the leader ----------------------------------------------------------------------
+
+    def _commit_alone(self, append: Append) -> Outcome:
+        outcomes = self._log.commit([append], self._clock())
+        self._committed([append], outcomes)
+        return outcomes[0]
+
+    def _commit_batch(self) -> None:
+        """Commit what is queued, up to the limits of a batch, and wake its callers."""
+        batch: list[Ticket] = []
+        outcomes: Sequence[Outcome] = ()
+        failure: Exception | None = StoreUnavailable(
+            "the commit was interrupted and may have happened; repeat it with a key to know"
+        )
+        try:
+            self._take(batch)
+            appends = [ticket.append for ticket in batch]
+            if appends:
+                outcomes = self._log.commit(appends, self._clock())
+                self._committed(appends, outcomes)
+            failure = None
+        except Exception as error:  # noqa: BLE001 - every caller must hear of it, whatever it is
+            failure = error
+        finally:  # also when Ctrl-C hits the caller that leads: the others must not wait for ever
+            _resolve(batch, outcomes, failure)
+
+    def _take(self, batch: list[Ticket]) -> None:
+        """Move tickets from the queue to the batch, up to its limits."""
+        events = weight = 0
+        try:
+            while self._queue and len(batch) < BATCH_APPENDS_MAX and events < BATCH_EVENTS_MAX:
+                ticket = self._queue.popleft()
+                weight += ticket.weight
+                batch.append(ticket)
+                try:
+                    ticket.check()
+                except Exception as refused:  # noqa: BLE001 - its caller must hear of it
+                    _resolve([batch.pop()], (), refused)
+                    continue
+                events += sum(draft.count for draft in ticket.append.drafts)
+        finally:
+            self._room.leave(weight)
+
+    # -- the writer thread ---------------------------------------------------------------
+
+    def _rouse(self) -> bool:
+        """Have the writer thread look at the queue; False where there is none to do it."""
+        if self._thread is None:
+            self._start()
+        self._wake.set()
+        return self._thread is not None and not self._closed
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._closed:
+                thread = threading.Thread(target=self._run, name="eventstore-writer", daemon=True)
+                with suppress(RuntimeError):  # the interpreter is ending: callers lead themselves
+                    thread.start()
+                    self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                with self._leading():
+                    if self._interval:
+                        self._commit_group()
+                    elif self._queue:
+                        self._commit_batch()
+            if self._closed and not self._queue:
+                return
+
+    def _commit_group(self) -> None:
+        """Acknowledge appends as they are staged; commit all of them when the interval is over."""
+        deadline = time.monotonic() + self._interval
+        batch: list[Ticket] = []
+        acknowledged = False
+        self._hurry.clear()
+        try:
+            with self._log.group() as stage:
+                while True:
+                    batch = []
+                    self._take(batch)
+                    appends = [ticket.append for ticket in batch]
+                    _resolve(batch, stage(appends, self._clock()), None)
+                    acknowledged = acknowledged or bool(batch)
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._hurry.is_set() or self._closed:
+                        break
+                    if not self._queue:
+                        self._wake.wait(left)
+                        self._wake.clear()
+        except Exception as failure:  # noqa: BLE001 - whoever was told otherwise hears it later
+            self._lost = failure if acknowledged else self._lost
+            _resolve([ticket for ticket in batch if not ticket.resolved], (), failure)
+        self._committed([], [])
+
+
+def _resolve(
+    batch: Sequence[Ticket], outcomes: Sequence[Outcome], failure: Exception | None
+) -> None:
+    """Hand out outcomes; each event loop is entered once, whatever the number of callers."""
+    loops: dict[Loop, list[Ticket]] = {}
+    for index, ticket in enumerate(batch):
+        ticket.resolve(None if failure else outcomes[index], failure)
+        if ticket.loop is not None:
+            loops.setdefault(ticket.loop, []).append(ticket)
+    for loop, tickets in loops.items():
+        try:
+            loop.call_soon_threadsafe(_wake_all, tickets)
+        except RuntimeError:  # the loop was closed meanwhile: nobody waits there any more
+            continue
+
+
+def _wake_all(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        if ticket.future is not None and not ticket.future.done():
+            ticket.future.set_result(None)

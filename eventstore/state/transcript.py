@@ -1,0 +1,120 @@
+"""The visible messages of a session, read page by page when somebody looks.
+
+Invariants: a Sequence of Message, oldest first; the last N cost O(N) whatever the length; it
+shows one moment and doesn't move when the session goes on; a summary is one message of role
+`system` whose metadata says what it covers.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from ..errors import Corruption
+from ..events import BranchMerged, HistorySummarized, MessageAppended, Span
+from ..ids import message_id
+from ..log.base import Log, frames_at
+from ..log.format import MESSAGE
+from ..log.frame import Recorded
+from ..messages import Json, Message
+from ..spans import cut, length
+
+PAGE_FRAMES = 512
+
+
+class Transcript(Sequence[Message]):
+    """Messages behind a list of spans; slices are lists, and only what is asked for is read."""
+
+    def __init__(self, log: Log, spans: Sequence[Span]) -> None:
+        self._log, self._spans = log, spans
+        self._length = length(spans)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Message]: ...
+    def __getitem__(self, index: int | slice) -> Message | list[Message]:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self._length)
+            if step == 1:
+                return [message for _, _, message in self.lines(start, stop)]
+            return [self[each] for each in range(start, stop, step)]
+        if not -self._length <= index < self._length:
+            raise IndexError(f"message {index} of {self._length}")
+        index %= self._length
+        return next(self.lines(index, index + 1))[2]
+
+    def __iter__(self) -> Iterator[Message]:
+        return (message for _, _, message in self.lines(0, self._length))
+
+    def lines(self, start: int, stop: int) -> Iterator[tuple[Span, Recorded, Message]]:
+        """Iterate over lines as (span of that one line, event behind it, message)."""
+        for span in cut(self._spans, start, stop):
+            yield from self._note(span) if span.note else self._run(span)
+
+    def _run(self, span: Span) -> Iterator[tuple[Span, Recorded, Message]]:
+        number, version = span.start, self._log.locate(span.session, span.start)
+        while number < span.stop:
+            frames_max = min(span.stop - number, PAGE_FRAMES)
+            for frame in frames_at(self._log, span.session, version, frames_max=frames_max):
+                for index in frame.message_indexes(number, span.stop):
+                    recorded = Recorded(frame, index)
+                    event = recorded.event
+                    assert isinstance(event, MessageAppended)
+                    yield Span(span.session, number, number + 1), recorded, event.message
+                    number += 1
+                version = frame.last_version + 1
+
+    def _note(self, span: Span) -> Iterator[tuple[Span, Recorded, Message]]:
+        frame = frames_at(self._log, span.session, span.start, frames_max=1)[0]
+        recorded = next(frame.recorded(span.start, span.start))
+        yield span, recorded, note_message(recorded)
+
+
+def note_message(recorded: Recorded) -> Message:
+    """Return a summary as the message it is shown as."""
+    event = recorded.event
+    if isinstance(event, HistorySummarized):
+        covers: Json = {"messages": event.count, "tokens": event.tokens_before}
+        summary = event.summary
+    elif isinstance(event, BranchMerged) and event.summary is not None:
+        covers, summary = {"session": event.source, "upto": event.source_version}, event.summary
+    else:
+        raise Corruption(recorded.position, "a summary was expected here")
+    given = summary.get("metadata")
+    metadata = {**(given if isinstance(given, dict) else {}), "summary": covers}
+    fields = {"role": "system", "content": "", **summary, "metadata": metadata}
+    return Message(fields, summary.get("id") or message_id(recorded.session, recorded.version))
+
+
+def tokens_of(log: Log, spans: Sequence[Span]) -> int:
+    """Return the tokens of these lines; of messages only the heads are read."""
+    return sum(_note_tokens(log, span) if span.note else _run_tokens(log, span) for span in spans)
+
+
+def line_tokens(recorded: Recorded) -> int:
+    """Return the tokens of a line: of a message as its head says, of a summary as its event."""
+    if recorded.type_code == MESSAGE:
+        return recorded.tokens
+    event = recorded.structure
+    if isinstance(event, HistorySummarized):
+        return event.tokens
+    return event.summary_tokens if isinstance(event, BranchMerged) else 0
+
+
+def _note_tokens(log: Log, span: Span) -> int:
+    frame = frames_at(log, span.session, span.start, frames_max=1)[0]
+    return line_tokens(next(frame.recorded(span.start, span.start)))
+
+
+def _run_tokens(log: Log, span: Span) -> int:
+    total, number, version = 0, span.start, log.locate(span.session, span.start)
+    while number < span.stop:
+        frames_max = min(span.stop - number, PAGE_FRAMES)
+        for frame in frames_at(log, span.session, version, frames_max=frames_max):
+            indexes = frame.message_indexes(number, span.stop)
+            total += sum(frame.row(index)[2] for index in indexes)
+            number += len(indexes)
+            version = frame.last_version + 1
+    return total
