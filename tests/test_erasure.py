@@ -358,7 +358,8 @@ def test_without_its_keyring_nothing_is_erased(told_store, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from eventstore import EventStore, Keyring, erasure, keyring
+from eventstore import EventStore, Keyring, keyring
+from eventstore.engine import erasure
 from eventstore.log.lmdb import LmdbLog
 place, keys, step = sys.argv[1:]
 erasure.PAGE_FRAMES = 4

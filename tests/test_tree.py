@@ -103,19 +103,22 @@ def test_a_frontier_of_the_wrong_length_is_a_bug():
         Frontier(3, [b"\x00" * 32])
 
 
-def test_tiles_are_the_roots_of_their_subtrees():
-    """Past 65,536 leaves, each full tile of levels 8 and 16 is told once and is the naive root."""
+def test_kept_roots_are_those_of_their_subtrees():
+    """Past 65,536 leaves, each full subtree of levels 4, 8, 12 and 16 is told once, and right."""
     leaves = [number.to_bytes(32, "big") for number in range(LARGE)]
     frontier = Frontier()
-    tiles = frontier.extend(leaves[:70]) + frontier.extend(leaves[70:65_000])
-    tiles += frontier.extend(leaves[65_000:])
-    found = {(level, index): node for level, index, node in tiles}
-    assert len(found) == len(tiles) == 257 + 1
-    assert set(found) == {(8, index) for index in range(257)} | {(16, 0)}
+    kept = frontier.extend(leaves[:70]) + frontier.extend(leaves[70:65_000])
+    kept += frontier.extend(leaves[65_000:])
+    found = {(level, index): node for level, index, node in kept}
+    assert len(found) == len(kept)
+    levels = (4, 8, 12, 16)
+    assert set(found) == {(level, index) for level in levels for index in range(LARGE >> level)}
     for (level, index), node in found.items():
-        if level == 8:
-            assert node == naive_root(leaves[index << 8 : (index + 1) << 8])
-    assert found[16, 0] == naive_root([found[8, index] for index in range(256)])
+        if level == 4:
+            assert node == naive_root(leaves[index << 4 : (index + 1) << 4])
+        else:
+            below = [found[level - 4, (index << 4) + each] for each in range(16)]
+            assert node == naive_root(below)
     assert found[16, 0] == frontier.nodes[0]
 
 

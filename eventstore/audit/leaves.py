@@ -1,8 +1,8 @@
-"""The leaves of a log's tree, made again from its frames, and the roots of tiles kept beside them.
+"""The leaves of a log's tree, made again from its frames, and the subtree roots kept beside them.
 
 Invariants: an entry follows from its frame alone, checksums checked; leaves are recomputed by
-whole tiles of 256 and a few of these are remembered; what is appended meanwhile changes nothing
-that was there.
+whole groups of 16, above which roots are kept, and some of these are remembered; what is appended
+meanwhile changes nothing that was there.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from ..log.format import OCCURRED, OCCURRED_TIME, SHREDDED
 from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
 from .entry import entry_common, entry_lead, entry_middle
-from .tree import TILE_BITS, Frontier, leaf_hash, root_of
+from .tree import KEPT_BITS, Frontier, leaf_hash, root_of
 
-TILE_LEAVES = 1 << TILE_BITS
+GROUP_LEAVES = 1 << KEPT_BITS
 
-TILES_CACHED_MAX = 64
-"""Tiles of leaf hashes that one reader remembers, 8 KiB each."""
+GROUPS_CACHED_MAX = 1_024
+"""Groups of leaf hashes that one reader remembers, 512 bytes each."""
 
 
 class Leaves(Protocol):
@@ -29,14 +29,14 @@ class Leaves(Protocol):
     def nodes(self, level: int, start: int, stop: int) -> Sequence[bytes]:
         """Return the roots of the full subtrees `start <= index < stop` of 2**level leaves.
 
-        `level` is a multiple of 8; at 0 these are the leaf hashes themselves.
+        `level` is a multiple of 4; at 0 these are the leaf hashes themselves.
         """
 
 
 class LogLeaves:
-    """The hashes of a log: tile roots as they are kept, leaf hashes out of the frames.
+    """The hashes of a log: subtree roots as they are kept, leaf hashes out of the frames.
 
-    `edge` is the frontier of a log that keeps tile roots, None of one that keeps none.
+    `edge` is the frontier of a log that keeps such roots, None of one that keeps none.
     """
 
     def __init__(self, log: Log) -> None:
@@ -46,7 +46,7 @@ class LogLeaves:
             with log.env.begin() as txn:
                 self.edge, _ = log.edge(txn)
             self._size = self.edge.size
-        self._tile = lru_cache(TILES_CACHED_MAX)(self._recomputed)
+        self._group = lru_cache(GROUPS_CACHED_MAX)(self._recomputed)
 
     def nodes(self, level: int, start: int, stop: int) -> Sequence[bytes]:
         """Return roots of full subtrees; raises Corruption, and ProofError beyond the log."""
@@ -56,21 +56,21 @@ class LogLeaves:
             return self._leaves(start, stop)
         if isinstance(self._log, LmdbLog):
             return self._log.tiles(level, start, stop)
-        lower = level - TILE_BITS
-        spans = ((index << TILE_BITS, index + 1 << TILE_BITS) for index in range(start, stop))
+        lower = level - KEPT_BITS
+        spans = ((index << KEPT_BITS, index + 1 << KEPT_BITS) for index in range(start, stop))
         return [root_of(self.nodes(lower, *span)) for span in spans]
 
     def _leaves(self, start: int, stop: int) -> Sequence[bytes]:
-        """Return leaf hashes out of as many tiles as they are in."""
+        """Return leaf hashes out of as many groups as they are in."""
         found: list[bytes] = []
-        for tile in range(start >> TILE_BITS, (stop - 1 >> TILE_BITS) + 1):
-            first = tile << TILE_BITS
-            found += self._tile(tile)[max(start - first, 0) : stop - first]
+        for group in range(start >> KEPT_BITS, (stop - 1 >> KEPT_BITS) + 1):
+            first = group << KEPT_BITS
+            found += self._group(group)[max(start - first, 0) : stop - first]
         return found
 
-    def _recomputed(self, tile: int) -> list[bytes]:
-        first = tile << TILE_BITS
-        made = log_entries(self._log, first, min(first + TILE_LEAVES, self._size))
+    def _recomputed(self, group: int) -> list[bytes]:
+        first = group << KEPT_BITS
+        made = log_entries(self._log, first, min(first + GROUP_LEAVES, self._size))
         return [leaf_hash(entry) for entry in made]
 
 

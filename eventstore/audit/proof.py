@@ -1,4 +1,4 @@
-"""Making proofs: from the tile roots that a log keeps and at most 256 leaves of a tile.
+"""Making proofs: from the subtree roots that a log keeps and fewer than 16 leaves beside them.
 
 Invariants: pure over `Leaves`; a subtree's root is computed once and remembered, so many proofs
 against one head cost little more than one; nothing made here is trusted: whoever hands a proof
@@ -11,7 +11,7 @@ from typing import Self
 from ..errors import ProofError
 from ..log.base import Log
 from .leaves import Leaves, LogLeaves
-from .tree import EMPTY_ROOT, TILE_BITS, Frontier, node_hash
+from .tree import EMPTY_ROOT, KEPT_BITS, Frontier, node_hash
 
 ROOTS_CACHED_MAX = 65_536
 """Roots of subtrees that one prover remembers, about 200 bytes each."""
@@ -79,14 +79,15 @@ class Prover:
     def _root(self, span: Span) -> bytes:
         found = self._roots.get(span)
         if found is None:
+            found = self._computed(*span)
             if len(self._roots) >= ROOTS_CACHED_MAX:
                 self._roots.clear()
-            found = self._roots[span] = self._computed(*span)
+            self._roots[span] = found
         return found
 
     def _computed(self, low: int, high: int) -> bytes:
-        """Return the root over a span: full tiles as large as fit, and what is left over."""
-        level = (high - low).bit_length() - 1 & -TILE_BITS
+        """Return the root over a span: kept subtrees as large as fit, and what is left over."""
+        level = (high - low).bit_length() - 1 & -KEPT_BITS
         frontier = Frontier()
         frontier.extend(self._leaves.nodes(level, low >> level, high >> level))
         rest = high >> level << level

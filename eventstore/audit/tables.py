@@ -42,7 +42,7 @@ from ..log.lmdb import LmdbLog
 from ..log.rows import checked_value
 from .relations import Place
 from .report import Notes
-from .tree import TILE_BITS, Frontier
+from .tree import KEPT_BITS, Frontier
 from .walk import Tile, Walk
 
 Taken = list[tuple[int, Frame | None]]
@@ -319,7 +319,7 @@ class Tables:
 
     def _check_tile_rows(self, _: Walk) -> None:
         """Name tiles that the tree doesn't have."""
-        levels = range(TILE_BITS, 64, TILE_BITS)
+        levels = range(KEPT_BITS, 64, KEPT_BITS)
         if self._entries[TILES] == sum(self.size >> level for level in levels):
             return
         self._notes.add(-1, f"{self._entries[TILES]} tiles are kept for {self.size} events")

@@ -19,13 +19,15 @@ from ..errors import Corruption, ProofError, StoreUnavailable
 from ..files import sync_directory, write_durably
 from ..store import EventStore
 from .heads import check_extends, open_head
-from .leaves import TILE_LEAVES, LogLeaves, log_entries
+from .leaves import LogLeaves, log_entries
 from .note import NOTE_BYTES_MAX, Checkpoint
 from .proof import Prover
 from .signer import VerifierKey
 from .tree import HASH_BYTES, TILE_BITS, leaf_hash, root_of
 
 CHECKPOINT = "checkpoint"
+
+TILE_LEAVES = 1 << TILE_BITS
 
 _LENGTH = Struct(">H")
 """Bytes of the entry that follows."""
@@ -96,6 +98,10 @@ class TileLeaves:
 
     def nodes(self, level: int, start: int, stop: int) -> Sequence[bytes]:
         """Return the roots of the full subtrees `start <= index < stop` of 2**level leaves."""
+        inner = level % TILE_BITS
+        if inner:  # between two tiles: out of the lower one's nodes
+            spans = ((index << inner, index + 1 << inner) for index in range(start, stop))
+            return [root_of(self.nodes(level - inner, *span)) for span in spans]
         found: list[bytes] = []
         for tile in range(start >> TILE_BITS, (stop - 1 >> TILE_BITS) + 1):
             first = tile << TILE_BITS

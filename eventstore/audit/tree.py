@@ -18,6 +18,10 @@ SIZE_MAX = (1 << 63) - 1
 TILE_BITS = 8
 """A tile spans 2**8 nodes of a level, as in C2SP's tlog-tiles."""
 
+KEPT_BITS = 4
+"""A log keeps the roots of full subtrees on every fourth level: 3 bytes an event, for which a proof
+hashes at most 16 leaves instead of the 256 of a tile."""
+
 EMPTY_ROOT = sha256(b"").digest()
 
 
@@ -48,22 +52,22 @@ class Frontier:
         assert len(self.nodes) == size.bit_count(), "one node per set bit of the size"
 
     def extend(self, leaves: Iterable[bytes]) -> list[tuple[int, int, bytes]]:
-        """Add leaf hashes; return (level, index, root) of each tile they completed.
+        """Add leaf hashes; return (level, index, root) of each subtree completed that is kept.
 
         A node is made for every level that becomes complete: one per leaf on average.
         """
-        nodes, tiles = self.nodes, []
+        nodes, kept = self.nodes, []
         for leaf in leaves:
             node, index, level = leaf, self.size, 0
             while index & 1:
                 node = sha256(b"\x01" + nodes.pop() + node).digest()
                 index >>= 1
                 level += 1
-                if not level % TILE_BITS:
-                    tiles.append((level, index, node))
+                if not level % KEPT_BITS:
+                    kept.append((level, index, node))
             nodes.append(node)
             self.size += 1
-        return tiles
+        return kept
 
     def root(self) -> bytes:
         """Return the root of the tree as it stands (RFC 6962, 2.1)."""

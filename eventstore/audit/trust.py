@@ -10,7 +10,7 @@
       stamps/                what time authorities said of the heads
       tiles/                 the entries of all signed heads, if they were ever exported here
 
-Invariants: whether a log leads on from the last signed head is known at the cost of one tile,
+Invariants: whether a log leads on from the last signed head is known at the cost of 16 leaves,
 however long it is; what can't be read or believed is a reason for distrust, never for trust.
 """
 

@@ -223,7 +223,7 @@ class Frame:
         if row[5] & SEALED:
             sealed = body[COMMITMENT_BYTES:]
             return entry_digests(body[:COMMITMENT_BYTES], sha256(sealed).digest())
-        _, salt, payload = self.opened(index)
+        salt, payload = body[:SALT_BYTES], self._payload(index, row, body)
         return entry_digests(payload_commitment(salt, payload))
 
     def key_id(self, index: int) -> int | None:
@@ -252,10 +252,7 @@ class Frame:
         residue = body[DIGESTS_BYTES:]
         if not residue:
             return None
-        try:
-            residue = self._unsealed(index, residue) if row[5] & SEALED else residue
-        except ValueError as error:
-            raise Corruption(self.position + index, str(error)) from None
+        residue = self._unsealed(index, residue) if row[5] & SEALED else residue
         schema = RESIDUE_SCHEMA.unpack_from(residue)[0]
         return self._decoded(index, row[3], schema, residue[RESIDUE_SCHEMA.size :])
 
@@ -271,10 +268,14 @@ class Frame:
         it is sealed and the log is open without its keyring.
         """
         row, body = self.stored(index)
+        if row[5]:  # mostly an event has no flags, and then nothing else to be looked at
+            body = self._bare(index)
+        return row, body[:SALT_BYTES], self._payload(index, row, body)
+
+    def _payload(self, index: int, row: Row, body: bytes) -> bytes:
+        """Return the uncompressed payload behind an event's salt."""
         try:
-            if row[5]:  # mostly an event has no flags, and then nothing else to be looked at
-                body = self._bare(index)
-            return row, body[:SALT_BYTES], self.codec.decompress(row[7], body[SALT_BYTES:], row[1])
+            return self.codec.decompress(row[7], body[SALT_BYTES:], row[1])
         except ValueError as error:
             raise Corruption(self.position + index, str(error)) from None
 
@@ -287,8 +288,12 @@ class Frame:
 
     def _unsealed(self, index: int, sealed: bytes) -> bytes:
         if self.codec.seal is None:
-            raise ValueError("payload is sealed in a store that is not encrypted")
-        return self.codec.seal.open(sealed, self.bound(index), self.session)
+            what = "payload is sealed in a store that is not encrypted"
+            raise Corruption(self.position + index, what)
+        try:
+            return self.codec.seal.open(sealed, self.bound(index), self.session)
+        except ValueError as error:
+            raise Corruption(self.position + index, str(error)) from None
 
     def event(self, index: int) -> AnyEvent:
         """Return one event, decoded."""
