@@ -8,6 +8,7 @@ this store sees; the async face in aio.py runs on the very same engine.
 import getpass
 import os
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from importlib.resources import files
@@ -36,6 +37,7 @@ from .log.format import MARKER, RAW
 from .log.frame import Recorded
 from .log.lmdb import LmdbLog
 from .log.memory import MemoryLog
+from .log.seal import LOCKED
 from .log.vault import STORE_KEY
 from .messages import Json, TokenCounter, count_tokens
 from .place.directory import describe, ensure_store
@@ -73,7 +75,7 @@ class EventStore(Commands[Receipt]):
         self.distrust = distrust
         refusal = StoreUnavailable("the store is open read-only") if read_only else distrust
         if log.codec.locked:
-            refusal = refusal or StoreUnavailable("the store is encrypted; open it with keyring=")
+            refusal = refusal or StoreUnavailable(LOCKED)
         self.read_only = refusal is not None
         forget = _keep_all if path is None or refusal else partial(drop_stale, path)
         self.headers = Headers(log, snapshots, forget)
@@ -129,7 +131,7 @@ class EventStore(Commands[Receipt]):
         if durability not in ("sync", "buffered") or compression not in ("zstd", "none"):
             raise InvalidEvent("durability is 'sync' or 'buffered', compression 'zstd' or 'none'")
         place = Path(path)
-        _check_apart(keyring, place)
+        _check_apart(keyring, place, read_only=read_only)
         trusted = _trusted(place, trust)
         check_volume(place, read_only=read_only)
         if not read_only:
@@ -163,14 +165,22 @@ class EventStore(Commands[Receipt]):
             record_reads=record_reads,
             distrust=found,
         )
-        if keyring is not None and not opened.read_only:
-            opened.check_keys(keyring)
-        writable = not (opened.read_only or log.codec.locked)
-        if restored and writable and log.receipt_of(_origin_key(origin)) is None:
-            opened.engine.first = partial(opened._record_origin, restored)
-        if writable:
-            resume(opened.engine)
+        try:
+            opened._begin(keyring, restored)
+        except BaseException:
+            opened.close()
+            raise
         return opened
+
+    def _begin(self, keyring: Keyring | None, restored: dict[str, Json]) -> None:
+        """Check the keys, note what a restored store has to say first, complete erasures."""
+        if keyring is not None and not self.read_only:
+            self.check_keys(keyring)
+        writable = not (self.read_only or self.log.codec.locked)
+        if restored and writable and self.log.receipt_of(_origin_key(self.origin)) is None:
+            self.engine.first = partial(self._record_origin, restored)
+        if writable:
+            resume(self.engine)
 
     @classmethod
     def in_memory(
@@ -235,6 +245,11 @@ class EventStore(Commands[Receipt]):
     def on_close(self, release: Callable[[], None]) -> None:
         """Have `release` called when the store is closed: for views kept beside the log."""
         self._on_close.append(release)
+
+    def off_close(self, release: Callable[[], None]) -> None:
+        """Take back what on_close() was told, if it is not taken back yet."""
+        with suppress(ValueError):
+            self._on_close.remove(release)
 
     def _submit(self, request: Request) -> Receipt:
         return self.engine.run(request)
@@ -363,10 +378,7 @@ class EventStore(Commands[Receipt]):
         return self.log.codec.seal is not None
 
     def check_keys(self, keyring: Keyring) -> None:
-        """Raise StoreUnavailable unless the keyring opens the first fact, made here if it is due.
-
-        Closes the store then.
-        """
+        """Raise StoreUnavailable unless the keyring opens the first fact, made if it is due."""
         seal = self.log.codec.seal
         assert seal is not None
         if self.log.tail(SYSTEM) is None:
@@ -376,8 +388,7 @@ class EventStore(Commands[Receipt]):
         try:
             self.log.read_stream(SYSTEM, 0, frames_max=1)[0].event(0)
         except EventStoreError as error:
-            self.close()
-            raise StoreUnavailable(f"{keyring!r} does not open this store: {error}") from None
+            raise StoreUnavailable(f"{keyring.path} does not open this store: {error}") from None
 
     def begin_origin(self) -> None:
         """Record which origin a restored store goes on from, as else its first command does."""
@@ -411,7 +422,7 @@ def _keep_all(_: int) -> None:
     """Delete nothing: there is nothing on disk, or it may not be changed."""
 
 
-def _check_apart(keyring: Keyring | None, place: Path) -> None:
+def _check_apart(keyring: Keyring | None, place: Path, *, read_only: bool) -> None:
     """Raise StoreUnavailable for a keyring inside the store, or one that is another store's.
 
     A store is made before its keyring: whoever sees the second sees the first, too.
@@ -419,9 +430,9 @@ def _check_apart(keyring: Keyring | None, place: Path) -> None:
     if keyring is None:
         return
     keyring.check_outside(place)
-    if keyring.path.exists() and not (place / MARKER).exists():
+    if not read_only and keyring.path.exists() and not (place / MARKER).exists():
         raise StoreUnavailable(
-            f"{keyring!r} exists already; a new store at {place} needs a keyring of its own"
+            f"{keyring.path} exists already; a new store at {place} needs a keyring of its own"
         )
 
 

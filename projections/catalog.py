@@ -18,6 +18,7 @@ from xxhash import xxh3_128_digest
 from eventstore import InvalidEvent, Recorded
 from eventstore import events as ev
 from eventstore.errors import UNDECODABLE
+from eventstore.ids import check_name
 from eventstore.limits import NAME_BYTES_MAX
 from eventstore.log.format import SHREDDED, TYPE_CODES
 from eventstore.log.frame import Frame
@@ -270,7 +271,13 @@ def selection(
     `where` names metadata keys and the values they must equal; `order` one of ORDERS, with `-`
     for the reverse; `after` the cursor of the page before. Raises InvalidEvent.
     """
-    field, down = order.removeprefix("-"), order.startswith("-")
+    if user is not None:
+        check_name(user, "user")
+    if not isinstance(status, Collection):
+        raise InvalidEvent(f"status must be a collection of states, not {status!r}")
+    if not isinstance(where, Mapping | None):
+        raise InvalidEvent(f"where must be a dict of metadata keys and values, not {where!r}")
+    field, down = str(order).removeprefix("-"), str(order).startswith("-")
     if field not in ORDERS:
         raise InvalidEvent(f"order must be one of {', '.join(ORDERS)}, or -one, not {order!r}")
     if limit is not None and (type(limit) is not int or limit < 1):

@@ -253,6 +253,7 @@ class Views:
 
     def close(self) -> None:
         """Release the views; idempotent, and done when the store is closed."""
+        self._store.off_close(self.close)
         self._shelf.close()
 
     def __enter__(self) -> Self:

@@ -741,3 +741,72 @@ def test_a_sealed_store_keeps_turns_too(tmp_path, keyring):
         assert session.resume().content == "hello"
     held = b"".join(path.read_bytes() for path in (tmp_path / "history").rglob("*.mdb"))
     assert b"secret-name" not in held and b"hello" not in held
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"session": 5},
+        {"session": "\ud800"},
+        {"agent": "gpt"},
+        {"max_iterations": 0},
+        {"max_tokens": -1},
+        {"max_tokens": "4k"},
+        {"tools": [adder]},
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_said(manager, wrong):
+    """An agent session that could never answer is not made, so no question is lost to it."""
+    with pytest.raises(InvalidEvent):
+        AgentSession(manager, **{"session": "s", "agent": echo} | wrong)
+
+
+def test_a_limit_in_messages_waits_for_the_end_of_a_turn(manager, ask):
+    """A turn longer than max_messages is shown to the agent whole, and pruned once answered."""
+    manager.create("short", max_messages=3)
+    several = call("now")
+    several["tool_calls"] = [{**several["tool_calls"][0], "id": f"c{n}"} for n in range(3)]
+    script = Script(several, "It is late.")
+    session = AgentSession(manager, "short", script, tools={"now": lambda: "23:59"})
+    assert ask(session, "send_message", "How late is it?").content == "It is late."
+    roles = [each["role"] for each in script.seen[-1]]
+    assert roles == ["user", "assistant", "tool", "tool", "tool"]
+    assert [each.content for each in manager.get_messages("short")] == ["It is late."]
+
+
+def test_a_question_is_asked_in_a_session_that_is_full(manager, ask):
+    """Where exempt messages alone are max_messages, what is said last is shown all the same."""
+    manager.create("full", max_messages=1)
+    manager.add_message("full", {"role": "system", "content": "Be brief."})
+    script = Script("Hello.")
+    ask(AgentSession(manager, "full", script), "send_message", "Hi!")
+    assert [each["content"] for each in script.seen[0]] == ["Be brief.", "Hi!"]
+    assert [each.content for each in manager.get_messages("full")] == ["Be brief.", "Hello."]
+
+
+def test_cancelling_twice_is_cancelling(manager):
+    """A caller that is cancelled again while a step ends is cancelled, and the step is whole."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(SessionManager):
+        def add_messages(self, *args, **options):
+            begun.set()
+            go_on.wait(10)
+            return super().add_messages(*args, **options)
+
+    async def cancelled_twice(session: AgentSession) -> None:
+        task = asyncio.create_task(session.aio.send_message("hello"))
+        await asyncio.to_thread(begun.wait, 10)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with Slow(manager.store, PLAIN) as slow:
+        session = AgentSession(slow, "s", echo)
+        asyncio.run(cancelled_twice(session))
+        assert session.turn().state == "failed"
+        assert session.resume().content == "hello"

@@ -164,11 +164,11 @@ def loose(lines):
     return [group for group in groups(lines) if not group & kept]
 
 
-def cut_to(lines, keep):
+def cut_to(lines, keep, spared=frozenset()):
     """Return the lines that are left when the oldest go until `keep` are there."""
     left = set(range(len(lines)))
     for group in loose(lines):
-        if len(left) > keep:
+        if len(left) > keep and not group & spared:
             left -= group
     return [lines[index] for index in sorted(left)]
 
@@ -231,16 +231,18 @@ def check_no_orphan(before, after):
 
 @given(SESSIONS, st.integers(0, 6) | st.none())
 def test_keep_count_equals_a_plain_model(sessions, keep):
-    """Each session keeps so many newest messages by its type; exempt ones count and stay."""
+    """Each session keeps so many newest by its type; exempt ones and the last count and stay."""
     with EventStore.in_memory(clock=ticking()) as store:
         built(store, sessions)
         views = Views(store)
         expected = {}
         for name, lines in shown_everywhere(store).items():
             most = SMALL.get(kind_of(store, name), len(lines) if keep is None else keep)
-            expected[name] = lines if is_pinned(store, name) else cut_to(lines, most)
+            last = {len(lines) - 1} if most else set()
+            expected[name] = lines if is_pinned(store, name) else cut_to(lines, most, last)
             left = expected[name]
-            assert len(left) <= most or is_pinned(store, name) or not loose(left)
+            if len(left) > most and not is_pinned(store, name):
+                assert all(len(left) - 1 in group for group in loose(left))
         plan = KeepCount(keep=keep, by_type=SMALL).plan(store, views)
         check_applied(store, views, plan, expected)
         assert KeepCount(keep=keep, by_type=SMALL).plan(store, views).steps == []
@@ -588,3 +590,12 @@ def test_the_clock_of_the_store_is_the_default(store):
         other.create("s", ttl=30 * 60)
         plan = TTL(then="delete").plan(other, Views(other))
         assert [(step.session, step.action) for step in plan.steps] == [("s", "delete")]
+
+
+@pytest.mark.parametrize("counts", [None, 5, "dm", ["dm"]])
+def test_counts_by_type_are_a_dict(counts):
+    """What is no dict of counts by type is refused by the policies that take one."""
+    with pytest.raises(InvalidEvent, match="by_type says"):
+        KeepCount(by_type=counts)
+    with pytest.raises(InvalidEvent, match="preserve says"):
+        TotalMessages(limit=1, preserve=counts)

@@ -387,6 +387,12 @@ def test_a_keyring_of_another_store_is_refused(closed, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+def test_a_keyring_makes_no_missing_store_to_read(closed, keyring, tmp_path):
+    """Who reads where no store is hears of that, not of the keyring that is another's."""
+    with pytest.raises(StoreUnavailable, match="holds no event store"):
+        EventStore.open(tmp_path / "other", keyring=keyring, read_only=True)
+
+
 def test_a_keyring_that_is_gone_is_named(closed, tmp_path):
     """A missing keyring is not made anew for a store that has facts."""
     refused(closed, Keyring.file(tmp_path / "nowhere"), "there is no keyring at")

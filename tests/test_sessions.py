@@ -1,11 +1,13 @@
 """The session manager: each method through its sync and its async face, and all over again."""
 
 import asyncio
+import gc
 import inspect
 import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -632,6 +634,39 @@ def test_templates_are_listed_and_presets_can_t_be_changed(manager):
     assert manager.count() == 0  # templates are no conversations
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ttl": "soon"},
+        {"ttl": -5},
+        {"ttl": object()},
+        {"metadata": None},
+        {"messages": "hello"},
+        {"messages": [5]},
+        {"description": None},
+        {"token_limit": 0},
+        {"max_messages": 1.5},
+        {"max_bytes": -1},
+        {"name": "\ud800"},
+    ],
+    ids=" ".join,
+)
+def test_a_template_that_no_session_could_begin_with_is_not_kept(manager, wrong):
+    """What is wrong in a template is said when it is saved, and the others stay listed."""
+    with pytest.raises(InvalidEvent):
+        manager.save_template(Template(**{"name": "t"} | wrong))
+    assert not manager.store.exists("template:t") and len(manager.templates()) == 3
+
+
+def test_what_is_no_template_is_said_to_be_none(manager):
+    """No template at all, and a session that only looks like one, are errors that say so."""
+    with pytest.raises(InvalidEvent, match="a Template is expected, not str"):
+        manager.save_template("support")
+    manager.create("template:t", context={"template": 5})
+    with pytest.raises(InvalidEvent, match="template 't' is none"):
+        manager.template("t")
+
+
 def test_the_presets_say_what_they_promise(manager):
     """A bot's session lives for 24 hours and 4,000 tokens; dm and group have their types."""
     made = manager.create(template="bot")
@@ -1115,3 +1150,54 @@ def test_threads_use_one_manager_for_everything(store):
         total = manager.statistics()
         assert (total["sessions"], total["messages"]) == (3 + 48, 8 * 6 * 3)
         assert verify(store).findings == []
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda manager: manager.list(user=7),
+        lambda manager: manager.list(where="type"),
+        lambda manager: manager.list(order=None),
+        lambda manager: manager.list(offset=None),
+        lambda manager: manager.list(limit=10**30),
+        lambda manager: manager.count(status=None),
+        lambda manager: manager.search("a", limit=10**30),
+        lambda manager: manager.get_messages("s", limit=1, offset=None),
+        lambda manager: manager.create(external=5),
+        lambda manager: manager.create(template=[]),
+        lambda manager: manager.plan_pruning(5),
+    ],
+)
+def test_a_question_of_the_wrong_type_is_one_clear_error(manager, ask):
+    """What is no name, number, dict or policy is refused as such, wherever it is given."""
+    manager.create("s")
+    with pytest.raises(InvalidEvent):
+        ask(manager)
+
+
+def test_what_is_no_name_names_no_session(manager):
+    """A session that is asked for by anything but text is not there."""
+    for wrong in (None, 5, b"s"):
+        assert not manager.exists(wrong)
+        with pytest.raises(SessionNotFound):
+            manager.get(wrong)
+
+
+def test_closed_managers_leave_nothing_with_their_store():
+    """A store outlives any number of managers over it, and keeps none of them alive."""
+    with EventStore.in_memory() as store:
+        known = [SessionManager(store, PLAIN).start() for _ in range(3)]
+        gone = [weakref.ref(each.cleaner) for each in known]
+        while known:
+            known.pop().close()
+        gc.collect()
+        assert [each() for each in gone] == [None] * 3
+
+
+def test_a_retry_needs_no_room_before_its_first_try_is_on_disk(tmp_path):
+    """In a session that is full by now, a key that is still on its way is known all the same."""
+    with SessionManager.open(tmp_path / "history", PLAIN, durability="buffered") as manager:
+        manager.create("s", max_bytes=120)
+        for retried in (False, True):
+            receipt = manager.add_message("s", said("x" * 60), key="update-1")
+            assert receipt.duplicate is retried

@@ -13,7 +13,7 @@ from eventstore.sessions.settings import COUNT_MAX
 
 FIELDS = Settings.__struct_fields__
 WRONG = {
-    "backend": ["redis", None],
+    "backend": ["redis", "\ud800", None],
     "path": ["", 5, None],
     "keyring": ["", 1],
     "durability": ["never", None],

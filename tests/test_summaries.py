@@ -477,3 +477,28 @@ def test_due_is_a_function_of_the_header(store):
     assert is_due(store.headers.now("s"), Rules())
     assert not is_due(store.headers.now("s"), Rules(at=0.71))
     assert not is_due(store.headers.now("s"), Rules(messages_min=11))
+
+
+def test_nothing_is_waited_for_once_the_worker_has_stopped(store):
+    """A worker that is stopped at one of several sessions is idle, not busy for ever."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(_):
+        begun.set()
+        go_on.wait(PATIENCE_SECONDS)
+        return "in short"
+
+    worker = Summaries(store, slow)
+    for session in ("a", "b"):
+        store.create(session, token_limit=100)
+        talk(store, session, 20)
+        worker.start()
+        worker.notice(session)
+    assert begun.wait(PATIENCE_SECONDS)
+    stopper = threading.Thread(target=worker.stop)
+    stopper.start()
+    while not worker._halt.is_set():
+        continue
+    go_on.set()
+    stopper.join(PATIENCE_SECONDS)
+    assert not worker.running and worker.wait_idle(0)

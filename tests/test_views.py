@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventstore import EventStore, InvalidEvent, SessionNotFound, StoreUnavailable
+from eventstore.cli.care import compare_views
 from eventstore.place.directory import LOG
 from eventstore.state.caches import VIEWS
 from projections import BranchTree, CatalogRow, Projection, SessionPage, Statistics, Views, fold
@@ -317,6 +318,19 @@ def test_unknown_session_has_no_tree(store):
     """Views say SessionNotFound as everything else does."""
     with pytest.raises(SessionNotFound):
         Views(store).tree("nobody")
+
+
+def test_a_comparison_is_of_the_same_facts(disk):
+    """Views that are compared with a replay while others write are not called different."""
+    store = disk
+
+    class Busy(Views):
+        def state(self, name):
+            found = super().state(name)
+            store.create(f"{name}-more")
+            return found
+
+    assert not list(compare_views(store, Busy(store)))
 
 
 def test_views_close_with_their_store(store):

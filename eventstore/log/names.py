@@ -38,6 +38,7 @@ class PlainNames:
 
     def kept(self, _: bytes, name: str) -> bytes:
         """Return its UTF-8; a lone surrogate gives bytes that no name has."""
+        _check_text(name)
         return name.encode("utf-8", "surrogatepass")
 
     def shown(self, _: bytes, kept: bytes) -> str:
@@ -61,6 +62,7 @@ class SealedNames:
 
     def kept(self, kind: bytes, name: str) -> bytes:
         """Return the sealed name."""
+        _check_text(name)
         if name == SYSTEM or not name:
             return name.encode()
         try:
@@ -86,6 +88,7 @@ class LockedNames:
 
     def kept(self, _: bytes, name: str) -> bytes:
         """Return the sealed name that a pseudonym stands for."""
+        _check_text(name)
         try:
             kept = _SYSTEM if name == SYSTEM else bytes.fromhex(name)
         except ValueError:
@@ -110,6 +113,12 @@ class LockedNames:
 def public_session(names: Names, session: str) -> str:
     """Return the name of a session that entries hash."""
     return names.public(names.kept(SESSION_NAME, session))
+
+
+def _check_text(name: object) -> None:
+    """Raise InvalidEvent for what can't be a name; readers hand over what callers gave."""
+    if not isinstance(name, str):
+        raise InvalidEvent(f"a name must be a string, not {type(name).__name__}")
 
 
 def _pseudonym(kept: bytes) -> str:

@@ -8,7 +8,7 @@ The map, from the ground up:
                `limits`
     windows    `marks`, `shown`, `shapes`, `context` (what a model is to see)
     pruning    `units`, `plans`, `policies`, `eviction`, `trimming`, `semantic`, `pruning`,
-               `cleanup`
+               `background` (a thread of one's own), `cleanup`
     summaries  `textrank`, `digests` (text), `covering` (when and what), `summaries` (the worker)
     manager    `creation`, `questions`, `changes`, `care`, `aio`, `manager` (SessionManager)
     agent      `turns` (read back from facts), `driving` (threads, event loops), `agent`

@@ -37,8 +37,9 @@ from ..messages import Json, Message, text_of
 from .context import build_context
 from .driving import Steps, lanes_of
 from .manager import SessionManager
+from .policies import check_whole
 from .settings import COUNT_MAX
-from .shapes import Call
+from .shapes import Call, calls_in
 from .turns import Pending, Ran, Turn, newest_turn, read_turn, turn_id
 
 ITERATIONS_DEFAULT = 10
@@ -73,7 +74,7 @@ class AgentSession:
 
     The agent sees what fits into `max_tokens` (the session's token_limit where it is None; the
     question of the turn always), or with `full_history` everything. `actor` stands on all facts.
-    Raises InvalidEvent for wrong arguments.
+    Raises InvalidEvent for wrong arguments; the session need not be there yet.
     """
 
     def __init__(
@@ -90,8 +91,12 @@ class AgentSession:
     ) -> None:
         if full_history and max_tokens is not None:
             raise InvalidEvent("give max_tokens or full_history, not both")
-        self.manager, self.session, self.agent = manager, session, agent
-        self.max_iterations, self.tools = max_iterations, _checked_tools(tools or {})
+        check_name(session, "session")
+        check_whole(max_iterations, "max_iterations", low=1)
+        check_whole(max_tokens, "max_tokens", low=1, or_none=True)
+        self.manager, self.session = manager, session
+        self.agent = None if agent is None else _checked_agent(agent)
+        self.max_iterations, self.tools = max_iterations, _checked_tools(tools)
         self.max_tokens = COUNT_MAX if full_history else max_tokens
         self.actor = actor
         self.aio = AsyncAgentSession(self)
@@ -167,13 +172,9 @@ class AgentSession:
         return (yield from self._finished(turn, asking))
 
     def _asking(self, agent: Agent | None, max_iterations: int | None) -> _Asking:
-        agent = agent or self.agent
         limit = self.max_iterations if max_iterations is None else max_iterations
-        if not callable(agent):
-            raise InvalidEvent(f"an agent is a callable, not {agent!r}")
-        if type(limit) is not int or limit < 1:
-            raise InvalidEvent(f"max_iterations must be a whole number above 0, not {limit!r}")
-        return _Asking(agent, limit)
+        check_whole(limit, "max_iterations", low=1)
+        return _Asking(_checked_agent(agent or self.agent), limit)
 
     def _begun(self, question: dict[str, Json], before: Turn | None) -> Turn:
         """Record the question of a new turn."""
@@ -250,7 +251,8 @@ class AgentSession:
         raise VersionConflict(self.session, turn.version, newest)
 
     def _record_reply(self, turn: Turn, fields: dict[str, Json]) -> None:
-        receipt = self._record(turn, f"{turn.replies}", self.manager.add_message, fields)
+        add, goes_on = self.manager.add_message, bool(calls_in(fields))
+        receipt = self._record(turn, f"{turn.replies}", add, fields, more=goes_on)
         name = fields.get("id") or message_id(receipt.session, receipt.version)
         turn.replied(Message(fields, name))
 
@@ -272,7 +274,7 @@ class AgentSession:
     def _record_result(self, turn: Turn, pending: Pending) -> None:
         """Add a tool's result as a message; one that is too large, as an error."""
         place = f"{turn.replies - 1}:{pending.place}:result"
-        record = partial(self._record, turn, place, self.manager.add_message)
+        record = partial(self._record, turn, place, self.manager.add_message, more=True)
         assert pending.ran is not None
         try:
             record(_result(pending.call, _said(pending.ran)))
@@ -338,6 +340,12 @@ class AsyncAgentSession:
         return await self._run(self._session.message_count)
 
 
+def _checked_agent(agent: Agent | None) -> Agent:
+    if not callable(agent):
+        raise InvalidEvent(f"an agent is a callable, not {agent!r}")
+    return agent
+
+
 def _check_replies(turn: Turn, limit: int) -> None:
     if turn.replies >= limit:
         raise IterationsExceeded(turn.session, limit)
@@ -346,12 +354,14 @@ def _check_replies(turn: Turn, limit: int) -> None:
 # -- what comes in ---------------------------------------------------------------------------
 
 
-def _checked_tools(tools: Tools) -> Tools:
-    for name, tool in tools.items():
+def _checked_tools(tools: Tools | None) -> Tools:
+    if not isinstance(tools, Mapping | None):
+        raise InvalidEvent(f"tools are callables by name, in a dict; not {tools!r}")
+    for name, tool in (tools or {}).items():
         check_name(name, "tool name")
         if not callable(tool):
             raise InvalidEvent(f"tool {name!r} is a callable, not {tool!r}")
-    return tools
+    return tools or {}
 
 
 def _question(text: object) -> dict[str, Json]:

@@ -170,6 +170,8 @@ class Care(Changes):
         if policy is not None and not isinstance(policy, str):
             if limits:
                 raise InvalidEvent(f"{policy!r} has its limits; give none besides")
+            if not callable(getattr(policy, "plan", None)):
+                raise InvalidEvent(f"a policy or a strategy's name is expected, not {policy!r}")
             return policy
         name = policy or self.settings.strategy
         kind = STRATEGIES.get(name)

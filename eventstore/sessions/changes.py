@@ -147,10 +147,11 @@ class Changes(Questions):
         message: dict[str, Json] | Message,
         *,
         occurred_at: datetime | int | None = None,
+        more: bool = False,
         **options: Unpack[Options],
     ) -> Receipt:
         """Add one message; see add_messages()."""
-        return self.add_messages(session, [message], occurred_at=occurred_at, **options)
+        return self.add_messages(session, [message], occurred_at=occurred_at, more=more, **options)
 
     def add_messages(
         self,
@@ -158,12 +159,14 @@ class Changes(Questions):
         messages: Said,
         *,
         occurred_at: datetime | int | Sequence[datetime | int | None] | None = None,
+        more: bool = False,
         **options: Unpack[Options],
     ) -> Receipt:
         """Add messages as one atomic append, within the session's limits.
 
         Over `max_bytes` nothing is added and EventTooLarge raised; over `max_messages` the
-        oldest ones that may go are pruned afterwards, as a fact of its own.
+        oldest ones that may go are pruned afterwards, as a fact of its own. `more` says that
+        others belong to these and come at once: what is pruned or summarised waits for the last.
         """
         said = [*messages] if isinstance(messages, Iterator) else messages
         header = self.store.headers.now(session)
@@ -171,7 +174,7 @@ class Changes(Questions):
             receipt = self.store.append(session, said, occurred_at=occurred_at, **options)
         else:
             receipt = self._append_within(session, said, occurred_at, options)
-        if not receipt.duplicate:
+        if not (receipt.duplicate or more):
             self._appended(header)
         return receipt
 
@@ -362,7 +365,7 @@ class Changes(Questions):
         """
         key, given = options.get("key"), "expected" in options
         while True:
-            version = self._weighed(session, messages, known=self._is_known(key))
+            version = self._weighed(session, messages, key)
             if not given:
                 options["expected"] = version
             try:
@@ -371,10 +374,7 @@ class Changes(Questions):
                 if given:
                     raise
 
-    def _is_known(self, key: str | None) -> bool:
-        return key is not None and self.store.log.receipt_of(key) is not None
-
-    def _weighed(self, session: str, messages: Said, *, known: bool) -> int:
+    def _weighed(self, session: str, messages: Said, key: str | None) -> int:
         """Return the version at which a session has room for messages. Raises EventTooLarge."""
         self.store.flush()
         count = self.store.log.erasures()
@@ -382,6 +382,7 @@ class Changes(Questions):
         limit = header.metadata.get("max_bytes")
         size = self._sizes.of(session, header.spans, count)
         size += payload_bytes(messages, self.store.count_tokens)
+        known = key is not None and self.store.log.receipt_of(key) is not None
         if isinstance(limit, int) and size > limit and not known:
             raise EventTooLarge(size, limit, f"session {session!r} with these messages")
         return header.version

@@ -2,15 +2,13 @@
 
 Invariants: what ends, ends by a fact made from the version that was looked at, so a session that
 goes on meanwhile is left for the next round; pinned and held sessions stay; one that can't be
-ended is noted and stops nobody else; no more than a batch of sessions is in memory; stop() returns
-when the thread is done, between two sessions, and the interpreter's end stops it the same way.
+ended is noted and stops nobody else; no more than a batch of sessions is in memory; a round that
+is told to stop ends between two sessions.
 """
 
-import atexit
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import msgspec
 
@@ -19,6 +17,7 @@ from projections import CatalogRow, Views
 from ..errors import EventStoreError, InvalidEvent, StoreUnavailable
 from ..messages import Json
 from ..store import EventStore
+from .background import Background
 from .plans import Outcome, Plan, Refusal, Step, attempt, when
 from .policies import Moment, Policy, check_seconds, check_whole, exempt, expired, listed, moment_ns
 
@@ -60,13 +59,13 @@ class CleanupStatistics(msgspec.Struct, frozen=True):
         return plain
 
 
-class Cleanup:
+class Cleanup(Background):
     """Ends sessions of a store whose time is over, then applies policies, round after round.
 
     `expired`: what becomes of sessions past their time to live; `inactive_after`: seconds without
     a fact until an active session is closed, None for never; `policies` (pruning.py) are planned
     and applied after that, one by one; `interval` in seconds, `batch` in sessions. Raises
-    InvalidEvent for values out of range. Stopped when its store is closed.
+    InvalidEvent for values out of range.
     """
 
     def __init__(
@@ -86,26 +85,18 @@ class Cleanup:
         check_seconds(inactive_after, "inactive_after", or_none=True)
         check_seconds(interval, "interval")
         check_whole(batch, "batch", low=1)
-        self._store, self._views = store, views
+        super().__init__(store, "eventstore-cleanup")
+        self._views = views
         self._expired, self._inactive_after = expired, inactive_after
         self._policies, self._actor = tuple(policies), actor
         self._interval, self._batch = interval, batch
         self._statistics = CleanupStatistics()
-        self._lock, self._round = threading.Lock(), threading.Lock()
-        self._halt = threading.Event()
-        self._thread: threading.Thread | None = None
-        store.on_close(self.stop)
+        self._round = threading.Lock()
 
     @property
     def statistics(self) -> CleanupStatistics:
         """What was done since this cleanup was made."""
         return self._statistics
-
-    @property
-    def running(self) -> bool:
-        """True while the background thread is alive."""
-        thread = self._thread
-        return thread is not None and thread.is_alive()
 
     # -- one round -----------------------------------------------------------------------
 
@@ -189,41 +180,8 @@ class Cleanup:
 
     # -- in the background ---------------------------------------------------------------
 
-    def start(self) -> None:
-        """Run a round now and after every interval, in a thread; does nothing while it runs."""
-        with self._lock:
-            if self.running:
-                return
-            self._halt = threading.Event()
-            self._thread = threading.Thread(
-                target=self._work, args=(self._halt,), name="eventstore-cleanup", daemon=True
-            )
-            self._thread.start()
-            atexit.register(self.stop)
-
-    def stop(self) -> None:
-        """Stop after the session at hand and return when the thread is done; idempotent."""
-        with self._lock:
-            self._halt.set()
-            thread, self._thread = self._thread, None
-            atexit.unregister(self.stop)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def _work(self, halt: threading.Event) -> None:
-        """Run rounds until told to stop; a round that breaks is noted and the next one comes."""
+        """Run a round now and after every interval; one that breaks is noted and the next comes."""
         while not halt.is_set():
             with self._round:
                 try:

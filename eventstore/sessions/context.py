@@ -222,8 +222,9 @@ class _Filling:
             self._take(self._new(index), "important")
         if self._budget is not None and self._tokens > self._budget:
             raise InvalidEvent(
-                f"the system prompt and the important messages of session {session!r} have "
-                f"{self._tokens} tokens, the budget is {self._budget}; give max_tokens or mark less"
+                f"what is always in a window of session {session!r} (system prompt, important "
+                f"messages, an agent's question) has {self._tokens} tokens, the budget is "
+                f"{self._budget}; give max_tokens or mark less"
             )
 
     def take_summaries(self, notes: Sequence[int]) -> None:

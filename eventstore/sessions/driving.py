@@ -117,7 +117,9 @@ async def _whole(work: Coroutine[Any, Any, _Outcome]) -> _Outcome:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():  # also where the caller is cancelled again meanwhile
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         raise
 
 

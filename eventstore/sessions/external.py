@@ -39,6 +39,8 @@ def external_key(
 
 def checked_external(external: Mapping[str, str | int | None]) -> External:
     """Return the key that a dict of parts is. Raises InvalidEvent, also for other names."""
+    if not isinstance(external, Mapping):
+        raise InvalidEvent(f"external is a dict of {', '.join(EXTERNAL_PARTS)}, not {external!r}")
     unknown = set(external) - set(EXTERNAL_PARTS)
     if unknown:
         raise InvalidEvent(f"external has {sorted(unknown)}; it has {', '.join(EXTERNAL_PARTS)}")

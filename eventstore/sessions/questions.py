@@ -25,7 +25,7 @@ from .learning import SESSIONS_MAX, learned_ttl
 from .limits import Sizes
 from .search import Hit, search
 from .session import Moment, Session, SessionReader
-from .settings import Settings
+from .settings import COUNT_MAX, Settings
 from .sharing import resolved
 from .templates import Template, Templates
 
@@ -101,6 +101,7 @@ class Questions:
         created_at, messages, tokens or session, with `-` for descending. By default neither
         archived nor deleted ones. Raises InvalidEvent.
         """
+        _check_limit(limit)
         _check_count(offset, "offset")
         upto = limit + offset if type(limit) is int else limit
         page = self.views.sessions(
@@ -131,7 +132,7 @@ class Questions:
 
         Reads what it searches. Raises InvalidEvent.
         """
-        _check_count(limit, "limit")
+        _check_limit(limit)
         rows = self.views.sessions(user=user, where=where, status=status, limit=None)
         return [*islice(search(self.store, rows, text), limit)]
 
@@ -150,7 +151,7 @@ class Questions:
 
         Raises SessionNotFound, SessionDeleted and InvalidEvent.
         """
-        _check_count(limit, "limit")
+        _check_limit(limit)
         _check_count(offset, "offset")
         messages = SessionState.of(self.store, session, **moment).messages
         length = len(messages)
@@ -289,5 +290,10 @@ def _text(value: Any) -> str:
 
 
 def _check_count(count: object, what: str) -> None:
-    if count is not None and (type(count) is not int or count < 0):
-        raise InvalidEvent(f"{what} must be a whole number from 0 on, not {count!r}")
+    if type(count) is not int or not 0 <= count <= COUNT_MAX:
+        raise InvalidEvent(f"{what} must be a whole number, 0 to {COUNT_MAX:,}, not {count!r}")
+
+
+def _check_limit(limit: object) -> None:
+    if limit is not None:
+        _check_count(limit, "limit")

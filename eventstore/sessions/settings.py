@@ -155,7 +155,7 @@ def _check(name: str, value: object) -> None:
     """Raise InvalidEvent unless a setting may have this value; 1 and True are never the same."""
     try:
         msgspec.convert(value, _KINDS[name], strict=True)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):
         raise InvalidEvent(f"setting {name!r} is {value!r}; it must be {_range(name)}") from None
 
 

@@ -9,13 +9,10 @@ written gets it all the same, unless the lines it covers have changed: then it i
 """
 
 import asyncio
-import atexit
 import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Self
 
 import msgspec
 from cachetools import LRUCache
@@ -28,6 +25,7 @@ from ..log.base import Receipt
 from ..messages import Json, Message
 from ..state.transcript import Transcript
 from ..store import EventStore
+from .background import Background
 from .covering import Rules, SummaryPlan, is_due, plan_summary, still_holds
 from .digests import clipped, extract
 from .policies import exempt
@@ -97,13 +95,13 @@ class _Failed(Exception):
         super().__init__(str(error))
 
 
-class Summaries:
-    """Writes the summaries of a store's sessions; a context manager that starts and stops.
+class Summaries(Background):
+    """Writes the summaries of a store's sessions.
 
     `summarizer` is called with the covered messages, oldest first, and returns text or an
     awaitable of it; what is longer than allowed is cut. Without one, the text is extracted (see
     digests.py). An awaitable runs in an event loop of the worker's own. stop() waits for a
-    summariser that blocks, and cancels one that awaits. Stopped when its store is closed.
+    summariser that blocks, and cancels one that awaits.
     """
 
     def __init__(
@@ -116,27 +114,19 @@ class Summaries:
     ) -> None:
         if summarizer is not None and not callable(summarizer):
             raise InvalidEvent(f"a summarizer is a callable, not {summarizer!r}")
-        self._store, self._summarizer = store, summarizer
+        super().__init__(store, "eventstore-summaries")
+        self._summarizer = summarizer
         self.rules, self._actor = rules or Rules(), actor
         self._statistics = SummaryStatistics()
         self._failures: LRUCache[str, _Failure] = LRUCache(FAILURES_KEPT_MAX)
         self._waiting: dict[str, float] = {}
         self._busy = False
         self._changed = threading.Condition()
-        self._halt = threading.Event()
-        self._thread: threading.Thread | None = None
-        store.on_close(self.stop)
 
     @property
     def statistics(self) -> SummaryStatistics:
         """What was done since this object was made."""
         return self._statistics
-
-    @property
-    def running(self) -> bool:
-        """True while the background thread is alive."""
-        thread = self._thread
-        return thread is not None and thread.is_alive()
 
     # -- one session ---------------------------------------------------------------------
 
@@ -256,45 +246,22 @@ class Summaries:
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Return True once all that was noticed was looked at, False after `timeout` seconds.
 
-        Sessions that wait for their backoff are not waited for.
+        Sessions that wait for their backoff are not waited for, and nothing is after stop().
         """
         with self._changed:
             return self._changed.wait_for(lambda: not (self._busy or self._ready()), timeout)
 
-    def start(self) -> None:
-        """Start the background thread; does nothing while it runs."""
-        with self._changed:
-            if self.running:
-                return
-            self._halt = threading.Event()
-            self._thread = threading.Thread(
-                target=self._work, args=(self._halt,), name="eventstore-summaries", daemon=True
-            )
-            self._thread.start()
-            atexit.register(self.stop)
-
     def stop(self) -> None:
         """Stop after the summary at hand and return when the thread is done; idempotent."""
-        with self._changed:
-            self._halt.set()
-            thread, self._thread = self._thread, None
+        super().stop()
+        with self._changed:  # nobody is left to look at what waits
             self._waiting.clear()
+            self._busy = False
             self._changed.notify_all()
-            atexit.unregister(self.stop)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _work(self, halt: threading.Event) -> None:
         """Look at the sessions that were noticed, batch by batch, until told to stop."""

@@ -16,9 +16,10 @@ from projections import SessionState, Views
 from ..errors import InvalidEvent, SessionExists
 from ..ids import check_name
 from ..log.base import Receipt
-from ..messages import Json, Message, check_json, check_message
+from ..messages import Json, check_json
 from ..patch import assigned
 from ..store import EventStore
+from .limits import check_max_bytes
 from .session import CURRENT
 from .settings import DAY_SECONDS
 
@@ -82,7 +83,8 @@ class Templates:
 
     def get(self, name: str) -> Template:
         """Return a preset or a template as it is now. Raises InvalidEvent."""
-        found = PRESETS.get(name) or self._kept(check_name(name, "template"))
+        check_name(name, "template")
+        found = PRESETS.get(name) or self._kept(name)
         if found is None:
             known = ", ".join(each.name for each in self.all())
             raise InvalidEvent(f"there is no template {name!r}; there are {known}")
@@ -99,11 +101,11 @@ class Templates:
 
     def save(self, template: Template) -> Receipt:
         """Keep a template, in place of the one of that name. Raises InvalidEvent."""
+        value = _checked(template).to_dict()
         name = check_name(template.name, "template")
         if name in PRESETS:
             raise InvalidEvent(f"{name!r} is a preset, which can't be changed; choose another name")
         session = PREFIX + name
-        value = _checked(template).to_dict()
         with suppress(SessionExists):
             self._store.create(session, metadata={"type": TYPE, "title": name})
         receipt = self._store.set_context(session, VALUE, value)
@@ -123,7 +125,7 @@ class Templates:
         if not self._store.exists(session):
             return None
         value = SessionState.of(self._store, session).context.get(VALUE)
-        return None if value is None else msgspec.convert(value, Template)
+        return None if value is None else _read(value, name)
 
 
 def template_of(name: str, state: SessionState, description: str = "") -> Template:
@@ -143,10 +145,32 @@ def template_of(name: str, state: SessionState, description: str = "") -> Templa
     )
 
 
-def _checked(template: Template) -> Template:
-    """Return a template whose parts a session could begin with. Raises InvalidEvent."""
+def _read(value: Json, name: str) -> Template:
+    """Return the template that plain JSON stands for. Raises InvalidEvent."""
+    try:
+        return msgspec.convert(value, Template)
+    except msgspec.ValidationError as error:
+        raise InvalidEvent(f"template {name!r} is none: {error}") from None
+
+
+def _checked(template: object) -> Template:
+    """Return a template that a session could begin with. Raises InvalidEvent."""
+    if not isinstance(template, Template):
+        raise InvalidEvent(f"a Template is expected, not {type(template).__name__}")
     for part, what in ((template.metadata, "metadata"), (template.context, "context")):
         check_json(part, f"{what} of template {template.name!r}")
-    for fields in template.messages:
-        check_message(Message(fields))
-    return template
+    try:
+        found = _read(template.to_dict(), template.name)
+    except TypeError as error:  # what has no JSON at all
+        raise InvalidEvent(f"template {template.name!r} is none: {error}") from None
+    with EventStore.in_memory() as rehearsal:
+        rehearsal.create(
+            metadata=found.metadata,
+            context=found.context,
+            messages=found.messages,
+            ttl=found.ttl,
+            max_messages=found.max_messages,
+            token_limit=found.token_limit,
+        )
+    check_max_bytes(found.max_bytes)
+    return found

@@ -39,7 +39,8 @@ class KeepCount(msgspec.Struct, frozen=True, kw_only=True):
     """The oldest messages go until a session shows so many.
 
     `by_type` says how many by the session's `metadata.type`, `keep` how many all others show,
-    None for all of them. What is exempt counts and stays.
+    None for all of them. What is exempt counts and stays, and so does what was said last, with
+    its tool calls and results, unless nothing is to be kept.
     """
 
     keep: int | None = None
@@ -47,8 +48,7 @@ class KeepCount(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_whole(self.keep, "keep", or_none=True)
-        for kind, count in self.by_type.items():
-            check_whole(count, f"by_type[{kind!r}]")
+        _check_kept(self.by_type, "by_type")
 
     def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
         """Return which messages would go."""
@@ -60,8 +60,11 @@ class KeepCount(msgspec.Struct, frozen=True, kw_only=True):
         header = open_to_policies(store, session, now)
         if header is None or header.messages <= self._count(header):
             return None
-        keep = int(self._count(header))
-        return _cut_step(header, units_of(store.log, header), keep)
+        keep, units = int(self._count(header)), units_of(store.log, header)
+        if keep:  # else a session full of exempt messages would lose each new one at once
+            newest = max(units, key=lambda unit: unit.lines[-1].index)
+            newest.stays = newest.stays or "said last"
+        return _cut_step(header, units, keep)
 
     def _count(self, row: CatalogRow | SessionHeader) -> float:
         """Return how many messages a session shows at most."""
@@ -119,8 +122,7 @@ class TotalMessages(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_whole(self.limit, "limit")
-        for kind, count in self.preserve.items():
-            check_whole(count, f"preserve[{kind!r}]")
+        _check_kept(self.preserve, "preserve")
 
     def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
         """Return which messages would go; reads the messages of the sessions that are cut."""
@@ -241,6 +243,13 @@ def _cut_step(header: SessionHeader, units: list[Unit], keep: int) -> Step | Non
     why = f"older than the newest {keep:,}"
     drops = [(line, Drop(line.id, line.tokens, why)) for line in lines_in(cut(units, keep))]
     return step_of(header.session, header.version, why, drops) if drops else None
+
+
+def _check_kept(counts: object, what: str) -> None:
+    if not isinstance(counts, Mapping):
+        raise InvalidEvent(f"{what} says how many messages by type, in a dict; not {counts!r}")
+    for kind, count in counts.items():
+        check_whole(count, f"{what}[{kind!r}]")
 
 
 def _of_type(row: CatalogRow | SessionHeader, counts: Mapping[str, int]) -> int | None:
