@@ -25,7 +25,7 @@ def to_ns(moment: datetime | int) -> int:
     if isinstance(moment, int):
         ns = moment
     elif moment.tzinfo is None:
-        raise InvalidEvent(f"time {moment} has no time zone; pass an aware datetime")
+        raise InvalidEvent(f"time {moment} has no time zone; add one, such as Z or +01:00")
     else:
         ns = (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
     if not -_NS_MAX <= ns <= _NS_MAX:

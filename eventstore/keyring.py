@@ -115,7 +115,10 @@ class Keyring:
             self._check_there(create=create)
             if not (self.directory / FILE).exists():
                 self._make_directory()
-        env = open_environment(self.directory, KEYRING_MAP_BYTES)
+        try:
+            env = open_environment(self.directory, KEYRING_MAP_BYTES)
+        except Corruption as error:
+            raise StoreUnavailable(f"{error.what}; restore the keyring from its backup") from None
         try:
             return Unlocked(env, MasterFile(self.path, self._root), store, create=create)
         except BaseException:

@@ -210,6 +210,10 @@ WRONG = [
     (2, ["audit-export", "a", "--html", "x", "-o", "y"]),
     (2, ["check", "x", "--key", "PRIVATE+KEY+x"]),
     (2, ["verify", "--head", "none"]),
+    (2, ["verify", "--tiles", "none"]),
+    (2, ["checkpoint", "-o", ".", "--force"]),
+    (2, ["checkpoint", "--anchor", 'command: "x']),
+    (2, ["checkpoint", "--anchor", "ftp://example.com/heads"]),
     (2, ["hold", "set"]),
     (2, ["hold", "keep", "a"]),
     (2, ["hold", "set", "a", "--user", "u"]),
@@ -230,7 +234,9 @@ def test_wrong_usage_is_one_clear_line(
     monkeypatch.chdir(kept)
     Path("other.pub").write_text(str(SigningKey("x", bytes(32)).verifier))
     Path("broken.pub").write_text("x+00000000+AQEB")
+    before = sorted(kept.iterdir())
     chat.refused(code, *arguments)
+    assert sorted(kept.iterdir()) == before
 
 
 # -- verify ----------------------------------------------------------------------------------

@@ -424,6 +424,28 @@ with EventStore.open(sys.argv[1], keyring=Keyring.file(sys.argv[2])) as store:
 """
 
 
+def test_an_opening_that_cannot_complete_an_erasure_lets_go(tmp_path):
+    """Where the root key fails half-way the store is not opened, and nothing of it stays open."""
+    asked = iter([True, False, True, False])
+
+    def root() -> bytes:
+        if not next(asked, True):
+            raise OSError
+        return bytes(32)
+
+    keyring, place = Keyring.of(root, tmp_path / "secure" / "keyring"), tmp_path / "store"
+    EventStore.open(place, keyring=Keyring.of(lambda: bytes(32), keyring.path)).close()
+    with EventStore.open(place, keyring=keyring) as store:
+        store.create("a")
+        with pytest.raises(StoreUnavailable, match="raised OSError"):
+            store.erase("a", reason="asked")
+    with pytest.raises(StoreUnavailable, match="raised OSError"):
+        EventStore.open(place, keyring=keyring)
+    assert not list((place / "open").iterdir())
+    with EventStore.open(place, keyring=keyring) as store:
+        assert [each.type for each in store.events("a")][1:] == ["EraseRequested", "KeyShredded"]
+
+
 def test_other_processes_notice(told_store, tmp_path):
     """A process that has states, frames and keys at hand loses them when another one erases."""
     views = Views(told_store)

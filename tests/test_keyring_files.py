@@ -48,6 +48,11 @@ def rewritten(path: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+def cut(file: Path) -> None:
+    """Take the second half of a file away."""
+    os.truncate(file, file.stat().st_size // 2)
+
+
 BAD_FILES = {
     "read by others": (lambda path: path.chmod(0o640), "open to others"),
     "no JSON": (lambda path: path.write_text("key"), "damaged or no key file"),
@@ -64,6 +69,7 @@ BAD_FILES = {
     "a newer format": (lambda path: rewritten(path, format=2), "store has format 2"),
     "said to be wrapped": (lambda path: rewritten(path, wrapped=True), "must have 40"),
     "missing": (lambda path: path.unlink(), "is missing; restore it from its backup"),
+    "keys cut short": (lambda path: cut(path.with_name("keyring.keys") / "data.mdb"), "was cut"),
     "a directory": (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
     "keys missing": (
         lambda path: [each.unlink() for each in path.with_name("keyring.keys").iterdir()],

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from eventstore import EventStore, FormatTooNew, Keyring, StoreLocked, StoreUnavailable
 from eventstore.audit.verify import verify
-from eventstore.care.repair import LOST, LOST_TEXT, Repaired, repair
+from eventstore.care.mending import LOST, LOST_TEXT
+from eventstore.care.repair import Repaired, repair
 from eventstore.events import (
     AnyEvent,
     BranchMerged,

@@ -239,6 +239,14 @@ def test_the_key_before_signs_no_more(place: Path):
 # -- a new origin ----------------------------------------------------------------------------
 
 
+def test_a_restore_takes_only_a_note_as_head(place: Path, tmp_path: Path):
+    """Bytes that are no signed note are refused as the last known head, before anything is made."""
+    for wrong in (bytes([0xED, 1]), b"text"):
+        with pytest.raises(ProofError):
+            restore(tmp_path / "copy", tmp_path / "made", head=wrong)
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_restored_store_begins_a_new_origin(place: Path, tmp_path: Path):
     """Its first fact names the origin before, how far it went, its last known head and why."""
     last = (audit_directory(place) / LAST_NOTE).read_bytes()

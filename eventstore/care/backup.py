@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..audit.note import Note
 from ..audit.proof import Prover
 from ..audit.structure import check_structure
 from ..errors import Corruption, InvalidEvent, StoreUnavailable
@@ -111,10 +112,12 @@ def restore(
     rest of the append that this falls into. It begins a new origin, since heads of the old one
     may have gone further: the first fact that is recorded in it names the old origin, how far the
     backup went, `reason` and `head`, the last known note of the old one. The source is walked
-    page by page first. Raises StoreUnavailable, FormatTooNew, Corruption and InvalidEvent; then
-    there is nothing at the destination.
+    page by page first. Raises StoreUnavailable, FormatTooNew, Corruption, InvalidEvent, and
+    ProofError where `head` is no note; then there is nothing at the destination.
     """
     place = Path(source)
+    if head is not None:
+        Note.parse(head)
     marker = describe(place)
     with presence.reading(place), _whole(place) as log:
         if log.store != marker["store"]:

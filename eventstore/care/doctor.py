@@ -15,7 +15,7 @@ from ..audit.note import open_checkpoint
 from ..audit.pages import FILE, PageError, PageFile
 from ..audit.structure import check_structure, environments
 from ..audit.trust import LAST_NOTE, audit_directory, known_keys, read_note
-from ..errors import EventStoreError, StoreLocked, StoreUnavailable
+from ..errors import Corruption, EventStoreError, StoreLocked, StoreUnavailable
 from ..files import unavailable
 from ..limits import RESERVE_BYTES
 from ..log.lmdb import LmdbLog
@@ -243,7 +243,8 @@ def _opened(path: Path, audit: Path, advice: list[Advice]) -> tuple[Head | None,
     except StoreUnavailable as error:
         advice.append(Advice(str(error), "see docs/operations.md for what each error asks for"))
     except EventStoreError as error:
-        advice.append(Advice(str(error), "'eventstore verify' names all of it, 'repair' saves it"))
+        what = error.what if isinstance(error, Corruption) else str(error)
+        advice.append(Advice(what, "'eventstore verify' names all of it, 'repair' saves it"))
     return None, []
 
 

@@ -196,15 +196,27 @@ def _anchors(terminal: Terminal) -> list[str]:
 
 
 def anchor_of(text: str, audit: Path) -> Anchor:
-    """Return the anchor that a text names; raises StoreUnavailable, and ProofError for a PEM."""
+    """Return the anchor that a text names.
+
+    Raises InvalidEvent and StoreUnavailable, and ProofError for a PEM.
+    """
     kind, _, rest = text.partition(":")
     if kind == "command":
-        return to_command(shlex.split(rest))
+        return to_command(_words(rest))
     if kind == "stamp":
         return to_authority(rest, audit / STAMPS, read_roots(audit / STAMPS / "roots.pem"))
     if kind in ("http", "https"):
         return to_url(text)
+    if rest.startswith("//"):
+        raise InvalidEvent(f"an anchor is left over http or https, not {kind}: {text}")
     return to_directory(Path(text))
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise InvalidEvent(f"the command of an anchor can't be read: {error}") from None
 
 
 # -- evidence ----------------------------------------------------------------------------
@@ -392,6 +404,8 @@ def outside_of(
         return None
     if not key and not (place / VERIFIER_KEY).exists():
         raise InvalidEvent("give the verifier key of the heads with --key")
+    if tiles is not None and not (tiles / CHECKPOINT).exists():
+        raise StoreUnavailable(f"{tiles / CHECKPOINT}: no such file; it holds the tiles' own head")
     keys = _keys(terminal, key)
     if key and (place / VERIFIER_KEY).exists():
         keys += known_keys(place)

@@ -132,7 +132,7 @@ def receipt_line(receipt: Receipt) -> Text:
     versions = f"version {last}" if first == last else f"versions {first}-{last}"
     line.append(f"  {versions}, position {receipt.position}, {when(receipt.recorded_at)}", "dim")
     if receipt.duplicate:
-        line.append("  (was there already: same key)", "yellow")
+        line.append("  (was there already)", "yellow")
     return line
 
 

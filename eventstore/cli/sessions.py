@@ -348,11 +348,11 @@ def cleanup(
 
 
 def _go_on(terminal: Terminal, cleaner: Cleanup) -> None:
-    """Clean up round after round, and tell each, until this is interrupted."""
+    """Clean up round after round, and tell each, until this is interrupted or the store closes."""
     told = cleaner.statistics
     cleaner.start()
     try:
-        while True:
+        while cleaner.running:
             told = _tell_rounds(terminal, told, cleaner.statistics)
             time.sleep(LOOK_SECONDS)
     finally:

@@ -193,6 +193,8 @@ def written(output: Path | None, *, force: bool) -> Iterator[BinaryIO]:
         return
     if output.exists() and not force:
         raise InvalidEvent(f"{output} exists already; --force replaces it")
+    if output.is_dir():
+        raise InvalidEvent(f"{output} is a directory; name a file")
     made = output.with_name(f".{fresh_id()}.part")
     try:
         with made.open("xb") as file:

@@ -20,6 +20,9 @@ COMMITMENT_BYTES = 32
 KEYS_CACHED_MAX = 10_000
 """Sessions whose key's id is remembered."""
 
+LOCKED = "the store is encrypted; open it with keyring=, on the command line with --keyring"
+"""What is said where a payload, or the right to write, is asked for without the keyring."""
+
 _BOUND = Struct(">IIBH")
 """Size, tokens, role and dictionary number: what else of an event head the tag covers."""
 
@@ -54,7 +57,7 @@ class Seal:
         """Return the vault; raises StoreUnavailable where the log is open without its keyring."""
         if self.vault is None:
             _ = self.names  # which says so where the log is closed
-            raise StoreUnavailable("the store is encrypted; open it with keyring=")
+            raise StoreUnavailable(LOCKED)
         return self.vault
 
     def seal_all(

@@ -14,7 +14,7 @@ import msgspec
 
 from projections import CatalogRow, Views
 
-from ..errors import EventStoreError, InvalidEvent, StoreUnavailable
+from ..errors import InvalidEvent, StoreUnavailable
 from ..messages import Json
 from ..store import EventStore
 from .background import Background
@@ -186,13 +186,13 @@ class Cleanup(Background):
             with self._round:
                 try:
                     self._run(None, halt)
-                except EventStoreError as error:
+                except BaseException as error:  # noqa: BLE001 - policies may be foreign code
                     self._break(error)
             halt.wait(self._interval)
 
-    def _break(self, error: EventStoreError) -> None:
-        before = self._statistics
-        failures = [*before.failures, Refusal("", "cleanup", str(error))][-FAILURES_MAX:]
+    def _break(self, error: BaseException) -> None:
+        before, why = self._statistics, str(error) or type(error).__name__
+        failures = [*before.failures, Refusal("", "cleanup", why)][-FAILURES_MAX:]
         self._statistics = msgspec.structs.replace(
             before, broken=before.broken + 1, failures=failures
         )

@@ -13,6 +13,7 @@ import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 from cachetools import LRUCache
@@ -90,7 +91,7 @@ class _Stopped(Exception):
 class _Failed(Exception):
     """The summariser raised `error`, which is recorded."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
         super().__init__(str(error))
 
@@ -164,8 +165,8 @@ class Summaries(Background):
             text = self._written(plan, halt)
         except _Stopped:
             raise
-        except Exception as error:
-            self._record_failure(plan, error)
+        except BaseException as error:  # foreign code: it may well raise SystemExit
+            self._record_failure(plan.session, plan.version, error, plan.messages)
             raise _Failed(error) from error
         receipt = self._recorded(plan, text)
         if receipt is not None:
@@ -213,20 +214,22 @@ class Summaries(Background):
                 done.made + 1, done.failed, done.messages + plan.messages, done.tokens + saved
             )
 
-    def _record_failure(self, plan: SummaryPlan, error: Exception) -> None:
+    def _record_failure(
+        self, session: str, version: int, error: BaseException, messages: int = 0
+    ) -> None:
         """Record what went wrong as a fact; a session that takes no facts any more is let be."""
-        header = self._store.headers.at(plan.session, plan.version)
+        header = self._store.headers.at(session, version)
         with self._changed:
-            count = self._failures.get(plan.session, _NEVER).count + 1
+            count = self._failures.get(session, _NEVER).count + 1
             again = time.monotonic() + backoff_seconds(count)
-            self._failures[plan.session] = _Failure(header.spans, count, again)
+            self._failures[session] = _Failure(header.spans, count, again)
             done = self._statistics
             self._statistics = msgspec.structs.replace(done, failed=done.failed + 1)
         text = _clean(f"{type(error).__name__}: {error}")
-        detail = {"version": plan.version, "messages": plan.messages, "failures": count}
+        detail = {"version": version, "messages": messages, "failures": count}
         try:
             self._store.record_error(
-                plan.session, ERROR_KIND, text[:ERROR_CHARACTERS_MAX], detail, actor=self._actor
+                session, ERROR_KIND, text[:ERROR_CHARACTERS_MAX], detail, actor=self._actor
             )
         except EventStoreError:
             return
@@ -275,6 +278,9 @@ class Summaries(Background):
                     return
                 except (_Failed, EventStoreError):  # a fact by now, or the session is gone
                     continue
+                except BaseException as error:  # noqa: BLE001 - token counters are foreign, too
+                    with suppress(EventStoreError):
+                        self._record_failure(session, self._store.version(session), error)
 
     def _taken(self, halt: threading.Event) -> list[str]:
         """Wait until there are sessions to look at, let more gather, and take them."""

@@ -1,0 +1,378 @@
+"""Mending: what is whole in a damaged log into a new one, placeholders for what is lost.
+
+A session keeps its versions and the numbers of its messages, whatever is lost of it: where an event
+was lost a placeholder stands, so that branches, merges, prunings and rewinds still mean what they
+meant. A lost message becomes a message of the role `system` that says so, a lost beginning a
+session without metadata, everything else a `Custom` fact named `lost`; of a merge that is whole in
+one of its two sessions the other half is written anew, in its target without the values and the
+words that it brought. In what order the events of one hole came
+nobody knows: messages are put first. The end of a session has placeholders only as far as other
+facts say that it went. How many tokens lost messages had nobody knows, so the totals of such a
+session may be off, which verify says.
+
+Invariants: frames that are whole come over byte for byte, in order; every position that does not
+is named; what stands for a lost payload says that it is lost.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from ..audit.entry import Salts
+from ..errors import Corruption, EventStoreError
+from ..events import (
+    AnyEvent,
+    BranchCreated,
+    BranchMerged,
+    Custom,
+    Event,
+    HistorySummarized,
+    KeyCreated,
+    MessageAppended,
+    MessagesPruned,
+    Redacted,
+    SessionCreated,
+    Span,
+)
+from ..ids import SYSTEM
+from ..log.base import ANY, Append
+from ..log.draft import draft
+from ..log.format import ACTOR_NAME, MESSAGE, SESSION_NAME, TYPE_CODES
+from ..log.frame import Frame
+from ..log.lmdb import LmdbLog
+from ..log.shredding import Shred, stripped
+from ..log.vault import STORE_KEY
+from ..messages import Json, Message
+from .carrying import Carrier, append_of, draft_of
+from .salvage import Gaps, Salvage, is_same
+
+MERGED = TYPE_CODES[BranchMerged]
+
+LOST = "lost"
+"""The name of the fact, and of the key in a message's metadata, that stand for what is lost."""
+
+LOST_TEXT = "[a message was lost here and could not be repaired]"
+
+
+class LostPart(msgspec.Struct, frozen=True):
+    """Versions `first..last` of a session that are placeholders now."""
+
+    session: str
+    first: int
+    last: int
+
+
+class _Stream:
+    """Where a session stands in the new store."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.version = self.number = 0
+        """Of the next event, and of the next message."""
+        self.key = STORE_KEY
+        """What seals its payloads, once that is known."""
+        self.known: deque[tuple[int, int]] = deque()
+        """The same two numbers for each frame of the old store that follows a hole."""
+
+
+class _Half(NamedTuple):
+    """A fact of a merge, and in which of its two sessions it stands."""
+
+    session: str
+    fact: BranchMerged
+
+    @property
+    def marker(self) -> BranchMerged:
+        """What stands in the source: the fact without the target's values."""
+        found = stripped(self.fact)
+        assert isinstance(found, BranchMerged)
+        return found
+
+    def matches(self, other: "_Half") -> bool:
+        """Return True for the two halves of one merge."""
+        return self.session != other.session and self.marker == other.marker
+
+
+class Mending:
+    """Carries what is whole, in order, with placeholders where something is lost.
+
+    After run() `kept` is how many events came over, `lost` the positions that did not, `parts` what
+    of sessions are placeholders, `unnamed` what sessions and actors without a name are called.
+    """
+
+    def __init__(self, salvage: Salvage, log: LmdbLog) -> None:
+        self._salvage, self._log = salvage, log
+        self._carrier, self._salts = Carrier(log), Salts()
+        self._names = salvage.names()
+        self._streams: dict[str, _Stream] = {}
+        self._half: _Half | None = None
+        self._gone: list[Shred] = []
+        self._named: set[int] = set()
+        self._time = self._next = self.kept = 0
+        self.lost, self.parts = Gaps(), list[LostPart]()
+        self.unnamed: set[str] = set()
+
+    def run(self) -> None:
+        """Carry everything."""
+        codec = self._log.codec
+        gaps = self._salvage.gaps(codec)
+        found = self._salvage.found(gaps, codec)
+        self._find_names(found)
+        self._find_holes(found)
+        for frame in self._frames(found):
+            self._take(frame)
+        self._end_merge(None)
+        self.lost.add(self._next, self._salvage.size)
+        self._name_keys()
+        self._carrier.finish()
+        for each in self._gone:  # of what was redacted an older page may have had the payload still
+            self._log.shred(each)
+
+    # -- what there is -----------------------------------------------------------------------
+
+    def _frames(self, found: dict[int, Frame]) -> Iterator[Frame]:
+        """Iterate over all frames in the order of their positions, with their names."""
+        for frame in _merged(self._salvage.reached(self._log.codec), found):
+            frame.session = self._name(SESSION_NAME, frame.session_ref)
+            frame.actor = self._name(ACTOR_NAME, frame.actor_ref) if frame.actor_ref else None
+            yield frame
+
+    def _name(self, kind: bytes, ref: int) -> str:
+        """Return the name behind a reference, or one that says it is lost, which is noted."""
+        row = self._names.get(ref)
+        with suppress(ValueError):
+            if row:
+                return self._log.codec.names.shown(kind, row[1:])
+        self.unnamed.add(f"lost name {ref}")
+        return f"lost name {ref}"
+
+    def _find_names(self, found: dict[int, Frame]) -> None:
+        """Look everywhere for names that no tree leads to."""
+        lost = {
+            ref
+            for frame in _merged(self._salvage.reached(self._log.codec), found)
+            for ref in (frame.session_ref, frame.actor_ref)
+            if ref and ref not in self._names
+        }
+        self._names |= self._salvage.lost_names(lost)
+
+    def _find_holes(self, found: dict[int, Frame]) -> None:
+        """Note where sessions go on after what is lost of them."""
+        due: dict[int, int] = {}
+        for frame in self._frames(found):
+            stream = self._stream(frame.session)
+            stream.key = stream.key or _key_of(frame)
+            if frame.version > due.get(frame.session_ref, 0):
+                stream.known.append((frame.version, frame.number))
+            due[frame.session_ref] = frame.last_version + 1
+
+    def _stream(self, name: str) -> _Stream:
+        return self._streams.setdefault(name, _Stream(name))
+
+    # -- frames ------------------------------------------------------------------------------
+
+    def _take(self, frame: Frame) -> None:
+        self.lost.add(self._next, frame.position)
+        self._next = frame.last_position + 1
+        stream = self._stream(frame.session)
+        events = _facts(frame)
+        unnamed = frame.session in self.unnamed and self._needs_name(frame.session, events)
+        if unnamed or _is_lost_merge(frame, events):
+            self.lost.add(frame.position, self._next)
+            return
+        self._end_merge(_half_of(frame.session, events))
+        for event in events:
+            self._found(event)
+            if isinstance(event, KeyCreated):
+                self._named.add(event.key)
+            if isinstance(event, Redacted):
+                self._gone.append(Shred(frame.session, event.version, event.version))
+        if frame.version < stream.version:  # a frame that is there twice can only be damage
+            self.lost.add(frame.position, frame.last_position + 1)
+            return
+        self._fill(stream, frame.version)
+        self._time = max(self._time, frame.recorded_at)
+        content = self._salvage.content(frame.kept_key) if frame.kept_key else None
+        try:
+            self._carrier.take(frame, content)
+            self.kept += frame.count
+        except Corruption:
+            self._take_apart(frame, content)
+        stream.version, stream.number = frame.last_version + 1, frame.next_number()
+
+    def _needs_name(self, session: str, events: list[AnyEvent]) -> bool:
+        """Return True for what means nothing in a session of another name.
+
+        A merge says in which sessions it stands; what is sealed opens in its own only.
+        """
+        return self._log.codec.seal is not None or _half_of(session, events) is not None
+
+    def _take_apart(self, frame: Frame, content: bytes | None) -> None:
+        """Carry the events of a frame one by one, placeholders for those that are damaged."""
+        for index, row in enumerate(frame.rows()):
+            try:
+                made = append_of(frame, content, draft_of(frame, index, index + 1))
+                self.kept += 1
+            except Corruption:
+                version, position = frame.version + index, frame.position + index
+                self.lost.add(position, position + 1)
+                self.parts.append(LostPart(frame.session, version, version))
+                made = self._placeholder(frame.session, _lost(version, row[3] == MESSAGE))
+            key = frame.key if index == 0 else None
+            self._carrier.take_append(replace(made, key=key))
+        self._carrier.hide(frame)
+
+    # -- placeholders ------------------------------------------------------------------------
+
+    def _found(self, event: AnyEvent) -> None:
+        """Make room for what a fact says of other sessions, where the end of them is lost."""
+        if isinstance(event, BranchCreated):
+            self._fill(self._stream(event.parent), event.at_version + 1)
+        elif isinstance(event, BranchMerged):
+            for session, version in [(event.source, event.source_version), *event.base]:
+                self._fill(self._stream(session), version + 1)
+            self._show(event.brought + event.hidden)
+        elif isinstance(event, (MessagesPruned, HistorySummarized)):
+            self._show(event.spans)
+
+    def _show(self, spans: Iterable[Span]) -> None:
+        for span in spans:
+            stream = self._stream(span.session)
+            if span.note:
+                self._fill(stream, span.start + 1)
+            while stream.number < span.stop and not span.note:
+                self._fill(stream, stream.version + max(span.stop - stream.number, 1))
+
+    def _fill(self, stream: _Stream, version: int) -> None:
+        """Put placeholders for the versions of a session before this one that are missing."""
+        first = stream.version
+        while stream.version < version:
+            self._put(stream, _lost(stream.version, self._is_message(stream)))
+        if stream.version > first:
+            self.parts.append(LostPart(stream.name, first, stream.version - 1))
+
+    def _is_message(self, stream: _Stream) -> bool:
+        """Return whether the next lost event is to be a message: first all that a hole had are."""
+        while stream.known and stream.known[0][0] <= stream.version:
+            stream.known.popleft()
+        return not stream.known or stream.number < stream.known[0][1]
+
+    def _put(self, stream: _Stream, fact: Event) -> None:
+        self._carrier.take_append(self._placeholder(stream.name, fact))
+        stream.version += 1
+        stream.number += isinstance(fact, MessageAppended)
+
+    def _placeholder(self, session: str, fact: Event) -> Append:
+        """Return the append of a placeholder, sealed as the others of its session are."""
+        codec = self._log.codec
+        key = STORE_KEY if session == SYSTEM else self._key(self._stream(session))
+        made = draft(session, [fact], codec, self._salts.take(1), (), key)
+        return Append((made,), (ANY,), recorded_at=self._time)
+
+    def _key(self, stream: _Stream) -> int:
+        """Return the key that seals a session, made anew where none is left."""
+        seal = self._log.codec.seal
+        if seal is not None and (not stream.key or seal.opened().commitment(stream.key) is None):
+            stream.key, _ = seal.opened().fresh()
+        return stream.key
+
+    def _name_keys(self) -> None:
+        """Say in the system stream which keys seal sessions, where the facts of that are lost."""
+        seal = self._log.codec.seal
+        vault = None if seal is None else seal.vault
+        if vault is None:
+            return
+        for key in {each.key for each in self._streams.values() if each.version}:
+            digest = vault.commitment(key)
+            if digest is not None and key not in self._named:
+                system = self._stream(SYSTEM)
+                self._fill(system, 1)
+                self._put(system, KeyCreated(key, digest.hex()))
+
+    def _end_merge(self, half: _Half | None) -> None:
+        """Where only one half of a merge was whole, write the other: the target's comes first."""
+        before, self._half = self._half, None
+        if before is not None and half is not None and half.matches(before):
+            return
+        if before is not None:
+            fact = before.fact
+            self._put_half(fact.source, fact.source_version + 1, before.marker)
+        if half is None or half.session == half.fact.into:
+            self._half = half
+            return
+        self._found(half.fact)
+        into, version = half.fact.into, half.fact.into_version
+        if self._put_half(into, version, _without_values(half.marker)):
+            self.parts.append(LostPart(into, version, version))
+
+    def _put_half(self, session: str, version: int, fact: BranchMerged) -> bool:
+        """Put a half of a merge at its version, unless the session goes further already."""
+        stream = self._stream(session)
+        self._fill(stream, version)
+        if stream.version > version:
+            return False
+        self._put(stream, fact)
+        return True
+
+
+def _facts(frame: Frame) -> list[AnyEvent]:
+    """Return the events of a frame that can be read and are no messages."""
+    found = []
+    for index, row in enumerate(frame.rows()):
+        if row[3] != MESSAGE:
+            with suppress(EventStoreError):
+                found.append(frame.structure(index))
+    return [event for event in found if event is not None]
+
+
+def _half_of(session: str, events: Iterable[AnyEvent]) -> _Half | None:
+    return next((_Half(session, each) for each in events if isinstance(each, BranchMerged)), None)
+
+
+def _is_lost_merge(frame: Frame, events: list[AnyEvent]) -> bool:
+    """Return True for a merge that can't be read: its other half says what stands here."""
+    return frame.row(0)[3] == MERGED and not events
+
+
+def _without_values(marker: BranchMerged) -> BranchMerged:
+    """Return the half of a merge that changes a session, of which only the marker is whole."""
+    return marker if marker.summary is None else replace(marker, summary=_lost_fields())
+
+
+def _lost(version: int, message: bool) -> Event:  # noqa: FBT001 - which of two placeholders
+    """Return the placeholder of an event."""
+    if not version:
+        return SessionCreated({LOST: True})
+    return MessageAppended(Message(_lost_fields())) if message else Custom(LOST, {})
+
+
+def _lost_fields() -> dict[str, Json]:
+    return {"role": "system", "content": LOST_TEXT, "metadata": {LOST: True}}
+
+
+def _key_of(frame: Frame) -> int:
+    """Return the id of the key that seals a frame's payloads, STORE_KEY where none says another."""
+    for index in range(frame.count):
+        try:
+            key = frame.key_id(index)
+        except EventStoreError:
+            continue
+        if key:
+            return key
+    return STORE_KEY
+
+
+def _merged(reached: Iterator[Frame], found: dict[int, Frame]) -> Iterator[Frame]:
+    """Iterate over both in the order of their positions; a whole copy stands for a damaged one."""
+    others = sorted(found)[::-1]
+    for frame in reached:
+        while others and others[-1] < frame.position:
+            yield found[others.pop()]
+        other = found[others.pop()] if others and others[-1] == frame.position else frame
+        yield other if is_same(frame, other) else frame
+    while others:
+        yield found[others.pop()]
