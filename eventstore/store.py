@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
 from .aio import AsyncStore
-from .audit.trust import audit_directory, check_not_lost, reason_for_distrust
+from .audit.trust import check_not_lost, reason_for_distrust
 from .clock import Clock, system_clock, to_ns
 from .engine import reading
 from .engine.commands import Commands
@@ -35,13 +35,12 @@ from .log.base import Head, Log, Receipt
 from .log.codec import train
 from .log.format import MARKER, RAW
 from .log.frame import Recorded
-from .log.lmdb import LmdbLog
 from .log.memory import MemoryLog
 from .log.seal import LOCKED
 from .log.vault import STORE_KEY
 from .messages import Json, TokenCounter, count_tokens
 from .place.directory import describe, ensure_store
-from .place.opening import check_volume, open_log
+from .place.opening import check_apart, check_volume, open_log, trusted_directory, unlock
 from .state.caches import drop_stale
 from .state.lineage import Headers
 from .state.snapshots import MemorySnapshots, Snapshots, disk_snapshots
@@ -131,8 +130,8 @@ class EventStore(Commands[Receipt]):
         if durability not in ("sync", "buffered") or compression not in ("zstd", "none"):
             raise InvalidEvent("durability is 'sync' or 'buffered', compression 'zstd' or 'none'")
         place = Path(path)
-        _check_apart(keyring, place, read_only=read_only)
-        trusted = _trusted(place, trust)
+        check_apart(keyring, place, read_only=read_only)
+        trusted = trusted_directory(place, trust)
         check_volume(place, read_only=read_only)
         if not read_only:
             check_not_lost(place / MARKER, trusted)
@@ -144,7 +143,7 @@ class EventStore(Commands[Receipt]):
         if log.store != store and not read_only:  # verify reads it, and says so
             log.close()
             raise Corruption(-1, f"the log is of store {log.store!r}, {place} is store {store!r}")
-        _unlock(log, place, keyring, create=not read_only)
+        unlock(log, place, keyring, create=not read_only)
         if compression == "none":
             log.codec.current = RAW
         found = reason_for_distrust(log, origin, restored.get("origin"), trusted)
@@ -420,48 +419,6 @@ class EventStore(Commands[Receipt]):
 
 def _keep_all(_: int) -> None:
     """Delete nothing: there is nothing on disk, or it may not be changed."""
-
-
-def _check_apart(keyring: Keyring | None, place: Path, *, read_only: bool) -> None:
-    """Raise StoreUnavailable for a keyring inside the store, or one that is another store's.
-
-    A store is made before its keyring: whoever sees the second sees the first, too.
-    """
-    if keyring is None:
-        return
-    keyring.check_outside(place)
-    if not read_only and keyring.path.exists() and not (place / MARKER).exists():
-        raise StoreUnavailable(
-            f"{keyring.path} exists already; a new store at {place} needs a keyring of its own"
-        )
-
-
-def _unlock(log: LmdbLog, place: Path, keyring: Keyring | None, *, create: bool) -> None:
-    """Open the log's seals, or close the log and raise StoreUnavailable."""
-    if keyring is None:
-        return
-    if log.codec.seal is None:
-        log.close()
-        raise StoreUnavailable(
-            f"{place} is not encrypted and stays so; import its events into a new store"
-        )
-    try:
-        log.unlock(keyring.unlock(log.store, create=create and not log.size()))
-    except BaseException:
-        log.close()
-        raise
-
-
-def _trusted(place: Path, trust: str | os.PathLike[str] | None) -> Path:
-    """Return the audit directory; raises StoreUnavailable where it was named and can't be one."""
-    if trust is None:
-        return audit_directory(place)
-    directory = Path(trust)
-    if not directory.is_dir():
-        raise StoreUnavailable(f"{directory} is no directory with a signed head; run keygen first")
-    if directory.resolve().is_relative_to(place.resolve()):
-        raise StoreUnavailable(f"{directory} would be set back with the store: keep it elsewhere")
-    return directory
 
 
 def _origin_key(origin: str) -> str:

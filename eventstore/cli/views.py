@@ -22,7 +22,6 @@ from .terminal import Terminal, parse_number, write_lines
 from .trees import blame_table, diff_blocks, sessions_table, tree_drawing
 from .writes import parse_pairs
 
-STATUSES = (*LISTED, "archived", "deleted")
 
 
 @command(READ)

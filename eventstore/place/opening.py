@@ -14,6 +14,7 @@ is none, since that one opened it like this. An LMDB commit is whole or not ther
 there is never half an append to cut off: where step 6 finds a contradiction, it is damage.
 """
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +22,10 @@ from typing import NamedTuple
 
 from ..audit.pages import FILE, META_READS, Meta, PageError, PageFile, hides_a_commit
 from ..audit.structure import check_structure
+from ..audit.trust import audit_directory
 from ..errors import Corruption, StoreUnavailable
-from ..log.format import FRAMES, HEAD_KEY, HEAD_ROW, META
+from ..keyring import Keyring
+from ..log.format import FRAMES, HEAD_KEY, HEAD_ROW, MARKER, META
 from ..log.lmdb import LmdbLog
 from ..log.rows import checked_value
 from . import presence
@@ -42,6 +45,48 @@ def check_volume(path: Path, *, read_only: bool) -> None:
     check_local(above)
     if not read_only:
         check_room(above)
+
+
+def check_apart(keyring: Keyring | None, place: Path, *, read_only: bool) -> None:
+    """Raise StoreUnavailable for a keyring inside the store, or one that is another store's.
+
+    A store is made before its keyring: whoever sees the second sees the first, too.
+    """
+    if keyring is None:
+        return
+    keyring.check_outside(place)
+    if not read_only and keyring.path.exists() and not (place / MARKER).exists():
+        raise StoreUnavailable(
+            f"{keyring.path} exists already; a new store at {place} needs a keyring of its own"
+        )
+
+
+def unlock(log: LmdbLog, place: Path, keyring: Keyring | None, *, create: bool) -> None:
+    """Open the log's seals, or close the log and raise StoreUnavailable."""
+    if keyring is None:
+        return
+    if log.codec.seal is None:
+        log.close()
+        raise StoreUnavailable(
+            f"{place} is not encrypted and stays so; import its events into a new store"
+        )
+    try:
+        log.unlock(keyring.unlock(log.store, create=create and not log.size()))
+    except BaseException:
+        log.close()
+        raise
+
+
+def trusted_directory(place: Path, trust: str | os.PathLike[str] | None) -> Path:
+    """Return the audit directory; raises StoreUnavailable where it was named and can't be one."""
+    if trust is None:
+        return audit_directory(place)
+    directory = Path(trust)
+    if not directory.is_dir():
+        raise StoreUnavailable(f"{directory} is no directory with a signed head; run keygen first")
+    if directory.resolve().is_relative_to(place.resolve()):
+        raise StoreUnavailable(f"{directory} would be set back with the store: keep it elsewhere")
+    return directory
 
 
 def open_log(path: Path, *, map_size: int, read_only: bool) -> LmdbLog:

@@ -74,6 +74,11 @@ class LFU(_Limits, frozen=True, kw_only=True):
 
     accesses: Callable[[str], int] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accesses is not None and not callable(self.accesses):
+            raise InvalidEvent(f"accesses must be a callable or None, not {self.accesses!r}")
+
     def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
         """Return which sessions would go."""
         rank = _facts_an_hour if self.accesses is None else _reads(self.accesses)

@@ -30,7 +30,7 @@ class SessionManager(Care):
 
     `settings` are those of the environment where none are given (Settings.load()). `summarizer`
     writes summaries of messages, `embed` turns text into vectors for strategy "semantic"; both
-    have defaults that need no model.
+    have defaults that need no model. Raises InvalidEvent for what is no store, or no settings.
     """
 
     def __init__(
@@ -41,7 +41,15 @@ class SessionManager(Care):
         summarizer: Summarizer | None = None,
         embed: Embedding | None = None,
     ) -> None:
-        super().__init__(store, settings or Settings.load(), summarizer, embed)
+        if not isinstance(store, EventStore):
+            raise InvalidEvent(
+                f"a manager takes an open EventStore, not {store!r}; "
+                "SessionManager.open(path) opens one itself"
+            )
+        chosen = Settings.load() if settings is None else settings
+        if not isinstance(chosen, Settings):
+            raise InvalidEvent(f"settings are made by Settings(...), not {settings!r}")
+        super().__init__(store, chosen, summarizer, embed)
         self.aio = AsyncSessionManager(self, self.close)
         self._owns_store = False
 

@@ -16,6 +16,7 @@ from projections.diff import Side
 from projections.moment import moment_position
 
 from ..errors import InvalidEvent, KeyShredded, SessionDeleted
+from ..ids import check_name
 from ..messages import Json, Message
 from ..store import EventStore
 from .cache import HeaderCache
@@ -171,8 +172,10 @@ class Questions:
     ) -> Json:
         """Return a context value; one that is shared is read where it belongs, at that moment.
 
-        Raises InvalidEvent where what it refers to is missing or goes in a circle.
+        Raises InvalidEvent for a key that is no name, and where what it refers to is missing or
+        goes in a circle.
         """
+        check_name(key, "context key")
         found = self.get(session, **moment)
         if key not in found.context:
             return default

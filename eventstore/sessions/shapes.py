@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ..errors import InvalidEvent
 from ..messages import Json
 from .units import PROMPT_ROLES
 
@@ -51,9 +52,9 @@ class Turn(msgspec.Struct):
 
 
 def to_openai(messages: Iterable[Fields]) -> list[dict[str, Json]]:
-    """Return messages as chat completions take them."""
+    """Return messages as chat completions take them. Raises InvalidEvent for what is no dict."""
     made: list[dict[str, Json]] = []
-    for turn, results in _answered(list(map(_turn, messages))):
+    for turn, results in _answered(_turns(messages)):
         if turn.said or turn.calls or not turn.tools:
             made.append(_openai(turn))
         made += [
@@ -64,10 +65,13 @@ def to_openai(messages: Iterable[Fields]) -> list[dict[str, Json]]:
 
 
 def to_anthropic(messages: Iterable[Fields]) -> dict[str, Json]:
-    """Return {"system": text, "messages": [...]}; without a system text, without that key."""
+    """Return {"system": text, "messages": [...]}; without a system text, without that key.
+
+    Raises InvalidEvent for what is no dict.
+    """
     system: list[str] = []
     made: list[dict[str, Json]] = []
-    for turn, results in _answered(list(map(_turn, messages))):
+    for turn, results in _answered(_turns(messages)):
         if turn.role in PROMPT_ROLES:
             system += _texts(turn.said)
         else:
@@ -87,7 +91,15 @@ def calls_in(message: Fields) -> list[Call]:
 # -- taking messages apart -------------------------------------------------------------------
 
 
+def _turns(messages: Iterable[Fields]) -> list[Turn]:
+    if not isinstance(messages, Iterable):
+        raise InvalidEvent(f"messages are a list of dicts, not {messages!r}")
+    return list(map(_turn, messages))
+
+
 def _turn(fields: Fields) -> Turn:
+    if not isinstance(fields, Mapping):
+        raise InvalidEvent(f"a message is a dict as it was recorded, not {fields!r:.100}")
     content, results = fields.get("content"), {}
     answers = fields.get("tool_call_id")
     if isinstance(answers, str):

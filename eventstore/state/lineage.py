@@ -267,6 +267,8 @@ class Headers:
 
     def _taken(self, session: str, erasures: int) -> SessionHeader:
         """Take the newest header out, folded without the lock: a long fold holds nobody up."""
+        if type(session) is not str:  # nothing else names a session, and a list has no hash
+            raise SessionNotFound(session)
         with self._lock:
             header = self._newest.pop(session, None)
         if header is None:
