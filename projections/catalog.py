@@ -34,6 +34,9 @@ ORDERS = ("updated_at", "created_at", "messages", "tokens", "session")
 LISTED = ("active", "closed")
 """The statuses of the usual lists: archived sessions are put away, deleted ones are gone."""
 
+STATUSES = (*LISTED, "archived", "deleted")
+"""All statuses that a session can have."""
+
 _ABSENT = object()
 _TIME = Struct(">Q")
 _Session = Annotated[str, msgspec.Meta(max_length=NAME_BYTES_MAX)]
@@ -269,12 +272,11 @@ def selection(
     """Return a checked selection; rows of one value go by session id.
 
     `where` names metadata keys and the values they must equal; `order` one of ORDERS, with `-`
-    for the reverse; `after` the cursor of the page before. Raises InvalidEvent.
+    for the reverse; `after` the cursor of the page before; `status` one of STATUSES or several.
+    Raises InvalidEvent.
     """
     if user is not None:
         check_name(user, "user")
-    if not isinstance(status, Collection):
-        raise InvalidEvent(f"status must be a collection of states, not {status!r}")
     if not isinstance(where, Mapping | None):
         raise InvalidEvent(f"where must be a dict of metadata keys and values, not {where!r}")
     field, down = str(order).removeprefix("-"), str(order).startswith("-")
@@ -283,7 +285,18 @@ def selection(
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InvalidEvent(f"limit must be a whole number above 0, or None, not {limit!r}")
     place = None if after is None else _opened_cursor(after, order)
-    return Selection(user, where or {}, status, field, down, limit, place)
+    return Selection(user, where or {}, _statuses(status), field, down, limit, place)
+
+
+def _statuses(given: str | Collection[str]) -> Collection[str]:
+    """Return statuses as a collection; a text is one. Raises InvalidEvent for unknown ones."""
+    if not isinstance(given, Collection):
+        raise InvalidEvent(f"status must be a collection of states, not {given!r}")
+    found = (given,) if isinstance(given, str) else tuple(given)
+    for each in found:
+        if each not in STATUSES:
+            raise InvalidEvent(f"status takes {', '.join(STATUSES)}, not {each!r}")
+    return found
 
 
 def _cursor(order: str, place: Place) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -589,6 +590,42 @@ def test_a_summarised_question_is_still_asked(manager):
     assert session.resume().content == "they asked"
 
 
+def test_a_turn_whose_question_was_pruned_is_still_a_turn(manager):
+    """What pruning hides takes nothing back: an answered turn can be undone."""
+    session = AgentSession(manager, "s", echo)
+    session.send_message("one")
+    session.send_message("two")
+    manager.store.prune("s", keep_last=1)
+    assert session.turn().state == "answered"
+    session.undo()
+    assert (session.turn().state, texts(manager)) == ("undone", ["one", "one"])
+    manager.store.prune("s", keep_last=1)
+    session.undo()
+    assert texts(manager) == []
+    with pytest.raises(InvalidEvent, match="no turn to undo"):
+        session.undo()
+
+
+def test_an_interrupted_turn_whose_question_was_pruned_is_resumed(manager):
+    """A call that waits for its result is shown still, so the turn goes on."""
+    session = AgentSession(manager, "s", Script(call("add"), "done"), tools={"add": lambda: 3})
+    interrupted(session, "old", 2)
+    manager.store.prune("s", keep_last=1)
+    assert session.turn().state == "interrupted"
+    assert session.resume().content == "done"
+
+
+def test_a_summarised_turn_is_undone_once(manager):
+    """Also where a summary covered its question, the next undo goes to the turn before."""
+    session = AgentSession(manager, "s", echo)
+    session.send_message("one")
+    session.send_message("two")
+    manager.summarize("s", "they asked", upto=3)
+    session.undo()
+    session.undo()
+    assert texts(manager) == []
+
+
 def test_undo_takes_turns_back_one_by_one(manager, ask):
     """Each undo goes to before the newest turn that stands; the past stays in the history."""
     session = AgentSession(manager, "s", echo)
@@ -715,6 +752,47 @@ def test_a_tool_can_ask_another_session_but_not_its_own(manager, ask):
     assert ask(session, "send_message", "go").content == "ok"
     said = [each["content"] for each in agent.seen[-1] if each["role"] == "tool"]
     assert said == ["inner", "error: a turn of session 's' can't wait for another one of it"]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("stores", [1, 2])
+def test_sessions_that_ask_each_other_do_not_wait_for_ever(count, stores):
+    """In a circle of turns that all wait for the next, one is refused and all others answer."""
+    begun, refused = threading.Barrier(count), []
+    with ExitStack() as opened:
+        stores = [opened.enter_context(EventStore.in_memory()) for _ in range(stores)]
+        managers = [opened.enter_context(SessionManager(each, Settings())) for each in stores]
+        sessions = []
+
+        def agent(number, messages):
+            if messages[-1]["content"] == "inner":
+                return "done"
+            begun.wait()
+            try:
+                return sessions[(number + 1) % count].send_message("inner", echo)
+            except InvalidEvent as error:
+                refused.append(str(error))
+                return "refused"
+
+        for number in range(count):
+            manager = managers[number % len(managers)]
+            manager.create(f"s{number}")
+            sessions.append(AgentSession(manager, f"s{number}", partial(agent, number)))
+        answers = []
+        threads = [
+            threading.Thread(
+                target=lambda each=each: answers.append(each.send_message("outer").content),
+                daemon=True,  # a circle would keep them for ever
+            )
+            for each in sessions
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(answers) == ["inner"] * (count - 1) + ["refused"]
+        assert len(refused) == 1 and "for ever" in refused[0]
+        assert [each.send_message("again", echo).content for each in sessions] == ["again"] * count
 
 
 def test_two_processes_in_one_turn_stop_at_the_first_clash(manager):

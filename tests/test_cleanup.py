@@ -336,6 +336,31 @@ def test_a_round_that_breaks_is_noted_and_the_next_one_comes(disk):
     assert [each.why for each in cleanup.statistics.failures] == ["not now"] * 2
 
 
+def test_the_thread_outlives_whatever_a_policy_raises(disk):
+    """A policy that exits or plans nothing breaks its round, not the thread, and is noted."""
+    rounds, third = count(), threading.Event()
+
+    class Rude:
+        """A policy that exits, then gives no plan, then a good one."""
+
+        def plan(self, store, views, *, now=None):
+            round_ = next(rounds)
+            if round_ == 0:
+                raise SystemExit
+            if round_ == 1:
+                return None
+            third.set()
+            return LRU().plan(store, views, now=now)
+
+    with Cleanup(disk, Views(disk), policies=[Rude()], interval=0.001) as cleanup:
+        assert third.wait(30) and cleanup.running
+    assert cleanup.statistics.broken == 2
+    assert [each.why for each in cleanup.statistics.failures] == [
+        "SystemExit",
+        "'NoneType' object has no attribute 'steps'",
+    ]
+
+
 def test_failures_are_kept_in_bounds(house, monkeypatch):
     """Statistics name the newest failures only, and count all."""
     monkeypatch.setattr(module, "FAILURES_MAX", 3)

@@ -209,6 +209,14 @@ def test_shapes_take_any_json(messages):
     assert repr(messages) == before
 
 
+@pytest.mark.parametrize("wrong", [[5], [None], 5, [Message({"role": "user"}, "m")]])
+def test_shapes_take_nothing_but_dicts(wrong):
+    """What is no list of messages as they were recorded is refused by both."""
+    for shape in (to_openai, to_anthropic):
+        with pytest.raises(InvalidEvent, match="dict"):
+            shape(wrong)
+
+
 def check_openai(messages: list[Mapping[str, Any]]) -> None:
     """Assert the rules of chat completions: each call is answered at once, and only calls are."""
     waiting: list[str] = []
@@ -279,7 +287,7 @@ def test_the_exempt_alone_may_not_be_over_the_budget(store):
     """Both numbers are in the error, and what to do."""
     store.create("s")
     store.append("s", {"role": "system", "content": "x" * 400})
-    with pytest.raises(InvalidEvent, match=r"have 100 tokens, the budget is 99; give max_tokens"):
+    with pytest.raises(InvalidEvent, match=r"has 100 tokens, the budget is 99; give max_tokens"):
         build_context(store, "s", 99)
     assert build_context(store, "s", 100).tokens == 100
 

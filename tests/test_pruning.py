@@ -553,6 +553,8 @@ def test_a_call_that_waits_for_its_result_stays_until_the_assistant_goes_on(stor
     [
         lambda: LRU(max_sessions=-1),
         lambda: Size(max_tokens=True),
+        lambda: LFU(accesses=5),
+        lambda: LFU(max_sessions=-1, accesses=len),
         lambda: TTL(then="burn"),
         lambda: KeepCount(keep=2.5),
         lambda: KeepCount(by_type={"dm": None}),

@@ -677,6 +677,27 @@ def test_the_presets_say_what_they_promise(manager):
     ]
 
 
+def test_a_template_whose_session_was_deleted_can_be_kept_again(manager):
+    """Who deletes its session deletes the template: nothing is left of it, its name is free."""
+    for turn in range(3):
+        manager.save_template(Template(name="x", description=str(turn)))
+        manager.save_template(Template(name="1:x"))
+        assert manager.template("x").description == str(turn)
+        assert [each.name for each in manager.templates()][3:] == ["1:x", "x"]
+        [session] = [
+            row.session for row in manager.list(where={"title": "x"}, status="archived", limit=None)
+        ]
+        manager.delete(session)
+        assert [each.name for each in manager.templates()][3:] == ["1:x"]
+        with pytest.raises(InvalidEvent, match="there is no template 'x'"):
+            manager.template("x")
+        with pytest.raises(InvalidEvent, match="there is no template 'x'"):
+            manager.delete_template("x")
+    manager.save_template(Template(name="x"))
+    manager.delete_template("x")
+    assert [each.name for each in manager.templates()][3:] == ["1:x"]
+
+
 def test_a_session_becomes_a_template(manager):
     """save_as_template() keeps values, limits and visible messages, not who or which branch."""
     made = manager.find_or_create(chat=1, metadata={"a": 1}, token_limit=99, max_bytes=5_000)
@@ -751,6 +772,29 @@ def test_switching_is_a_fact_on_the_root(manager):
     assert manager.get("root").context == {}
 
 
+def test_branches_outlive_their_root(manager):
+    """Where the root is deleted, what is left of it are trees with choices of their own."""
+    manager.create("root")
+    manager.branch("root", session_id="b1")
+    manager.switch("root", "b1")
+    manager.branch("root", session_id="c1")  # inherits a choice that is none of its own tree's
+    manager.branch("b1", session_id="b2")
+    manager.branch("b2", session_id="b3")
+    manager.delete("root")
+    assert [manager.current(name) for name in ("b1", "b2", "b3", "c1")] == ["b1"] * 3 + ["c1"]
+    manager.switch("b1", "b3")
+    manager.delete("b2")
+    assert manager.current("b1") == manager.current("b3") == "b3"
+    assert manager.get("b1", follow=True).name == "b3"
+    manager.switch("b3", "b1")
+    assert manager.get("b3", follow=True).name == "b1"
+    with pytest.raises(InvalidEvent, match="not in the tree of 'b1'"):
+        manager.switch("b1", "c1")
+    manager.delete("c1")
+    with pytest.raises(SessionDeleted):
+        manager.current("c1")
+
+
 def test_a_branch_of_another_tree_can_t_be_current(manager):
     """switch() refuses what is not in the tree, is deleted or does not exist."""
     for name in ("root", "stranger"):
@@ -789,6 +833,7 @@ def test_lists_are_paged_sorted_and_filtered(manager):
     assert [row.session for row in manager.list("u0", {"tag": 0}, order="-session")] == ["s6", "s0"]
     assert (manager.count(), manager.count("u1"), manager.count(where={"tag": 2})) == (8, 4, 2)
     assert manager.count(status=("archived", "deleted")) == 2
+    assert [row.session for row in manager.list(status="archived")] == ["s8"]
     paged, after = [], None
     for _ in range(3):
         page = manager.list(order="session", limit=3, after=after)
@@ -1166,6 +1211,13 @@ def test_threads_use_one_manager_for_everything(store):
         lambda manager: manager.create(external=5),
         lambda manager: manager.create(template=[]),
         lambda manager: manager.plan_pruning(5),
+        lambda manager: manager.get_context("s", []),
+        lambda manager: manager.list(status="archive"),
+        lambda manager: manager.count(status="inactive"),
+        lambda manager: manager.search("a", status=["active", "gone"]),
+        lambda manager: manager.list(status=[[]]),
+        lambda _: SessionManager("history"),
+        lambda manager: SessionManager(manager.store, {"ttl": 1}),
     ],
 )
 def test_a_question_of_the_wrong_type_is_one_clear_error(manager, ask):
@@ -1177,10 +1229,11 @@ def test_a_question_of_the_wrong_type_is_one_clear_error(manager, ask):
 
 def test_what_is_no_name_names_no_session(manager):
     """A session that is asked for by anything but text is not there."""
-    for wrong in (None, 5, b"s"):
+    for wrong in (None, 5, b"s", []):
         assert not manager.exists(wrong)
-        with pytest.raises(SessionNotFound):
-            manager.get(wrong)
+        for read in (manager.get, manager.get_messages):
+            with pytest.raises(SessionNotFound):
+                read(wrong)
 
 
 def test_closed_managers_leave_nothing_with_their_store():

@@ -49,7 +49,7 @@ class Writer:
 
     def __call__(self, messages):
         self.asked.append(messages)
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
@@ -254,6 +254,41 @@ def test_a_failure_loses_nothing_and_is_a_fact(store, monkeypatch):
         talk(store, "s", 1)
         looked_at(worker, "s")
     assert [each.text for each in notes(store, "s")] == ["now it works"]
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+def test_the_worker_outlives_whatever_a_summariser_raises(store, kind):
+    """Also what is no Exception is a fact, and the next session gets its summary."""
+    store.create("s", token_limit=100)
+    store.create("next", token_limit=100)
+    talk(store, "s", 20)
+    talk(store, "next", 20)
+    with Summaries(store, writer := Writer(kind())) as worker:
+        looked_at(worker, "s")
+        writer.answer = "in short"
+        looked_at(worker, "next")
+        assert worker.running and worker.statistics.failed == 1
+    assert [each.text for each in errors(store, "s")] == [f"{kind.__name__}: "]
+    assert [each.text for each in notes(store, "next")] == ["in short"]
+
+
+def test_the_worker_outlives_a_token_counter_that_fails():
+    """What fails outside the summariser is a fact of the session as well."""
+    broken = []
+
+    def count(fields):
+        if broken and fields.get("content") == "in short":
+            raise ZeroDivisionError("by zero")
+        return count_tokens(fields)
+
+    with EventStore.in_memory(count_tokens=count) as store:
+        store.create("s", token_limit=100)
+        talk(store, "s", 20)
+        broken.append(True)
+        with Summaries(store, Writer()) as worker:
+            looked_at(worker, "s")
+            assert worker.running and worker.statistics.failed == 1
+        assert [each.text for each in errors(store, "s")] == ["ZeroDivisionError: by zero"]
 
 
 def test_a_failure_waits_for_its_backoff(store):

@@ -11,7 +11,7 @@ from rich.text import Text
 from projections import BranchTree, Statistics
 from projections import blame as blame_of
 from projections import diff as diff_of
-from projections.catalog import LISTED, ORDERS
+from projections.catalog import LISTED, ORDERS, STATUSES
 from projections.diff import Side
 
 from .. import EventStore, InvalidEvent
@@ -21,7 +21,6 @@ from .charts import statistics_blocks
 from .terminal import Terminal, parse_number, write_lines
 from .trees import blame_table, diff_blocks, sessions_table, tree_drawing
 from .writes import parse_pairs
-
 
 
 @command(READ)

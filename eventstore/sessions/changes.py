@@ -13,7 +13,6 @@ from typing import Any, Unpack
 from msgspec import UNSET
 
 from projections import SessionState
-from projections.branches import root_of
 
 from ..engine.requests import Options
 from ..errors import EventTooLarge, InvalidEvent, KeyReused, SessionExists, VersionConflict
@@ -294,11 +293,11 @@ class Changes(Questions):
 
     def switch(self, session: str, branch: str, **options: Unpack[Options]) -> Receipt:
         """Make a branch, or the root, the current one of the tree that `session` is in."""
-        root = root_of(self.store.log, session)
-        if root_of(self.store.log, branch) != root:
-            raise InvalidEvent(f"session {branch!r} is not in the tree of {root!r}")
-        chosen = None if self.get(branch).name == root else branch
-        return self.store.set_context(root, CURRENT, chosen, **options)
+        head = self._head(session)
+        if self._head(branch) != head:
+            raise InvalidEvent(f"session {branch!r} is not in the tree of {head!r}")
+        chosen = None if self.get(branch).name == head else branch
+        return self.store.set_context(head, CURRENT, chosen, **options)
 
     def merge(
         self,

@@ -3,7 +3,8 @@
 Invariants: what steps yield is a call of foreign code, and they get back its result, awaited where
 it can be, or its exception, raised where it was yielded; the rest of a step is our own work, which
 an event loop leaves to threads; steps that have begun end, also when their caller is cancelled.
-In one lane one caller at a time goes on, the others in the order in which they came.
+In one lane one caller at a time goes on, the others in the order in which they came; who would
+close a circle of waits is refused.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -142,20 +144,50 @@ _held: ContextVar[frozenset[Future[None]]] = ContextVar("held", default=frozense
 """The tickets on which the code at hand was let in: it can't wait for itself."""
 
 
+_Queue = deque[Future[None]]
+
+_entered: dict[Future[None], tuple[frozenset[Future[None]], _Queue]] = {}
+"""All tickets of all lanes: those that their owner held before, and the queue they stand in."""
+
+_lock = threading.Lock()
+"""Guards all lanes: a circle may go through the lanes of several stores."""
+
+
+def _waits_for(queue: _Queue, held: frozenset[Future[None]]) -> bool:
+    """Return True where somebody in a queue waits, over however many others, for one of `held`."""
+    reached, ahead = set[Future[None]](), list(queue)
+    while ahead:
+        ticket = ahead.pop()
+        if ticket in held:
+            return True
+        if ticket not in reached:
+            reached.add(ticket)
+            for inner, (outer, line) in _entered.items():
+                if ticket in outer:  # it goes on once this one has had its turn
+                    ahead += islice(line, line.index(inner))
+    return False
+
+
 class Lanes:
     """Lets one caller at a time into each lane; a ticket is done when it is its turn."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._queues: dict[str, deque[Future[None]]] = {}
+        self._queues: dict[str, _Queue] = {}
 
     def enter(self, lane: str) -> Future[None]:
-        """Return a ticket to wait for. Raises InvalidEvent inside the lane itself."""
-        ticket: Future[None] = Future()
-        with self._lock:
-            queue = self._queues.setdefault(lane, deque())
-            if not _held.get().isdisjoint(queue):
+        """Return a ticket to wait for. Raises InvalidEvent where the wait would never end."""
+        ticket, held = Future[None](), _held.get()
+        with _lock:
+            queue = self._queues.get(lane, deque())
+            if not held.isdisjoint(queue):
                 raise InvalidEvent(f"a turn of session {lane!r} can't wait for another one of it")
+            if held and _waits_for(queue, held):
+                raise InvalidEvent(
+                    f"a turn of session {lane!r} waits for the turn that asks it; "
+                    "both would wait for ever"
+                )
+            self._queues[lane] = queue
+            _entered[ticket] = held, queue
             queue.append(ticket)
             if len(queue) == 1:
                 ticket.set_result(None)
@@ -163,9 +195,10 @@ class Lanes:
 
     def leave(self, lane: str, ticket: Future[None]) -> None:
         """Give a ticket back, used or not, and let the next one in."""
-        with self._lock:
+        with _lock:
             queue = self._queues[lane]
             queue.remove(ticket)
+            del _entered[ticket]
             if not queue:
                 del self._queues[lane]
             elif not queue[0].done():

@@ -18,6 +18,7 @@ from projections.moment import moment_position
 from ..errors import InvalidEvent, KeyShredded, SessionDeleted
 from ..ids import check_name
 from ..messages import Json, Message
+from ..state.lineage import fork_of
 from ..store import EventStore
 from .cache import HeaderCache
 from .external import EXTERNAL_PARTS, External, external_key, newest_generation
@@ -25,7 +26,7 @@ from .health import health
 from .learning import SESSIONS_MAX, learned_ttl
 from .limits import Sizes
 from .search import Hit, search
-from .session import Moment, Session, SessionReader
+from .session import CURRENT, Moment, Session, SessionReader
 from .settings import COUNT_MAX, Settings
 from .sharing import resolved
 from .templates import Template, Templates
@@ -194,11 +195,14 @@ class Questions:
     def current(self, session: str) -> str:
         """Return the branch that switch() chose in the tree of a session, else its root.
 
-        A branch that is gone since counts as not chosen.
+        A branch that is gone since counts as not chosen. Where the root is gone, each branch that
+        is left of it heads a tree of its own, with choices of its own.
         """
-        root = root_of(self.store.log, session)
-        chosen = self.get(root).current
-        return chosen if chosen is not None and self._living(chosen) else root
+        head = self._head(session)
+        chosen = self.get(head).context.get(CURRENT)
+        if isinstance(chosen, str) and self.exists(chosen) and self._head(chosen) == head:
+            return chosen
+        return head
 
     def path(self, session: str) -> Names:
         """Return the names from the root to a session, both included."""
@@ -263,6 +267,17 @@ class Questions:
             return self._reader.get(session)
         except (SessionDeleted, KeyShredded):
             return None
+
+    def _head(self, session: str) -> str:
+        """Return the root of a session, or where that is gone, what is left closest to it."""
+        root = root_of(self.store.log, session)
+        if self._living(root) is not None:
+            return root
+        head = above = session
+        while (fork := fork_of(self.store.log, above)) is not None:
+            above = fork[0]
+            head = head if self._living(above) is None else above
+        return head
 
     def _usable(self, session: str | None) -> Session | None:
         found = None if session is None else self._living(session)

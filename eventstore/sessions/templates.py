@@ -2,10 +2,12 @@
 
 Invariants: a template is one value in the context of an archived session of type "template", so
 that a change of it is one fact and its past can be replayed; it is copied when a session is
-created, which nothing that happens to the template later changes; presets are read-only, and
-their names are taken.
+created, which nothing that happens to the template later changes; where its session is deleted
+or erased, the template is gone and its name is free; presets are read-only, and their names are
+taken.
 """
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -13,20 +15,23 @@ import msgspec
 
 from projections import SessionState, Views
 
-from ..errors import InvalidEvent, SessionExists
+from ..errors import InvalidEvent, KeyShredded, SessionDeleted, SessionExists
 from ..ids import check_name
 from ..log.base import Receipt
 from ..messages import Json, check_json
 from ..patch import assigned
 from ..store import EventStore
+from .external import newest_number
 from .limits import check_max_bytes
 from .session import CURRENT
 from .settings import DAY_SECONDS
 
-PREFIX = "template:"
+PREFIX = "template"
 TYPE = "template"
 VALUE = "template"
 """The context key that holds the template in its session."""
+
+_OF_TEMPLATE = re.compile(rf"{PREFIX}(?:-[1-9][0-9]*)?:(.+)", re.DOTALL)
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,8 +100,8 @@ class Templates:
         page = self._views.sessions(
             where={"type": TYPE}, status=("archived",), order="session", limit=None
         )
-        names = [row.session.removeprefix(PREFIX) for row in page if row.session.startswith(PREFIX)]
-        kept = (self._kept(name) for name in names)
+        names = sorted(filter(None, (_name(row.session) for row in page)))
+        kept = map(self._kept, names)
         return [*PRESETS.values(), *(each for each in kept if each is not None)]
 
     def save(self, template: Template) -> Receipt:
@@ -105,9 +110,10 @@ class Templates:
         name = check_name(template.name, "template")
         if name in PRESETS:
             raise InvalidEvent(f"{name!r} is a preset, which can't be changed; choose another name")
-        session = PREFIX + name
-        with suppress(SessionExists):
-            self._store.create(session, metadata={"type": TYPE, "title": name})
+        session, state = self._newest(name)
+        if state is None:
+            with suppress(SessionExists):
+                self._store.create(session, metadata={"type": TYPE, "title": name})
         receipt = self._store.set_context(session, VALUE, value)
         if SessionState.of(self._store, session).status != "archived":
             self._store.archive(session, reason="a template is no conversation")
@@ -118,14 +124,32 @@ class Templates:
         if name in PRESETS:
             raise InvalidEvent(f"{name!r} is a preset, which can't be deleted")
         self.get(name)
-        return self._store.set_context(PREFIX + name, VALUE, None)
+        return self._store.set_context(self._newest(name)[0], VALUE, None)
 
     def _kept(self, name: str) -> Template | None:
-        session = PREFIX + name
-        if not self._store.exists(session):
-            return None
-        value = SessionState.of(self._store, session).context.get(VALUE)
+        state = self._newest(name)[1]
+        value = None if state is None else state.context.get(VALUE)
         return None if value is None else _read(value, name)
+
+    def _newest(self, name: str) -> tuple[str, SessionState | None]:
+        """Return the session of a template and its state; where it is gone, the next and None."""
+        number = newest_number(lambda each: self._store.exists(_session(name, each)))
+        if number >= 0:
+            session = _session(name, number)
+            with suppress(SessionDeleted, KeyShredded):
+                return session, SessionState.of(self._store, session)
+        return _session(name, number + 1), None
+
+
+def _session(name: str, number: int) -> str:
+    """Return the session of a template; those from number 1 on follow ones that are gone."""
+    return f"{PREFIX}:{name}" if number == 0 else f"{PREFIX}-{number}:{name}"
+
+
+def _name(session: str) -> str | None:
+    """Return the name of the template that a session is of, None for other sessions."""
+    found = _OF_TEMPLATE.fullmatch(session)
+    return found and found[1]
 
 
 def template_of(name: str, state: SessionState, description: str = "") -> Template:

@@ -6,6 +6,7 @@ the turn, so that nothing is recorded twice, and the turn's id as its correlatio
 kept beside the log: whoever goes on with a turn sees what a killed process saw.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Literal
 
@@ -54,8 +55,9 @@ class Turn(msgspec.Struct):
     `id` is the correlation id of all its facts; `first` and `version` are the versions of its
     first and newest fact; `replies` counts what the agent gave; `waiting` are the calls of the
     newest reply that lack a result, by call id; `answer` is the reply that asked for no tools.
-    `undone` says that the conversation does not hold the question any more, `cut` that it was
-    rewound to before the newest fact.
+    `undone` says that the session was rewound to before the question, or that all there is of an
+    unanswered turn was hidden (a policy that hides an answered one takes nothing back), `cut` that
+    it was rewound to before the newest fact.
     """
 
     session: str
@@ -107,31 +109,59 @@ def read_turn(store: EventStore, session: str, number: int) -> Turn:
     identity = turn_id(session, number)
     found = store.log.receipt_of(identity)
     assert found is not None, "the turn has begun"
-    first, *others = store.events(session, found[1].first_version)
-    turn = _begun(first, number, identity)
-    turn.undone = bool(minus([turn.line], store.headers.now(session).spans))
-    for recorded in others:
+    facts = list(store.events(session, found[1].first_version))
+    turn = _begun(facts[0], number, identity)
+    for recorded in facts[1:]:
         _take(turn, recorded)
+    lost = turn.answer is None and _is_hidden(turn, facts, store.headers.now(session).spans)
+    turn.undone = lost or _is_rewound(turn, facts)
     return turn
 
 
 def _begun(first: Recorded, number: int, identity: str) -> Turn:
-    event, place = first.event, first.frame.message_number(first.index)
+    event, line = first.event, _line(first)
     assert isinstance(event, MessageAppended)
-    line = Span(first.session, place, place + 1)
     return Turn(first.session, number, identity, line, event.message, first.version, first.version)
+
+
+def _line(recorded: Recorded) -> Span:
+    """Return where the message stands that a fact brought."""
+    place = recorded.frame.message_number(recorded.index)
+    return Span(recorded.session, place, place + 1)
+
+
+def _is_rewound(turn: Turn, facts: Sequence[Recorded]) -> bool:
+    """Return True where the session is what it was at a version before the question."""
+    version = facts[-1].version
+    for recorded in reversed(facts):
+        if recorded.type == "SessionRewound" and recorded.version <= version:
+            event = recorded.event
+            assert isinstance(event, SessionRewound)
+            version = event.to_version
+    return version < turn.first
+
+
+def _is_hidden(turn: Turn, facts: Sequence[Recorded], shown: Sequence[Span]) -> bool:
+    """Return True where nothing of a turn is shown, and no summary stands for its question."""
+    for recorded in facts:
+        if recorded.type == "HistorySummarized":
+            event = recorded.event
+            if isinstance(event, HistorySummarized) and not minus([turn.line], event.spans):
+                return False
+        own = recorded.correlation_id == turn.id and recorded.type == "MessageAppended"
+        if own and not minus([_line(recorded)], shown):
+            return False
+    return True
 
 
 def _take(turn: Turn, recorded: Recorded) -> None:
     """Take in the next fact of the session, of the turn or not."""
     if recorded.correlation_id == turn.id:
         _take_own(turn, recorded)
-    elif recorded.type in ("SessionRewound", "HistorySummarized"):
+    elif recorded.type == "SessionRewound":
         event = recorded.event
-        if isinstance(event, SessionRewound):
-            turn.cut = event.to_version < turn.version
-        elif isinstance(event, HistorySummarized) and not minus([turn.line], event.spans):
-            turn.undone = False
+        assert isinstance(event, SessionRewound)
+        turn.cut = event.to_version < turn.version
 
 
 def _take_own(turn: Turn, recorded: Recorded) -> None:
