@@ -1,10 +1,14 @@
 """What every test file may ask for: stores and logs of both kinds, and Hypothesis profiles.
 
 Invariants: a fixture's store lives in the test's own directory and is closed with the test;
-with CI set, Hypothesis draws the same examples on every run.
+with CI set, Hypothesis draws the same examples on every run; the fast tests' files lie in memory
+where there is room, those of long ones, or with TMPDIR set, where the system puts them.
 """
 
+import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,10 +25,40 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _CALM = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
-settings.register_profile("fast", deadline=None, max_examples=40, suppress_health_check=_CALM)
+settings.register_profile("fast", deadline=None, max_examples=25, suppress_health_check=_CALM)
 settings.register_profile("ci", settings.get_profile("fast"), derandomize=True)
 settings.register_profile("long", settings.get_profile("fast"), max_examples=2_000)
-settings.load_profile(os.environ.get("TEST_PROFILE") or ("ci" if os.environ.get("CI") else "fast"))
+PROFILE = os.environ.get("TEST_PROFILE") or ("ci" if os.environ.get("CI") else "fast")
+settings.load_profile(PROFILE)
+
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 2 << 30
+"""Free bytes that the files of a run may need."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have files in memory, for no fast test can see what a disk keeps when the power fails."""
+    asked = "TMPDIR" in os.environ or is_long(config)
+    if not asked and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES_MIN:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)  # what tests start has it too
+
+
+def is_long(config: pytest.Config) -> bool:
+    """Tell whether the run is one that measures, or that takes its time."""
+    return PROFILE == "long" or config.option.markexpr != "not long"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Keep in this process what is measured, shown or small; else there is a worker a core."""
+    named = any("::" in each or each.endswith(".py") for each in config.args)
+    shown = config.option.capture == "no" or config.option.collectonly
+    return 0 if named or shown or is_long(config) else None
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected, which stays, out of every garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

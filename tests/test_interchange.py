@@ -303,7 +303,6 @@ def test_a_name_or_key_that_is_taken_stops_an_import_before_it_writes(store):
 
 
 @given(where=st.integers(0), byte=st.integers(0, 255))
-@settings(max_examples=150)
 def test_a_changed_file_is_refused_or_harmless(where, byte):
     """Whatever one byte becomes: nothing is written, or a store that passes verification."""
     lines = b"".join(family_lines())
@@ -351,7 +350,6 @@ def swapped(order: list[int], one: int, other: int) -> list[int]:
 
 
 @given(ORDERS.filter(bool))
-@settings(max_examples=100)
 def test_lines_left_out_doubled_or_moved_are_refused(order):
     """Only beginnings that end with an append are accepted, and they are what they were."""
     lines = family_lines()
@@ -676,7 +674,6 @@ def test_bad_input_is_one_clear_error_and_no_fact(tmp_path, kind):
 
 
 @given(content=st.binary(max_size=200), pick=st.integers(0), byte=st.integers(0, 255))
-@settings(max_examples=200)
 def test_no_bytes_break_an_import(tmp_path_factory, content, pick, byte):
     """Random bytes, and good files with a byte changed, are refused or imported soundly."""
     path = tmp_path_factory.getbasetemp() / "fuzzed"

@@ -339,7 +339,8 @@ def test_a_full_disk_stops_writers_and_no_reader(tmp_path):
             assert free_bytes(disk) >= limits.RESERVE_BYTES // 2
             assert len(list(store.events("s"))) == done + 1
             assert verify(store).sound
-        (disk / "what closing gave back").write_bytes(bytes(64 << 10))
+        closing_gave = free_bytes(disk) - limits.RESERVE_BYTES // 2
+        (disk / "what closing gave back").write_bytes(bytes(closing_gave))
         with pytest.raises(StoreFull, match="reading goes on"):
             EventStore.open(place)
         with EventStore.open(place, read_only=True) as store:

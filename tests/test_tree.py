@@ -4,7 +4,7 @@ import struct
 from hashlib import sha256
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eventstore import EventStore
@@ -180,7 +180,6 @@ def test_the_parts_of_an_entry_make_232_bytes():
     assert parts[3] == b"p" * 32 + bytes(32)
 
 
-@settings(max_examples=100)
 @given(st.binary(min_size=16, max_size=16), st.binary(max_size=200))
 def test_a_commitment_binds_salt_and_payload(salt: bytes, payload: bytes):
     """It is the tagged SHA-256 of both, and another salt or payload gives another one."""

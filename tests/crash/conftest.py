@@ -1,8 +1,21 @@
-"""Counts of what was tried, told at the end of the run."""
+"""A directory on a disk, and counts of what was tried, told at the end of the run."""
+
+import tempfile
+from pathlib import Path
 
 import pytest
 
+DISK = "/var/tmp"
+"""What is kept here outlives a reboot, so that no system has it in memory."""
+
 COUNTS = pytest.StashKey[dict[str, int]]()
+
+
+@pytest.fixture
+def on_disk():
+    """Give a directory whose writes take the time of a disk, for what is to be met within one."""
+    with tempfile.TemporaryDirectory(dir=DISK) as place:
+        yield Path(place)
 
 
 @pytest.fixture

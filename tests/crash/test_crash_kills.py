@@ -88,8 +88,8 @@ def kill_and_check(actors: Actors, log: Log, kills: int, chance: random.Random) 
 
 
 @pytest.mark.parametrize("kills", [FAST, pytest.param(LONG, marks=pytest.mark.long)])
-def test_a_kill_loses_nothing_and_stops_nobody(tmp_path, tally, kills):
+def test_a_kill_loses_nothing_and_stops_nobody(on_disk, tally, kills):
     """Every receipt survives every kill, every append is whole, and the living go on."""
     for number in range(0, kills, ROUND):
-        kill_some(tmp_path / str(number), min(ROUND, kills - number), seed=number)
+        kill_some(on_disk / str(number), min(ROUND, kills - number), seed=number)
     tally("kills under load", kills)
