@@ -34,7 +34,7 @@ ORDERS = ("updated_at", "created_at", "messages", "tokens", "session")
 LISTED = ("active", "closed")
 """The statuses of the usual lists: archived sessions are put away, deleted ones are gone."""
 
-STATUSES = (*LISTED, "archived", "deleted")
+STATUSES = (*LISTED, "archived", "deleted", "erased")
 """All statuses that a session can have."""
 
 _ABSENT = object()
