@@ -206,6 +206,8 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
                 continue
             if each.type == "BranchMerged" and where not in intact:
                 assert is_half_of(original.events[where], each), f"{where} is another merge"
+                if shown(each)[2] == was[where]:  # the model did not find it, repair did
+                    kept.add(where)
             elif is_placeholder(each):
                 other = each.session in renamed  # a second one, which only other facts tell of
                 assert other or where not in intact, f"{where} was whole and is a placeholder"

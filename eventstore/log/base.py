@@ -177,6 +177,8 @@ class Plan:
         self.shreds: list[Shred] = []
         self.erasing: dict[int, bool] = {}
         """Reference of a stream -> True where its erasure begins, False where it is complete."""
+        self.erases = False
+        """Whether any erasure begins, also one that a later append of the batch completes."""
         self._receipts: dict[int, Receipt] = {}
 
     def decide(self, append: Append) -> Outcome:
@@ -266,7 +268,9 @@ class Plan:
         last, messages = position + draft.count - 1, tail.messages + draft.messages
         tail = Tail(tail.ref, version + draft.count - 1, messages, last)
         self.tails[session] = tail
-        self.erasing |= _erasing(tail.ref, draft)
+        begun = _erasing(tail.ref, draft)
+        self.erasing |= begun
+        self.erases |= any(begun.values())
         self.frames.append((last, frame))
         self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(tail.version, messages, last)))
         return Receipt(session, version, tail.version, last, self.recorded_at, last + 1)

@@ -237,7 +237,8 @@ class LmdbLog:
         head = HEAD_ROW.pack(made.frontier.size, made.recorded_at)
         txn.put(HEAD_KEY, checked_row(head + b"".join(made.frontier.nodes)), db=self._meta)
         if made.erasing or made.shreds:
-            self._erase_in(txn, made.shreds, made.erasing)
+            self.gone.note(txn, made.erasing)
+            self._erase_in(txn, made.shreds, begins=made.erases)
 
     # -- erasing -------------------------------------------------------------------------
 
@@ -245,15 +246,14 @@ class LmdbLog:
         """Destroy payloads that are not gone yet; returns when LMDB has synced that."""
         self._check_open()
         with self.env.begin(write=True) as txn:
-            self._erase_in(txn, [wanted], {})
+            self._erase_in(txn, [wanted])
 
     def _erase_in(
-        self, txn: lmdb.Transaction, shreds: Sequence[Shred], erasing: dict[int, bool]
+        self, txn: lmdb.Transaction, shreds: Sequence[Shred], *, begins: bool = False
     ) -> None:
-        """Rewrite frames and note which erasures go on; what takes something away is counted."""
-        self.gone.note(txn, erasing)
+        """Rewrite frames; what takes something away, or begins to, is counted."""
         changed = [self._shred_in(txn, wanted) for wanted in shreds]
-        if any(changed) or any(erasing.values()):
+        if any(changed) or begins:
             self.gone.raise_count(txn)
 
     def _shred_in(self, txn: lmdb.Transaction, wanted: Shred) -> bool:

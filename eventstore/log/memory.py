@@ -100,7 +100,7 @@ class MemoryLog:
             self.frontier, self.recorded_at = made.frontier, made.recorded_at
             self.next_ref = made.next_ref
             self._erased |= made.erasing
-            self._erasures += any(made.erasing.values())
+            self._erasures += made.erases
             for wanted in made.shreds:
                 self._shred(wanted)
             return made.outcomes
