@@ -238,7 +238,7 @@ def test_verify_names_a_redacted_message_that_is_still_there(tmp_path):
         store.create("s")
         say(store, "s", WORD)
         store.log.shred = lambda *_: None
-        store.log._erase_in = lambda *_: None
+        store.log._erase_in = lambda *_, **__: None
         store.redact("s", 1)
     report = verify_directory(tmp_path / "history")
     assert "version 1 of session 's' is redacted by it and still has its payload" in told(report)
