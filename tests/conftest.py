@@ -25,7 +25,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _CALM = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
-settings.register_profile("fast", deadline=None, max_examples=25, suppress_health_check=_CALM)
+settings.register_profile("fast", deadline=None, max_examples=20, suppress_health_check=_CALM)
 settings.register_profile("ci", settings.get_profile("fast"), derandomize=True)
 settings.register_profile("long", settings.get_profile("fast"), max_examples=2_000)
 PROFILE = os.environ.get("TEST_PROFILE") or ("ci" if os.environ.get("CI") else "fast")

@@ -738,7 +738,7 @@ def test_a_closed_pipe_is_quiet(chat: Cli):
     """When the reader goes away the command ends with 141 and says nothing."""
     many = b"".join(b'{"content":"line %d%s"}\n' % (n, b" of many" * 30) for n in range(1_000))
     chat.fine("append", "a", stdin=many)
-    for arguments in (["log"], ["log", "--json"], ["show", "a", "--all"]):
+    for arguments in (["log", "--json"], ["show", "a", "--all"]):
         with start(*arguments, "--store", str(chat.store)) as command:
             assert command.stdout is not None
             assert command.stderr is not None

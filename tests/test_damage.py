@@ -33,7 +33,7 @@ PAGE = 4096
 COMMIT_AT = 144
 """Where a meta page keeps the number of its commit: a flip there can hide the newest commit."""
 
-FAST, LONG = 60, 2_000
+FAST, LONG = 40, 2_000
 """Altered images in the two variants of the test."""
 
 CHILDREN = 2

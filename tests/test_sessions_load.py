@@ -116,9 +116,9 @@ def loaded(size: Size) -> dict[str, float]:
     return {"seconds": round(seconds, 1), "messages_a_second": rate} | {n: totals[n] for n in names}
 
 
-def test_sixty_sessions_under_load(tmp_path: Path):
-    """60 sessions of 18 messages from threads, tasks and two processes, all workers running."""
-    loaded(Size(str(tmp_path / "history"), 60, 18, threads=8, ttl=0.3, interval=0.1))
+def test_forty_sessions_under_load(tmp_path: Path):
+    """40 sessions of 18 messages from threads, tasks and two processes, all workers running."""
+    loaded(Size(str(tmp_path / "history"), 40, 18, threads=8, ttl=0.3, interval=0.1))
 
 
 @pytest.mark.long
