@@ -309,13 +309,21 @@ def test_a_key_file_open_to_others_is_refused(tmp_path: Path, mode: int):
         SigningKey.load(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"no key\n", b"\xff", b"x" * 9_000])
+@pytest.mark.parametrize("content", [b"\n", b"no key\n", b"\xff", b"x" * 9_000])
 def test_a_file_without_a_key_is_refused(tmp_path: Path, content: bytes):
     """A file that holds something else raises ProofError."""
     path = tmp_path / "key"
     path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(ProofError, match="holds no signing key"):
+        SigningKey.load(path)
+
+
+def test_a_key_that_was_never_written_says_so(tmp_path: Path):
+    """An empty file, left by a process that died while it made a key, is named as that."""
+    path = tmp_path / "key"
+    path.touch(0o600)
+    with pytest.raises(StoreUnavailable, match="is empty: no key was made; remove it"):
         SigningKey.load(path)
 
 

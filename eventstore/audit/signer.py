@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from ..errors import ProofError
+from ..errors import ProofError, StoreUnavailable
 from ..files import read_private, write_private
 
 ED25519 = b"\x01"
@@ -113,6 +113,8 @@ class SigningKey:
     def load(cls, path: Path) -> Self:
         """Read a key file. Raises StoreUnavailable, also if others may read it, and ProofError."""
         raw = read_private(path, KEY_FILE_BYTES_MAX + 1)
+        if not raw:  # a process that died between making the file and writing the key into it
+            raise StoreUnavailable(f"{path} is empty: no key was made; remove it and try again")
         try:
             return cls.parse(raw.decode().removesuffix("\n"))
         except (ProofError, UnicodeDecodeError):
