@@ -43,7 +43,6 @@ _PAGE = struct.Struct("=QHHHH")
 _NODE = struct.Struct("=HHHH")
 _META = struct.Struct("=IIQQ48s48sQQ")
 _TREE = struct.Struct("=IHHQQQQQ")
-_PAGES = struct.Struct("=I")
 _NUMBER = struct.Struct("=Q")
 
 
