@@ -13,7 +13,7 @@ import msgspec
 from .messages import Json, Message
 
 
-class Event(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True, gc=False):
     """Base of all facts."""
 
 

@@ -27,7 +27,7 @@ ROLES = ("", "system", "user", "assistant", "tool", "developer", "function")
 _ROLE_CODES: dict[str | None, int] = {role: code for code, role in enumerate(ROLES)}
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One line of a conversation: `fields` as given, and the id it goes by."""
 
     fields: dict[str, Json]

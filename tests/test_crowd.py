@@ -36,14 +36,15 @@ class Counted:
         self.store, self.commits = store, 0
         self.waits: list[int] = []
         self._asked: dict[str | None, int] = {}
-        self._told = store.engine.writer._committed
-        store.engine.writer._committed = self._committed
+        self._commit = store.log.commit
+        store.log.commit = self._counted
 
-    def _committed(self, appends, outcomes) -> None:
+    def _counted(self, appends, now) -> list:
+        outcomes = self._commit(appends, now)
         self.commits += 1
         asked = [self._asked.pop(each.correlation_id, self.commits) for each in appends]
         self.waits += [self.commits - before for before in asked]
-        self._told(appends, outcomes)
+        return outcomes
 
     def append(self, caller: int, number: int) -> None:
         self._asked[name := f"{caller}-{number}"] = self.commits

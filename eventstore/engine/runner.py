@@ -8,7 +8,7 @@ faster; errors of the tree come out as they are, and then nothing was written.
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from ..clock import Clock
@@ -28,7 +28,7 @@ from ..events import KeyCreated
 from ..ids import SYSTEM
 from ..log.base import ANY, Append, Log, Outcome, Receipt, same_content
 from ..log.vault import STORE_KEY
-from ..state.lineage import Headers, Segment
+from ..state.lineage import Headers
 from .encoder import Drafted, Encoder
 from .requests import KNOWN, LIVING, OPEN, Request
 from .system import system_parts
@@ -54,8 +54,7 @@ class Engine:
         refusal: EventStoreError | None,
     ) -> None:
         self.log, self.headers = log, headers
-        self.writer = Writer(log, clock, self._committed, interval_ms)
-        self._notify = notify
+        self.writer = Writer(log, clock, notify, interval_ms)
         self._pid = os.getpid()
         self._turn = 0
         self.max_depth = max_depth
@@ -245,17 +244,6 @@ class Engine:
             raise SessionExpired(session, expires_at)
         if needs == OPEN and status != "active":
             raise InvalidEvent(f"session {session!r} is {status}; reopen it first")
-
-    def _committed(self, appends: Sequence[Append], outcomes: Sequence[Outcome]) -> None:
-        """Let the standing of sessions that only got messages move on without a look at them."""
-        self.headers.passed(
-            [
-                Segment(outcome.session, outcome.first_version, outcome.version)
-                for append, outcome in zip(appends, outcomes, strict=True)
-                if isinstance(outcome, Receipt) and append.drafts[0].only_messages
-            ]
-        )
-        self._notify()
 
 
 def _creates(append: Append) -> bool:

@@ -23,8 +23,8 @@ from .room import Loop, Room
 TICKET_BYTES = 1 << 10
 """What an append weighs besides its encoded bytes."""
 
-Committed = Callable[[Sequence[Append], Sequence[Outcome]], None]
-"""Told of every batch that is in the log, before its callers are."""
+Notify = Callable[[], None]
+"""Told that something is in the log that was not, before its callers are."""
 
 Check = Callable[[], None]
 """Raises, in the lead and just before the commit, where an append may not go in any more."""
@@ -72,8 +72,8 @@ class Ticket:
 class Writer:
     """The queue in front of a log, its leader, and the thread that leads when callers queue."""
 
-    def __init__(self, log: Log, clock: Clock, committed: Committed, interval_ms: int = 0) -> None:
-        self._log, self._clock, self._committed = log, clock, committed
+    def __init__(self, log: Log, clock: Clock, notify: Notify, interval_ms: int = 0) -> None:
+        self._log, self._clock, self._notify = log, clock, notify
         self._interval = interval_ms / 1_000
         self._queue: deque[Ticket] = deque()
         self._room = Room(QUEUE_BYTES_MAX)
@@ -185,7 +185,7 @@ class Writer:
 
     def _commit_alone(self, append: Append) -> Outcome:
         outcomes = self._log.commit([append], self._clock())
-        self._committed([append], outcomes)
+        self._notify()
         return outcomes[0]
 
     def _commit_batch(self) -> None:
@@ -200,7 +200,7 @@ class Writer:
             appends = [ticket.append for ticket in batch]
             if appends:
                 outcomes = self._log.commit(appends, self._clock())
-                self._committed(appends, outcomes)
+                self._notify()
             failure = None
         except Exception as error:  # noqa: BLE001 - every caller must hear of it, whatever it is
             failure = error
@@ -277,7 +277,7 @@ class Writer:
         except Exception as failure:  # noqa: BLE001 - whoever was told otherwise hears it later
             self._lost = failure if acknowledged else self._lost
             _resolve([ticket for ticket in batch if not ticket.resolved], (), failure)
-        self._committed([], [])
+        self._notify()
 
 
 def _resolve(

@@ -59,7 +59,7 @@ class Expected(enum.Enum):
 ANY, NO_STREAM = Expected.ANY, Expected.NO_STREAM
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, gc=False):
     """One call's facts: usually one stream, for a merge two, always atomic.
 
     `content` is the xxh3-128 of what the caller asked for: the same key with other content is
@@ -80,7 +80,7 @@ class Append(msgspec.Struct, frozen=True):
     shreds: tuple[Shred, ...] = ()
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """Proof that facts are on disk: versions `first_version..version` of `session`.
 
     `position` is that of the last event, `tree_size` the log's size up to and with it;
@@ -433,6 +433,9 @@ class Log(Protocol):
 
     def tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream, None where it does not exist."""
+
+    def settled_tail(self, session: str) -> Tail | None:
+        """Like tail(), but a commit of this process may be missing whose callers still wait."""
 
     def receipt_of(self, key: str) -> tuple[bytes, Receipt] | None:
         """Return what same_content() takes, and the original receipt, of an idempotency key."""

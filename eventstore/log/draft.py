@@ -7,24 +7,18 @@ is the reader of what is written here.
 
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import repeat
 
 import msgspec
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_digest
 
-from ..audit.entry import (
-    SALT_BYTES,
-    entry_digests,
-    entry_lead,
-    payload_commitment,
-    session_digest,
-)
+from ..audit.entry import PAYLOAD_TAG, SALT_BYTES, entry_digests, entry_lead, session_digest
 from ..errors import EventTooLarge, InvalidEvent
 from ..events import BranchCreated, Event, MessageAppended, SessionCreated
 from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX
 from ..messages import role_code
 from .codec import SCHEMA_OF, Codec, encode_all
 from .format import (
-    CHECKSUM,
     CHECKSUM32,
     EVENT_HEAD,
     FRAME_FORMAT,
@@ -47,7 +41,7 @@ Mark = tuple[int, int, int]
 """Type, role and tokens of an event."""
 
 
-class Draft(msgspec.Struct, frozen=True):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """The part of a frame that the caller makes: events of one stream, not yet placed.
 
     `heads` and `bodies` go to disk as they are; `leads` and `digests` are bytes 0-15 and
@@ -84,14 +78,11 @@ def draft(
     EventTooLarge, and what Seal.seal_all() raises.
     """
     payloads = _payloads(events)
-    salted = [salts[at : at + SALT_BYTES] for at in range(0, len(salts), SALT_BYTES)]
     marks = [_mark(event) for event in events]
-    times = occurred or [None] * len(events)
     flag = SEALED if codec.seal else 0
-    leads = [_lead(flag, code, when) for (code, _, _), when in zip(marks, times, strict=True)]
+    leads = _leads(flag, marks, occurred)
     packed = codec.compress_all(payloads)
-    texts = [salt + stored for salt, (_, stored) in zip(salted, packed, strict=True)]
-    proofs = [payload_commitment(*each) for each in zip(salted, payloads, strict=True)]
+    texts, proofs = _salted(salts, payloads, packed)
     if codec.seal is None:
         digests = [entry_digests(each) for each in proofs]
     else:
@@ -101,17 +92,30 @@ def draft(
         pairs = list(zip(proofs, sealed, strict=True))
         texts = [proof + each for proof, each in pairs]
         digests = [entry_digests(proof, sha256(each).digest()) for proof, each in pairs]
-    heads, bodies = _encoded(payloads, marks, packed, texts, times, flag)
+    heads, bodies = _encoded(payloads, marks, packed, texts, occurred, flag)
     return Draft(
         session,
         len(events),
-        sum(code == MESSAGE for code, _, _ in marks),
+        sum([code == MESSAGE for code, _, _ in marks]),
         isinstance(events[0], (SessionCreated, BranchCreated)),
         b"".join(heads),
         b"".join(bodies),
         leads,
         digests,
     )
+
+
+def _salted(
+    salts: bytes, payloads: Sequence[bytes], packed: Sequence[tuple[int, bytes]]
+) -> tuple[list[bytes], list[bytes]]:
+    """Return each salt with its stored payload, and the commitment to each payload."""
+    texts, proofs, at = [], [], 0
+    for payload, (_, stored) in zip(payloads, packed, strict=True):
+        salt = salts[at : at + SALT_BYTES]
+        at += SALT_BYTES
+        texts.append(salt + stored)
+        proofs.append(sha256(PAYLOAD_TAG + salt + payload).digest())
+    return texts, proofs
 
 
 def _payloads(events: Sequence[Event]) -> list[bytes]:
@@ -131,10 +135,16 @@ def _mark(event: Event) -> Mark:
     return TYPE_CODES[type(event)], 0, 0
 
 
-def _lead(flag: int, code: int, when: int | None) -> bytes:
-    if when is None:
-        return _LEADS[flag, code]
-    return entry_lead(flag | OCCURRED, code, SCHEMA_OF[code], when)
+def _leads(flag: int, marks: Sequence[Mark], occurred: Sequence[int | None]) -> list[bytes]:
+    """Return bytes 0-15 of each event's entry; hardly any event brings a time of its own."""
+    if not occurred:
+        return [_LEADS[flag, code] for code, _, _ in marks]
+    return [
+        _LEADS[flag, code]
+        if when is None
+        else entry_lead(flag | OCCURRED, code, SCHEMA_OF[code], when)
+        for (code, _, _), when in zip(marks, occurred, strict=True)
+    ]
 
 
 _LEADS = {
@@ -167,13 +177,13 @@ def _encoded(
     marks: Sequence[Mark],
     packed: Sequence[tuple[int, bytes]],
     texts: Sequence[bytes],
-    times: Sequence[int | None],
+    occurred: Sequence[int | None],
     flag: int,
 ) -> tuple[list[bytes], list[bytes]]:
     """Return the head with its checksum, and the body, of each event."""
     heads, bodies, end = [], [], 0
     for payload, (code, role, tokens), (number, _), body, when in zip(
-        payloads, marks, packed, texts, times, strict=True
+        payloads, marks, packed, texts, occurred or repeat(None, len(texts)), strict=True
     ):
         flags = flag
         if when is not None:
@@ -182,7 +192,7 @@ def _encoded(
         head = EVENT_HEAD.pack(
             end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number, 0
         )
-        heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
+        heads.append(head + xxh3_64_digest(head + body)[-CHECKSUM32.size :])
         bodies.append(body)
     return heads, bodies
 
@@ -218,5 +228,4 @@ def place(
         recorded_at,
     )
     rest = key + correlation + causation + draft.heads
-    checksum = xxh3_64_intdigest(head + rest, position)
-    return head + CHECKSUM.pack(checksum) + rest + draft.bodies
+    return head + xxh3_64_digest(head + rest, position) + rest + draft.bodies

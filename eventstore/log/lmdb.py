@@ -66,18 +66,14 @@ from .format import (
 )
 from .frame import Frame
 from .listing import Listing
+from .newest import Edge, Newest
 from .rows import checked_row, checked_value
 from .seal import Seal
 from .shredding import Shred, hidden_lines, shredded
 from .vault import Vault
 
-Learnt = tuple[dict[bytes, int], dict[str, Tail], int]
-"""What one plan says of names and tails, and the log's size after it."""
-
 FRAMES_CACHED_MAX, FRAME_CACHED_BYTES_MAX = 1_024, 4_096
 """Frames that a log remembers, and how large one may be: 4 MiB in all."""
-
-TAILS_CACHED_MAX = 10_000
 
 
 def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool = False) -> None:
@@ -139,9 +135,7 @@ class LmdbLog:
             raise Corruption(-1, f"{self.env.path}: {error}") from error
         self._name_of: dict[int, str]
         self._ref_of: dict[bytes, int]
-        self._tails: dict[str, Tail]
-        self._tails_size: int
-        self._commit: int
+        self.newest = Newest()
         self._seen = Seen(-1, 0, {})
         self._forget()
         with self.env.begin() as txn:
@@ -181,46 +175,37 @@ class LmdbLog:
     def group(self) -> Iterator[Stage]:
         """Open one transaction for several batches; they are durable when the block ends."""
         self._check_open()
-        learnt: list[Learnt] = []
-
-        def stage(batch: Sequence[Append], now: int) -> list[Outcome]:
-            made = plan(batch, _Ground(self, txn), now)
-            if made.frames:
-                self._put(txn, made)
-                learnt.append((made.names, made.tails, made.frontier.size))
-            return made.outcomes
-
         try:
             with self.env.begin(write=True) as txn:
+                ground = _Ground(self, txn)
+
+                def stage(batch: Sequence[Append], now: int) -> list[Outcome]:
+                    made = plan(batch, ground, now)
+                    if made.frames:
+                        self._put(txn, made)
+                        ground.learn(made)
+                    return made.outcomes
+
                 yield stage
                 number = txn.id()
+                self.newest.ending(number)
         except BaseException:
             self._forget()
             raise
-        for names, tails, size in learnt:
-            self._settle(names, tails, size)
-        if learnt:  # LMDB gives no number to a commit of nothing
-            self._commit = number
+        if ground.changed:  # LMDB gives no number to a commit of nothing
+            self._settle(ground, number)
 
     def _forget(self) -> None:
         """Drop what was learnt inside a transaction that did not become durable."""
-        self._name_of, self._ref_of, self._tails, self._tails_size = {}, {}, {}, -1
-        self._commit = -1
+        self._name_of, self._ref_of = {}, {}
+        self.newest.forget()
 
-    def _settle(self, names: dict[bytes, int], tails: dict[str, Tail], size: int) -> None:
-        """Remember what a plan that is durable now has changed."""
+    def _settle(self, ground: "_Ground", number: int) -> None:
+        """Remember what a transaction that is durable now has changed."""
         shown = self.codec.names.shown
-        self._name_of.update((ref, shown(row[:1], row[1:])) for row, ref in names.items())
-        self._ref_of.update(names)
-        known = {} if len(self._tails) > TAILS_CACHED_MAX else self._tails
-        known.update(tails)
-        self._tails, self._tails_size = known, size
-
-    def tails_at(self, size: int) -> dict[str, Tail]:
-        """Return the tails known here, none where another process wrote meanwhile."""
-        if self._tails_size != size:
-            self._commit, self._tails = -1, {}
-        return self._tails
+        self._name_of.update((ref, shown(row[:1], row[1:])) for row, ref in ground.refs.items())
+        self._ref_of.update(ground.refs)
+        self.newest.settle(number, ground.edge, ground.tails)
 
     def _put(self, txn: lmdb.Transaction, made: Plan) -> None:
         """Write the rows of a plan; the frames go to the end of their tree."""
@@ -386,10 +371,17 @@ class LmdbLog:
         self._check_open()
         # No transaction is needed where nobody wrote since we did. A commit of ours that LMDB has
         # and _settle() has not is read like another's: whoever read it already must find it here.
-        if self.env.newest_commit() == self._commit and session in self._tails:
-            return self._tails[session]
+        known = self.newest.tail(self.env.newest_commit(), session)
+        if known is not None:
+            return known
         with self.env.begin() as txn:
             return self.tail_in(txn, session, self._look(txn))
+
+    def settled_tail(self, session: str) -> Tail | None:
+        """Return the newest place in a stream that callers have been told of, or a newer one."""
+        self._check_open()
+        known = self.newest.settled_tail(self.env.newest_commit(), session)
+        return known or self.tail(session)
 
     def tail_in(self, txn: lmdb.Transaction, session: str, recent: dict[int, Frame]) -> Tail | None:
         """Return the newest place in a stream as this transaction sees it."""
@@ -631,22 +623,40 @@ class LmdbLog:
 
 
 class _Ground:
-    """What plan() asks, answered inside the write transaction."""
+    """What plan() asks, answered inside the write transaction, staged batches included."""
 
     def __init__(self, log: LmdbLog, txn: lmdb.Transaction) -> None:
         self._log, self._txn = log, txn
-        self.frontier, self.recorded_at = log.edge(txn)
         self.names = log.codec.names
-        last = txn.cursor(log.name_rows)
-        self.next_ref = REF.unpack(last.key())[0] + 1 if last.last() else 1
-        self._tails = log.tails_at(self.frontier.size)
-        self._any_erased = log.gone.count(txn) > 0
+        self._stand_on(log.newest.begun(txn.id()) or self._read_edge())
+        self.tails: dict[str, Tail] = {}
+        self.refs: dict[bytes, int] = {}
+        self.changed = False
+
+    def _read_edge(self) -> Edge:
+        frontier, recorded_at = self._log.edge(self._txn)
+        last = self._txn.cursor(self._log.name_rows)
+        next_ref = REF.unpack(last.key())[0] + 1 if last.last() else 1
+        return Edge(frontier, recorded_at, next_ref, self._log.gone.count(self._txn) > 0)
+
+    def _stand_on(self, edge: Edge) -> None:
+        self.edge = edge
+        self.frontier, self.recorded_at, self.next_ref, self._any_erased = edge
+
+    def learn(self, made: Plan) -> None:
+        """Build on a plan whose rows are in the transaction."""
+        self.changed = True
+        self.tails.update(made.tails)
+        self.refs.update(made.names)
+        any_erased = self._any_erased or bool(made.erasing or made.shreds)
+        self._stand_on(Edge(made.frontier, made.recorded_at, made.next_ref, any_erased))
 
     def tail(self, session: str) -> Tail | None:
-        return self._tails.get(session) or self._log.tail_in(self._txn, session, {})
+        known = self.tails.get(session) or self._log.newest.staged_on(session)
+        return known or self._log.tail_in(self._txn, session, {})
 
     def ref(self, row: bytes) -> int | None:
-        return self._log.ref_in(self._txn, row)
+        return self.refs.get(row) or self._log.ref_in(self._txn, row)
 
     def key_row(self, key: bytes) -> bytes | None:
         return self._log.key_row_in(self._txn, key)

@@ -81,6 +81,10 @@ class MemoryLog:
             ref = self._refs.get(session_row(self.names, session))
             return None if ref is None else Tail(ref, *self._streams[ref][-1])
 
+    def settled_tail(self, session: str) -> Tail | None:
+        """Return the same: nothing is between a commit and its callers."""
+        return self.tail(session)
+
     # -- writing -------------------------------------------------------------------------
 
     def commit(self, batch: Sequence[Append], now: int) -> list[Outcome]:

@@ -8,7 +8,7 @@ creation of the first ancestor, and a chain that doesn't end is damage.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..errors import Corruption, InvalidEvent, KeyShredded, LegalHold, SessionNotFound
@@ -35,11 +35,14 @@ class Segment(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """A session's status and time of expiry (ns or None), true at `version`."""
+    """A session's status and time of expiry (ns or None), which no message changes.
+
+    True as long as its stream holds `others` events that are no messages.
+    """
 
     status: str
     expires_at: int | None
-    version: int
+    others: int
 
 
 def lineage(
@@ -244,26 +247,29 @@ class Headers:
 
     def standing(self, session: str) -> Standing:
         """Return what commands must know of a session. Raises SessionNotFound."""
-        tail = self._log.tail(session)
-        known = self._standing.get(session)
-        if known is None or tail is None or known.version != tail.version:
-            erasures = self._erasures
-            header = self._taken(session, erasures)
-            known = Standing(header.status, header.expires_at, header.version)
-            self._keep(header, erasures)
+        tail = self._log.settled_tail(session) if type(session) is str else None
+        known = self._standing.get(session) if tail else None
+        while tail is None or known is None or known.others != tail.version + 1 - tail.messages:
+            header = self.whole(session)
+            tail = self._log.tail(session)
+            if tail is not None and header.version == tail.version:
+                others = tail.version + 1 - tail.messages
+                known = Standing(header.status, header.expires_at, others)
+                self._note(session, known)
         return known
+
+    def _note(self, session: str, standing: Standing) -> None:
+        """Remember a standing, unless a later one came meanwhile."""
+        with self._lock:
+            known = self._standing.get(session)
+            if known is None or known.others < standing.others:
+                self._standing[session] = standing
+            if len(self._standing) > HEADERS_CACHED_MAX:
+                self._standing.clear()
 
     def knows(self, sessions: Iterable[str]) -> bool:
         """Return True where the standing of these takes no long fold."""
         return all(session in self._standing for session in sessions)
-
-    def passed(self, segments: Sequence[Segment]) -> None:
-        """Move known standings on: these segments, just committed, are nothing but messages."""
-        with self._lock:
-            for session, first, last in segments:
-                known = self._standing.get(session)
-                if known is not None and known.version + 1 == first:
-                    self._standing[session] = Standing(known.status, known.expires_at, last)
 
     def _taken(self, session: str, erasures: int) -> SessionHeader:
         """Take the newest header out, folded without the lock: a long fold holds nobody up."""
@@ -279,18 +285,14 @@ class Headers:
         return self._caught_up(header, erasures)
 
     def _keep(self, header: SessionHeader, erasures: int) -> None:
-        """Put a header back, and note the standing, unless newer ones came meanwhile."""
+        """Put a header back, unless a newer one came meanwhile."""
         session, version = header.session, header.version
         with self._lock:
-            present, known = self._newest.get(session), self._standing.get(session)
+            present = self._newest.get(session)
             if erasures == self._erasures and (present is None or present.version < version):
                 self._newest[session] = header
-            if known is None or known.version < version:
-                self._standing[session] = Standing(header.status, header.expires_at, version)
             if len(self._newest) > HEADERS_CACHED_MAX:
                 self._newest.popitem(last=False)
-            if len(self._standing) > HEADERS_CACHED_MAX:
-                self._standing.clear()
 
     def _caught_up(self, header: SessionHeader, erasures: int) -> SessionHeader:
         """Fold what came since, or start over at a rewind."""
