@@ -21,10 +21,11 @@ def rows_of(store: EventStore) -> dict[bytes, list[tuple[bytes, bytes]]]:
     """Return every row of every table of a store's log."""
     env = store.log.env
     with env.begin() as txn:
-        return {
+        rows = {
             name: [(bytes(key), bytes(row)) for key, row in txn.cursor(env.table(name))]
             for name in env.tables()
         }
+    return {**rows, b"": [*env.loose_rows().items()]}
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,6 @@ from eventstore.log.format import (
     HEAD_KEY,
     HEAD_ROW,
     KEYS,
-    META,
     NAMES,
     REFS,
     STREAMS,
@@ -141,8 +140,7 @@ def emptied(log: Path) -> None:
         for name in (FRAMES, NAMES, REFS, KEYS, TILES):
             txn.drop(env.open_db(name, txn=txn), delete=False)
         txn.drop(env.open_db(STREAMS, txn=txn, dupsort=True, dupfixed=True), delete=False)
-        meta = env.open_db(META, txn=txn)
-        txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0)), db=meta)
+        txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0)))
     env.close()
 
 

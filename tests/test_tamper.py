@@ -40,6 +40,9 @@ from eventstore.log.format import (
 )
 from eventstore.log.rows import checked_row
 
+LOOSE = b""
+"""Stands for the rows beside the tables."""
+
 
 class Tables:
     """The tables of a closed store, for a hand that writes into them."""
@@ -47,6 +50,7 @@ class Tables:
     def __init__(self, env: lmdb.Environment, txn: lmdb.Transaction) -> None:
         self._txn = txn
         self._tables = {name: env.open_db(name, txn=txn) for name in (META, FRAMES, NAMES, REFS)}
+        self._tables[LOOSE] = None
         for name in (KEYS, TILES, DICTIONARIES):
             self._tables[name] = env.open_db(name, txn=txn)
         self._tables[STREAMS] = env.open_db(STREAMS, txn=txn, dupsort=True, dupfixed=True)
@@ -267,11 +271,11 @@ def skip_dictionary(opened: Tables) -> None:
 
 
 def head_of(opened: Tables, size: int, time: int, nodes: bytes) -> None:
-    opened.put(META, HEAD_KEY, checked_row(HEAD_ROW.pack(size, time) + nodes))
+    opened.put(LOOSE, HEAD_KEY, checked_row(HEAD_ROW.pack(size, time) + nodes))
 
 
 def flip_head_row(opened: Tables) -> None:
-    opened.flip(META, HEAD_KEY, -1)
+    opened.flip(LOOSE, HEAD_KEY, -1)
 
 
 def shrink_head(opened: Tables) -> None:
@@ -283,17 +287,21 @@ def grow_head(opened: Tables) -> None:
 
 
 def forge_root(opened: Tables) -> None:
-    row = opened.get(META, HEAD_KEY)[8:]
+    row = opened.get(LOOSE, HEAD_KEY)[8:]
     head_of(opened, *HEAD_ROW.unpack_from(row), row[16:-32] + bytes(32))
 
 
 def forge_head_time(opened: Tables) -> None:
-    row = opened.get(META, HEAD_KEY)[8:]
+    row = opened.get(LOOSE, HEAD_KEY)[8:]
     head_of(opened, HEAD_ROW.unpack_from(row)[0], 7, row[16:])
 
 
 def other_store(opened: Tables) -> None:
     opened.put(META, STORE_KEY, checked_row(b"another"))
+
+
+def add_loose(opened: Tables) -> None:
+    opened.put(LOOSE, b"note", b"hello")
 
 
 def add_meta(opened: Tables) -> None:
@@ -343,6 +351,7 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (forge_head_time, ["the tree head's time is 7 instead of"]),
     (other_store, ["the log is of store 'another'"]),
     (add_meta, ["table 'meta' has the rows"]),
+    (add_loose, ["beside the tables are the rows [b'head', b'note']"]),
 ]
 
 

@@ -200,7 +200,7 @@ class Tables:
 
     def _check_meta(self, walk: Walk) -> None:
         rows = dict(self._all(META))
-        due = {FORMAT_KEY, HEAD_KEY, STORE_KEY}
+        due = {FORMAT_KEY, STORE_KEY}
         if self._log.codec.seal:
             due.add(ENCRYPTED_KEY)
         if walk.start or self._log.erasures() != self._erasures:  # not all, or not the same frames
@@ -210,6 +210,9 @@ class Tables:
             self._check_erased(walk)
         if set(rows) != due:
             self._notes.add(-1, f"table 'meta' has the rows {sorted(rows)}")
+        loose = self._log.env.loose_rows()
+        if set(loose) != {HEAD_KEY}:
+            self._notes.add(-1, f"beside the tables are the rows {sorted(loose)}")
         store = checked_value(rows.get(STORE_KEY), "the store's id").decode(errors="replace")
         if store != self._store:
             self._notes.add(-1, f"the log is of store {store!r}, the directory of {self._store!r}")

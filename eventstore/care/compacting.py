@@ -114,7 +114,9 @@ def _pages(rows: Iterable[tuple[bytes | memoryview, bytes | memoryview]]) -> Ite
 
 
 def _copy_tables(source: Environment, made: Environment) -> None:
-    """Copy every table, and compare how many rows it has."""
+    """Copy every table, and compare how many rows it has; and the rows beside the tables."""
+    with made.begin(write=True) as txn:
+        txn.cursor().putmulti(list(source.loose_rows().items()))
     for name, dupfixed in source.tables().items():
         old = source.table(name, dupfixed=dupfixed)
         new = made.table(name, dupfixed=dupfixed, create=True)

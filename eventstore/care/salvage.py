@@ -83,12 +83,12 @@ class Salvage:
         metas = list(self._metas())
         for meta in metas:
             tables = self._file.tables(meta)
-            size = self._events(tables) or 0
+            size = self._events(meta) or 0
             if not self._tables or size > self.size:  # a newer number may be the damage
                 self._tables, self.size = {**self._tables, **tables}, size
         newest = max(metas, key=lambda each: each.commit, default=None)
         both = len(metas) == len(META_PAGES)  # else the one that is lost may be the newer
-        known = None if newest is None else self._events(self._file.tables(newest))
+        known = None if newest is None else self._events(newest)
         self.size_known = both and known is not None
         """False where the log may have had more events than anything that is left says."""
 
@@ -103,12 +103,9 @@ class Salvage:
             with suppress(PageError):
                 yield self._file.meta(index)
 
-    def _events(self, tables: dict[bytes, Tree]) -> int | None:
+    def _events(self, meta: Meta) -> int | None:
         """Return the size of the log as a commit's tree head has it, None where that is lost."""
-        rows = dict(self._file.rows(tables[META])) if META in tables else None
-        if rows is not None and HEAD_KEY not in rows and len(rows) == tables[META].entries:
-            return 0  # nothing was ever appended
-        value = checked(rows.get(HEAD_KEY)) if rows else None
+        value = checked(self._file.get(meta.main, HEAD_KEY))
         return int(HEAD_ROW.unpack_from(value)[0]) if value else None
 
     # -- small tables ------------------------------------------------------------------------

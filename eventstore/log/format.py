@@ -28,6 +28,7 @@ DICTIONARIES = b"dictionaries"
 TABLES = (META, FRAMES, STREAMS, NAMES, REFS, KEYS, TILES, DICTIONARIES)
 
 HEAD_KEY = b"head"
+"""A row beside the tables, on the page that every commit writes anyway."""
 FORMAT_KEY = b"format"
 STORE_KEY = b"store"
 ENCRYPTED_KEY, ENCRYPTED = b"encrypted", b"1"

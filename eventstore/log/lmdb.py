@@ -85,7 +85,7 @@ def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool
         with env.begin(write=True) as txn:
             txn.put(FORMAT_KEY, checked_row(REF.pack(FORMAT)), db=meta)
             txn.put(STORE_KEY, checked_row(store.encode()), db=meta)
-            txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0)), db=meta)
+            txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0)))
             if encrypted:
                 txn.put(ENCRYPTED_KEY, checked_row(ENCRYPTED), db=meta)
             if starter:
@@ -220,7 +220,7 @@ class LmdbLog:
         for level, index, node in made.tiles:
             txn.put(TILE_KEY.pack(level, index), node, db=self._tiles)
         head = HEAD_ROW.pack(made.frontier.size, made.recorded_at)
-        txn.put(HEAD_KEY, checked_row(head + b"".join(made.frontier.nodes)), db=self._meta)
+        txn.put(HEAD_KEY, checked_row(head + b"".join(made.frontier.nodes)))
         if made.erasing or made.shreds:
             self.gone.note(txn, made.erasing)
             self._erase_in(txn, made.shreds, begins=made.erases)
@@ -339,12 +339,12 @@ class LmdbLog:
             return self._size(txn)
 
     def _size(self, txn: lmdb.Transaction) -> int:
-        row = checked_value(txn.get(HEAD_KEY, db=self._meta), "the tree head")
+        row = checked_value(txn.get(HEAD_KEY), "the tree head")
         return int(HEAD_ROW.unpack_from(row)[0])
 
     def edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int]:
         """Return the frontier and the time of the newest event."""
-        value = checked_value(txn.get(HEAD_KEY, db=self._meta), "the tree head")
+        value = checked_value(txn.get(HEAD_KEY), "the tree head")
         size, recorded_at = HEAD_ROW.unpack_from(value)
         nodes = value[HEAD_ROW.size :]
         starts = range(0, len(nodes), HASH_BYTES)

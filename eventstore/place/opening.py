@@ -25,7 +25,7 @@ from ..audit.structure import check_structure
 from ..audit.trust import audit_directory
 from ..errors import Corruption, StoreUnavailable
 from ..keyring import Keyring
-from ..log.format import FRAMES, HEAD_KEY, HEAD_ROW, MARKER, META
+from ..log.format import FRAMES, HEAD_KEY, HEAD_ROW, MARKER
 from ..log.lmdb import LmdbLog
 from ..log.rows import checked_value
 from . import presence
@@ -208,7 +208,7 @@ def _counted(file: PageFile, meta: Meta) -> _Counts | None:
     verify names more exactly.
     """
     tables = file.tables(meta)
-    row = file.get(tables[META], HEAD_KEY) if META in tables else None
+    row = file.get(meta.main, HEAD_KEY)
     try:
         events = int(HEAD_ROW.unpack_from(checked_value(row, "the tree head"))[0])
     except Corruption:
