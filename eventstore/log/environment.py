@@ -11,9 +11,9 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import lmdb
@@ -50,6 +50,36 @@ class Reader(NamedTuple):
     commit: int | None
 
 
+class Scope:
+    """The block of one transaction; errors of LMDB leave it as ours."""
+
+    __slots__ = ("_env", "_txn", "_write")
+
+    def __init__(self, env: "Environment", *, write: bool) -> None:
+        self._env, self._write = env, write
+
+    def __enter__(self) -> lmdb.Transaction:
+        self._txn = self._env.begun(write=self._write)
+        return self._txn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._txn.__exit__(kind, error, trace)
+        except lmdb.Error as failed:
+            error = failed
+        finally:
+            self._env.ended()
+        if isinstance(error, lmdb.Error):
+            raise self._env.translated(error) from error
+        if isinstance(error, struct.error):
+            raise Corruption(-1, f"{self._env.path}: a row of the wrong size: {error}") from None
+
+
 class Environment:
     """One LMDB environment with its named tables, shared by all who open it here."""
 
@@ -59,8 +89,9 @@ class Environment:
         self._map_size = map_size
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._running = 0
-        self._quiet = threading.Condition()
+        self._running = self._resizing = 0
+        self._counting = threading.Lock()
+        self._quiet = threading.Condition(self._counting)
         self._tables: dict[bytes, lmdb._Database] = {}
         self._open()
 
@@ -134,46 +165,49 @@ class Environment:
         except lmdb.Error as error:
             if not create:
                 raise  # a table that is missing says what the directory is not
-            raise self._translated(error) from error
+            raise self.translated(error) from error
 
-    @contextmanager
-    def begin(self, *, write: bool = False) -> Iterator[lmdb.Transaction]:
-        """Run a transaction; it commits at the end of the block, or aborts on any error."""
+    def begin(self, *, write: bool = False) -> "Scope":
+        """Return the block of a transaction, which commits at its end, or aborts on any error."""
+        return Scope(self, write=write)
+
+    def begun(self, *, write: bool) -> lmdb.Transaction:
+        """Begin a transaction, which must be ended()."""
         if os.getpid() != self._pid:
             raise StoreUnavailable(
                 f"{self.path} was opened before a fork; open the store anew in this process"
             )
         if write:
             check_room(self.path)
-        self._count(1)
+        with self._counting:
+            self._running += 1
         try:
-            with self._begun(write=write) as txn:
-                yield txn
-        except lmdb.Error as error:
-            raise self._translated(error) from error
-        except struct.error as error:
-            raise Corruption(-1, f"{self.path}: a row of the wrong size: {error}") from None
-        finally:
-            self._count(-1)
+            return self._begin(write=write)
+        except BaseException as error:
+            self.ended()
+            if isinstance(error, lmdb.Error):
+                raise self.translated(error) from error
+            raise
 
-    def _begun(self, *, write: bool) -> lmdb.Transaction:
+    def _begin(self, *, write: bool) -> lmdb.Transaction:
         try:
             return self._env.begin(write=write)
         except lmdb.MapResizedError:
             self._take_map()
             return self._env.begin(write=write)
 
-    def _count(self, change: int) -> None:
-        """Count the transactions of this process: the map is never changed below one."""
-        with self._quiet:
-            self._running += change
-            if not self._running:
+    def ended(self) -> None:
+        """Count a transaction that is over: the map is never changed below one."""
+        with self._counting:
+            self._running -= 1
+            if self._resizing and not self._running:
                 self._quiet.notify_all()
 
     def _take_map(self) -> None:
         """Take over the larger map of another process, once no transaction of this one is left."""
         with self._quiet:
             self._running -= 1  # the caller's own, which could not begin
+            self._resizing += 1
             try:
                 if not self._quiet.wait_for(lambda: not self._running, RESIZE_SECONDS_MAX):
                     raise StoreUnavailable(
@@ -182,9 +216,11 @@ class Environment:
                     )
                 self._env.set_mapsize(0)
             finally:
+                self._resizing -= 1
                 self._running += 1
 
-    def _translated(self, error: lmdb.Error) -> EventStoreError:
+    def translated(self, error: lmdb.Error) -> EventStoreError:
+        """Return the error of our tree that one of LMDB is."""
         if isinstance(error, lmdb.MapFullError):
             size = self._env.info()["map_size"]
             return StoreFull(f"{self.path} has used its map of {size} bytes; open a larger one")
@@ -221,7 +257,7 @@ class Environment:
         try:
             self._env.copy(str(destination), compact=False)
         except lmdb.Error as error:
-            raise self._translated(error) from error
+            raise self.translated(error) from error
 
     def used_bytes(self) -> int:
         """Return the bytes of the file up to the last page in use."""
