@@ -7,6 +7,8 @@ from itertools import count
 from statistics import median
 from typing import Any
 
+from eventstore.interchange import import_conversations
+
 from .data import Conversation
 from .harness import Bench, Result, at_most, times
 from .ours import Ours
@@ -15,7 +17,7 @@ from .race import Lane
 
 REPEAT = 20
 UNDER_WAY = 256
-"""Conversations under way at once in our import; they share commits."""
+"""Conversations under way at once where tasks bring them in; they share commits."""
 
 IMPORTERS = ("eventsourcing", "salamander-db", "SQLiteSession", "sqlite WAL FULL", "lmdb")
 PEERS, PEERS_QUICK = 400, 30
@@ -29,7 +31,8 @@ def run(bench: Bench) -> Result:
     ours = bench.ours()
     some = conversations[: bench.size(PEERS, PEERS_QUICK)]
     lanes = [
-        Lane("ours", "ours", _tasks(bench, ours, conversations)),
+        Lane("ours", "ours", _imported(ours, conversations)),
+        Lane("tasks", "figure", _tasks(bench, ours, conversations)),
         Lane("one caller", "figure", _alone(ours, some)),
         Lane("append_bulk", "figure", _bulk(ours, conversations)),
     ]
@@ -46,10 +49,22 @@ def run(bench: Bench) -> Result:
     share = times(result.figures["append_bulk"], {"ours": result.ours or 0.0}, "ours")
     result.reach = [at_most("<= 1.3x the time per byte of append_bulk", share, 1.3)]
     result.note = (
-        f"ours: create + append by {UNDER_WAY} tasks; `one caller`: the same calls one by one;"
+        f"ours: import_conversations(); `tasks`: create + append by {UNDER_WAY} tasks;"
+        " `one caller`: the same calls one by one;"
         " peers: an append a conversation, one by one; limit: commits of 1,000 messages"
     )
     return result
+
+
+def _imported(ours: Ours, conversations: list[Conversation]) -> Callable[[], float]:
+    rounds = count()
+
+    def everything() -> None:
+        mark = next(rounds)
+        named = {f"f{mark}-{index}": each for index, each in enumerate(conversations)}
+        import_conversations(ours.store, named, metadata={"source": "file"})
+
+    return _rate(ours, conversations, lambda: [everything])
 
 
 def _tasks(bench: Bench, ours: Ours, conversations: list[Conversation]) -> Callable[[], float]:

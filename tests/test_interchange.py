@@ -32,6 +32,7 @@ from eventstore.interchange import (
     export_markdown,
     import_chat,
     import_chitchat,
+    import_conversations,
     import_events,
     import_file,
     import_tau,
@@ -600,6 +601,35 @@ def test_an_import_goes_on_beside_other_writers(disk, tmp_path):
     assert disk.version("busy") > 0
     assert all(shown(disk, f"talk-{n + 1}") == talks[n] for n in range(0, 500, 50))
     assert verify(disk).sound
+
+
+def test_conversations_in_memory_come_in_as_sessions(store):
+    """Each has its messages, the metadata of all and the times its messages say."""
+    talks = {"a": [said("hi"), said("hello", "assistant", timestamp=5)], "b": []}
+    done = import_conversations(store, talks, metadata={"source": "app"})
+    assert done == Imported(sessions=2, messages=2, events=4)
+    assert shown(store, "a") == talks["a"]
+    assert shown(store, "b") == []
+    assert SessionState.of(store, "a").metadata == {"source": "app"}
+    assert [each.occurred_at for each in store.events("a")] == [None, None, 5 * SECOND]
+
+
+@pytest.mark.parametrize(
+    ("talks", "error"),
+    [
+        ({"a": [said("x")], "taken": []}, SessionExists),
+        ({"a": [said("x")], "": []}, InvalidEvent),
+        ({"a": [said("x")], "b": "text"}, InvalidEvent),
+        ({"a": [said("x")], "b": [{"content": "by nobody"}]}, InvalidEvent),
+        ({"a": [said("x")], "b": [said("x"), 7]}, InvalidEvent),
+    ],
+)
+def test_bad_conversations_in_memory_stop_all_of_them(store, talks, error):
+    """A name that is taken or none, and what is no message, is an error before any fact."""
+    store.create("taken")
+    with pytest.raises(error):
+        import_conversations(store, talks)
+    assert list(store.sessions()) == ["taken"]
 
 
 def test_names_that_are_taken_or_twice_stop_a_chat_before_it_writes(store, tmp_path):

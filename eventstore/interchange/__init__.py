@@ -1,7 +1,8 @@
 """The door for files: conversations of others in, our facts out and in, transcripts out.
 
     jsonl     own JSONL, every event with its envelope: export_events, import_events
-    chat      OpenAI-style JSON and JSON lines: import_chat, export_chat, export_chat_lines
+    chat      OpenAI-style JSON and JSON lines: import_chat, export_chat, export_chat_lines;
+              the same from memory: import_conversations
     tau       tau-bench trajectories, trials as branches: import_tau
     chitchat  the chitchat dataset: import_chitchat
     markdown  a transcript for people: export_markdown
@@ -14,7 +15,7 @@ Every import reads and checks all that was brought before it writes the first fa
 Imported(sessions, branches, messages, events). `progress` is told how many more messages are in.
 """
 
-from .chat import export_chat, export_chat_lines, import_chat
+from .chat import export_chat, export_chat_lines, import_chat, import_conversations
 from .chitchat import import_chitchat
 from .formats import FORMATS, detect_format, import_file
 from .intake import Imported, Progress
@@ -33,6 +34,7 @@ __all__ = [
     "export_markdown",
     "import_chat",
     "import_chitchat",
+    "import_conversations",
     "import_events",
     "import_file",
     "import_tau",

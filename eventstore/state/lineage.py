@@ -269,7 +269,11 @@ class Headers:
 
     def knows(self, sessions: Iterable[str]) -> bool:
         """Return True where the standing of these takes no long fold."""
-        return all(session in self._standing for session in sessions)
+        return all(session in self._standing or self._is_young(session) for session in sessions)
+
+    def _is_young(self, session: str) -> bool:
+        tail = self._log.settled_tail(session)
+        return tail is None or tail.version < _FIRST_PAGE_FRAMES
 
     def _taken(self, session: str, erasures: int) -> SessionHeader:
         """Take the newest header out, folded without the lock: a long fold holds nobody up."""
