@@ -11,7 +11,7 @@ from eventstore.audit import entry
 from eventstore.events import Span
 from eventstore.limits import EVENT_BYTES_MAX
 from eventstore.log.codec import COMPRESS_BYTES_MIN, Codec, decode, encode_all, train
-from eventstore.log.draft import place
+from eventstore.log.draft import pack_all, place
 from eventstore.log.format import MESSAGE, RAW, STARTER, TYPE_CODES, ZSTD
 from eventstore.log.frame import Frame
 from eventstore.store import starter_dictionary
@@ -124,8 +124,24 @@ NAMES = st.sampled_from([b"", b"k", "schlüssel".encode()])
 
 def framed(facts, names=(b"k", b"", b"c"), first=(40, 7, 3), times=()) -> bytes:
     """Return a frame of these facts."""
-    draft = drafted("s", facts, codec_of(STARTER), times)
+    codec = codec_of(STARTER)
+    draft = drafted("s", facts, codec, times)
+    pack_all([draft], codec)
     return place(draft, names, (1, 2), first, 33, T)
+
+
+@given(several=st.lists(FACTS, max_size=6), current=st.sampled_from([RAW, ZSTD, STARTER]))
+def test_drafts_packed_together_are_those_packed_alone(several, current):
+    """However many drafts are packed at once, each has the bytes and digests it has by itself."""
+    codec = codec_of(current)
+    together = [drafted(f"s{index}", facts, codec) for index, facts in enumerate(several)]
+    alone = [drafted(f"s{index}", facts, codec) for index, facts in enumerate(several)]
+    pack_all(together, codec)
+    for each in alone:
+        pack_all([each], codec)
+    assert together == alone and all(each.loose is None for each in together)
+    pack_all(together, codec)
+    assert together == alone
 
 
 def opened(raw: bytes, last: int) -> Frame:

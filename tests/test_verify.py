@@ -21,7 +21,7 @@ from eventstore.audit.report import FINDINGS_MAX, Finding, Notes, Report
 from eventstore.audit.verify import verify
 from eventstore.events import Event, Span
 from eventstore.log.base import ANY, Append
-from eventstore.log.draft import Draft, draft
+from eventstore.log.draft import Draft, draft, pack_all
 from eventstore.log.format import (
     EVENT_HEAD,
     EVENT_ROW,
@@ -123,7 +123,9 @@ def forge(store: EventStore, *drafts: Draft, expected: object = None) -> None:
 
 def facts(store: EventStore, session: str, *made: Event) -> Draft:
     """Return a draft of events that no command would decide."""
-    return draft(session, made, store.log.codec, SALT * len(made))
+    drafted = draft(session, made, store.log.codec, SALT * len(made))
+    pack_all([drafted], store.log.codec)
+    return drafted
 
 
 LIES: list[tuple[Event, str]] = [

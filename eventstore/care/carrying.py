@@ -66,9 +66,9 @@ def draft_of(frame: Frame, low: int = 0, high: int | None = None) -> Draft:
         len(indexes),
         messages,
         frame.row(low)[3] in _CREATING,
+        leads,
         b"".join(heads),
         b"".join(bodies),
-        leads,
         digests,
     )
 

@@ -37,8 +37,7 @@ class Ticket:
 
     def __init__(self, append: Append, check: Check, loop: Loop | None = None) -> None:
         self.append, self.check = append, check
-        sizes = (len(draft.heads) + len(draft.bodies) for draft in append.drafts)
-        self.weight = TICKET_BYTES + sum(sizes)
+        self.weight = TICKET_BYTES + sum([draft.weight for draft in append.drafts])
         self.outcome: Outcome | None = None
         self.failure: Exception | None = None
         self.loop = loop

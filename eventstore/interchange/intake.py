@@ -23,7 +23,7 @@ COMMIT_EVENTS = 5_000
 """Sessions are gathered up to so many events, then they share one commit."""
 
 COMMIT_BYTES = 4 * MIB
-"""Or up to so many stored bytes."""
+"""Or up to so many bytes of payloads."""
 
 Progress = Callable[[int], None]
 """Is told how many more messages are in."""
@@ -133,7 +133,7 @@ class _Intake:
             made = Part(session, events[part], expected, times[part])
             drafts, versions, _ = self._engine.encoder.drafted([made], self._keys)
             self._waiting.append(Append(drafts, versions, self._actor))
-            self._bytes += sum(len(each.bodies) for each in drafts)
+            self._bytes += sum(each.weight for each in drafts)
 
     def commit(self) -> None:
         """Write what has gathered: one transaction, all of it or nothing."""

@@ -29,7 +29,7 @@ from ..errors import (
 from ..events import Span
 from ..limits import NAME_BYTES_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from .codec import Codec
-from .draft import Draft, place
+from .draft import Draft, pack_all, place
 from .format import (
     ACTOR_NAME,
     CAUSATION_NAME,
@@ -308,6 +308,11 @@ def _leaves(draft: Draft, common: bytes, version: int, position: int, previous: 
         leaves.append(sha256(entry).digest())
         previous, version, position = position, version + 1, position + 1
     return leaves
+
+
+def pack_appends(batch: Sequence[Append], codec: Codec) -> None:
+    """Pack all drafts of a batch in one go, as plan() needs them."""
+    pack_all([draft for append in batch for draft in append.drafts], codec)
 
 
 def plan(batch: Sequence[Append], ground: Ground, now: int) -> Plan:

@@ -1,11 +1,11 @@
 """A draft: what the caller of an append encodes, and the frame that it becomes at its place.
 
-Invariants: event heads and bodies don't depend on the position that the append gets, so they
-are made by the caller and travel as they are; place() adds the head that binds them. frame.py
-is the reader of what is written here.
+Invariants: a draft holds none of the caller's own objects; event heads and bodies don't depend on
+the position that the append gets, so the drafts of many callers are packed in one go, and place()
+adds the head that binds them. frame.py is the reader of what is written here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from itertools import repeat
 
@@ -40,27 +40,46 @@ _U32_MAX = (1 << 32) - 1
 Mark = tuple[int, int, int]
 """Type, role and tokens of an event."""
 
+Packed = Sequence[tuple[int, bytes]]
+"""Dictionary number and stored bytes of each payload."""
 
-class Draft(msgspec.Struct, frozen=True, gc=False):
-    """The part of a frame that the caller makes: events of one stream, not yet placed.
+
+class Loose(msgspec.Struct, frozen=True, gc=False):
+    """Events as they are before they are packed: payloads, marks, salts, the caller's times."""
+
+    payloads: list[bytes]
+    marks: list[Mark]
+    salts: bytes
+    occurred: Sequence[int | None]
+
+
+class Draft(msgspec.Struct, gc=False):
+    """The part of a frame that is made before its place is known: events of one stream.
 
     `heads` and `bodies` go to disk as they are; `leads` and `digests` are bytes 0-15 and
-    168-231 of each event's entry.
+    168-231 of each event's entry. While `loose` is there the others are not: pack_all() makes
+    them, of many drafts at once.
     """
 
     session: str
     count: int
     messages: int
     creates: bool
-    heads: bytes
-    bodies: bytes
     leads: list[bytes]
-    digests: list[bytes]
+    heads: bytes = b""
+    bodies: bytes = b""
+    digests: list[bytes] = []
+    loose: Loose | None = None
 
     @property
     def only_messages(self) -> bool:
         """True where every event is a MessageAppended."""
         return self.messages == self.count
+
+    @property
+    def weight(self) -> int:
+        """How many bytes it takes in memory, more or less."""
+        return len(self.bodies) if self.loose is None else sum(map(len, self.loose.payloads))
 
 
 def draft(
@@ -74,43 +93,58 @@ def draft(
     """Encode events (1 to APPEND_EVENTS_MAX) for one stream.
 
     `salts` holds 16 random bytes an event; `occurred`, where given, one time in ns or None an
-    event; `key`, in an encrypted store, is the id of the session's. Raises InvalidEvent,
-    EventTooLarge, and what Seal.seal_all() raises.
+    event; `key`, in an encrypted store, is the id of the session's, and the draft comes packed:
+    who has no such key must hear of it now. Raises InvalidEvent, EventTooLarge, and what
+    Seal.seal_all() raises.
     """
     payloads = _payloads(events)
     marks = [_mark(event) for event in events]
-    flag = SEALED if codec.seal else 0
-    leads = _leads(flag, marks, occurred)
-    packed = codec.compress_all(payloads)
-    texts, proofs = _salted(salts, payloads, packed)
-    if codec.seal is None:
-        digests = [entry_digests(each) for each in proofs]
-    else:
-        bounds = _bounds(codec.names, session, leads, payloads, marks, packed)
-        keys = [STORE_KEY if code in OUTLIVING else key for code, _, _ in marks]
-        sealed = codec.seal.seal_all(session, keys, texts, bounds)
-        pairs = list(zip(proofs, sealed, strict=True))
-        texts = [proof + each for proof, each in pairs]
-        digests = [entry_digests(proof, sha256(each).digest()) for proof, each in pairs]
-    heads, bodies = _encoded(payloads, marks, packed, texts, occurred, flag)
-    return Draft(
+    made = Draft(
         session,
         len(events),
         sum([code == MESSAGE for code, _, _ in marks]),
         isinstance(events[0], (SessionCreated, BranchCreated)),
-        b"".join(heads),
-        b"".join(bodies),
-        leads,
-        digests,
+        _leads(SEALED if codec.seal else 0, marks, occurred),
+        loose=Loose(payloads, marks, salts, occurred),
     )
+    if codec.seal:
+        _pack(made, codec.compress_all(payloads), codec, key)
+    return made
 
 
-def _salted(
-    salts: bytes, payloads: Sequence[bytes], packed: Sequence[tuple[int, bytes]]
-) -> tuple[list[bytes], list[bytes]]:
+def pack_all(drafts: Iterable[Draft], codec: Codec) -> None:
+    """Compress, hash and lay out the events of those drafts that are not packed yet."""
+    some = [(each, each.loose) for each in drafts if each.loose is not None]
+    if not some:
+        return
+    packed = codec.compress_all([payload for _, loose in some for payload in loose.payloads])
+    start = 0
+    for each, _ in some:
+        _pack(each, packed[start : start + each.count], codec)
+        start += each.count
+
+
+def _pack(made: Draft, packed: Packed, codec: Codec, key: int = STORE_KEY) -> None:
+    loose = made.loose
+    assert loose is not None, "a draft is packed once"
+    texts, proofs = _salted(loose, packed)
+    if codec.seal is None:
+        digests = [entry_digests(each) for each in proofs]
+    else:
+        bounds = _bounds(codec.names, made, loose, packed)
+        keys = [STORE_KEY if code in OUTLIVING else key for code, _, _ in loose.marks]
+        sealed = codec.seal.seal_all(made.session, keys, texts, bounds)
+        pairs = list(zip(proofs, sealed, strict=True))
+        texts = [proof + each for proof, each in pairs]
+        digests = [entry_digests(proof, sha256(each).digest()) for proof, each in pairs]
+    made.heads, made.bodies = _encoded(loose, packed, texts, SEALED if codec.seal else 0)
+    made.digests, made.loose = digests, None
+
+
+def _salted(loose: Loose, packed: Packed) -> tuple[list[bytes], list[bytes]]:
     """Return each salt with its stored payload, and the commitment to each payload."""
-    texts, proofs, at = [], [], 0
-    for payload, (_, stored) in zip(payloads, packed, strict=True):
+    texts, proofs, salts, at = [], [], loose.salts, 0
+    for payload, (_, stored) in zip(loose.payloads, packed, strict=True):
         salt = salts[at : at + SALT_BYTES]
         at += SALT_BYTES
         texts.append(salt + stored)
@@ -154,36 +188,25 @@ _LEADS = {
 }
 
 
-def _bounds(
-    names: Names,
-    session: str,
-    leads: Sequence[bytes],
-    payloads: Sequence[bytes],
-    marks: Sequence[Mark],
-    packed: Sequence[tuple[int, bytes]],
-) -> list[bytes]:
+def _bounds(names: Names, made: Draft, loose: Loose, packed: Packed) -> list[bytes]:
     """Return what each sealed payload is tied to, as Frame.bound() finds it again."""
-    digest = session_digest(public_session(names, session))
+    digest = session_digest(public_session(names, made.session))
     return [
         bound_of(lead, digest, len(payload), tokens, role, number)
         for lead, payload, (_, role, tokens), (number, _) in zip(
-            leads, payloads, marks, packed, strict=True
+            made.leads, loose.payloads, loose.marks, packed, strict=True
         )
     ]
 
 
 def _encoded(
-    payloads: Sequence[bytes],
-    marks: Sequence[Mark],
-    packed: Sequence[tuple[int, bytes]],
-    texts: Sequence[bytes],
-    occurred: Sequence[int | None],
-    flag: int,
-) -> tuple[list[bytes], list[bytes]]:
-    """Return the head with its checksum, and the body, of each event."""
+    loose: Loose, packed: Packed, texts: Sequence[bytes], flag: int
+) -> tuple[bytes, bytes]:
+    """Return the heads with their checksums, and the bodies, of all events."""
     heads, bodies, end = [], [], 0
+    times = loose.occurred or repeat(None, len(texts))
     for payload, (code, role, tokens), (number, _), body, when in zip(
-        payloads, marks, packed, texts, occurred or repeat(None, len(texts)), strict=True
+        loose.payloads, loose.marks, packed, texts, times, strict=True
     ):
         flags = flag
         if when is not None:
@@ -194,7 +217,7 @@ def _encoded(
         )
         heads.append(head + xxh3_64_digest(head + body)[-CHECKSUM32.size :])
         bodies.append(body)
-    return heads, bodies
+    return b"".join(heads), b"".join(bodies)
 
 
 def place(

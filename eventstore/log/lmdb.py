@@ -28,6 +28,7 @@ from .base import (
     Row,
     Stage,
     Tail,
+    pack_appends,
     page,
     plan,
     receipt_again,
@@ -168,6 +169,7 @@ class LmdbLog:
 
     def commit(self, batch: Sequence[Append], now: int) -> list[Outcome]:
         """Decide and keep a batch; returns when LMDB has synced it."""
+        pack_appends(batch, self.codec)  # before the transaction, which holds up other processes
         with self.group() as stage:
             return stage(batch, now)
 
@@ -180,6 +182,7 @@ class LmdbLog:
                 ground = _Ground(self, txn)
 
                 def stage(batch: Sequence[Append], now: int) -> list[Outcome]:
+                    pack_appends(batch, self.codec)
                     made = plan(batch, ground, now)
                     if made.frames:
                         self._put(txn, made)

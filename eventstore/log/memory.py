@@ -22,6 +22,7 @@ from .base import (
     Row,
     Stage,
     Tail,
+    pack_appends,
     page,
     plan,
     receipt_again,
@@ -91,6 +92,7 @@ class MemoryLog:
         """Decide and keep a batch."""
         with self._lock:
             self._check_open()
+            pack_appends(batch, self.codec)
             made = plan(batch, self, now)
             for last, frame in made.frames:
                 self._lasts.append(last)
