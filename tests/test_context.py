@@ -371,7 +371,7 @@ def test_moments_and_deleted_sessions(store):
 def test_limits_must_be_whole_numbers(store, wrong):
     """A wrong limit is named with its value."""
     store.create("s")
-    with pytest.raises(InvalidEvent, match=f"{next(iter(wrong))} must be None or a whole number"):
+    with pytest.raises(InvalidEvent, match=f"{next(iter(wrong))} must be a whole number"):
         build_context(store, "s", **wrong)
 
 

@@ -34,10 +34,10 @@ from ..errors import (
 from ..ids import check_name, message_id
 from ..log.base import Receipt
 from ..messages import Json, Message, text_of
+from .checks import check_whole
 from .context import build_context
 from .driving import Steps, lanes_of
 from .manager import SessionManager
-from .policies import check_whole
 from .settings import COUNT_MAX
 from .shapes import Call, calls_in
 from .turns import Pending, Ran, Turn, newest_turn, read_turn, turn_id

@@ -18,8 +18,9 @@ from ..errors import InvalidEvent, StoreUnavailable
 from ..messages import Json
 from ..store import EventStore
 from .background import Background
+from .checks import check_seconds, check_whole
 from .plans import Outcome, Plan, Refusal, Step, attempt, when
-from .policies import Moment, Policy, check_seconds, check_whole, exempt, expired, listed, moment_ns
+from .policies import Moment, Policy, exempt, expired, listed, moment_ns
 
 Ending = Literal["delete", "close", "archive"]
 """What becomes of expired sessions."""

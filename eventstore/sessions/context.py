@@ -33,6 +33,7 @@ from ..spans import index_of, minus
 from ..state.header import SessionHeader
 from ..store import EventStore
 from . import shapes
+from .checks import check_whole
 from .marks import marks_of
 from .shown import ShownLines
 from .units import PROMPT_ROLES
@@ -152,8 +153,8 @@ def build_context(
     Raises SessionNotFound, SessionDeleted (only when asked for now) and InvalidEvent, also where
     the system prompt and the important messages alone are over the budget.
     """
-    _check_whole(max_tokens, "max_tokens", 1)
-    _check_whole(last, "last", 0)
+    check_whole(max_tokens, "max_tokens", low=1, or_none=True)
+    check_whole(last, "last", or_none=True)
     state = SessionState.of(
         store, session, at_version=at_version, at_position=at_position, at_time=at_time
     )
@@ -176,11 +177,6 @@ def build_context(
         chosen=filling.chosen(),
         left=filling.left(header, notes, stopped),
     )
-
-
-def _check_whole(value: object, what: str, least: int) -> None:
-    if value is not None and (type(value) is not int or value < least):
-        raise InvalidEvent(f"{what} must be None or a whole number from {least} on, not {value!r}")
 
 
 def _notes(spans: Sequence[Span]) -> list[int]:

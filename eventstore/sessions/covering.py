@@ -17,6 +17,7 @@ from ..errors import InvalidEvent
 from ..events import Span
 from ..spans import joined, minus
 from ..state.header import SessionHeader
+from .checks import check_whole
 from .units import Line, Unit
 
 COVERED_MIN = 2
@@ -45,9 +46,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
             if type(value) not in (int, float) or not 0 < value <= 1:
                 raise InvalidEvent(f"{name} must be a number above 0, up to 1, not {value!r}")
         for name, least in (("messages_min", 2), ("tokens_max", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise InvalidEvent(f"{name} must be a whole number from {least}, not {value!r}")
+            check_whole(getattr(self, name), name, low=least)
 
 
 class SummaryPlan(msgspec.Struct, frozen=True):

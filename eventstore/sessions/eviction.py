@@ -15,8 +15,9 @@ from projections import CatalogRow, Views
 
 from ..errors import InvalidEvent
 from ..store import EventStore
+from .checks import check_whole
 from .plans import Plan, Step, counted, when
-from .policies import Moment, check_whole, listed, moment_ns
+from .policies import Moment, listed, moment_ns
 from .units import spared
 
 End = Literal["archive", "delete"]

@@ -15,19 +15,20 @@ from projections.catalog import LISTED
 from projections.diff import Side
 from projections.moment import moment_position
 
-from ..errors import InvalidEvent, KeyShredded, SessionDeleted
+from ..errors import KeyShredded, SessionDeleted
 from ..ids import check_name
 from ..messages import Json, Message
 from ..state.lineage import fork_of
 from ..store import EventStore
 from .cache import HeaderCache
+from .checks import check_whole
 from .external import EXTERNAL_PARTS, External, external_key, newest_generation
 from .health import health
 from .learning import SESSIONS_MAX, learned_ttl
 from .limits import Sizes
 from .search import Hit, search
 from .session import CURRENT, Moment, Session, SessionReader
-from .settings import COUNT_MAX, Settings
+from .settings import Settings
 from .sharing import resolved
 from .templates import Template, Templates
 
@@ -103,8 +104,8 @@ class Questions:
         created_at, messages, tokens or session, with `-` for descending. By default neither
         archived nor deleted ones. Raises InvalidEvent.
         """
-        _check_limit(limit)
-        _check_count(offset, "offset")
+        check_whole(limit, "limit", or_none=True)
+        check_whole(offset, "offset")
         upto = limit + offset if type(limit) is int else limit
         page = self.views.sessions(
             user=user, where=where, status=status, order=order, limit=upto, after=after
@@ -134,7 +135,7 @@ class Questions:
 
         Reads what it searches. Raises InvalidEvent.
         """
-        _check_limit(limit)
+        check_whole(limit, "limit", or_none=True)
         rows = self.views.sessions(user=user, where=where, status=status, limit=None)
         return [*islice(search(self.store, rows, text), limit)]
 
@@ -153,8 +154,8 @@ class Questions:
 
         Raises SessionNotFound, SessionDeleted and InvalidEvent.
         """
-        _check_limit(limit)
-        _check_count(offset, "offset")
+        check_whole(limit, "limit", or_none=True)
+        check_whole(offset, "offset")
         messages = SessionState.of(self.store, session, **moment).messages
         length = len(messages)
         stop = length if limit is None else min(offset + limit, length)
@@ -305,13 +306,3 @@ def _interface(metadata: Mapping[str, Json]) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "none"
-
-
-def _check_count(count: object, what: str) -> None:
-    if type(count) is not int or not 0 <= count <= COUNT_MAX:
-        raise InvalidEvent(f"{what} must be a whole number, 0 to {COUNT_MAX:,}, not {count!r}")
-
-
-def _check_limit(limit: object) -> None:
-    if limit is not None:
-        _check_count(limit, "limit")

@@ -21,8 +21,9 @@ from ..errors import InvalidEvent
 from ..messages import Message
 from ..state.transcript import Transcript
 from ..store import EventStore
+from .checks import check_whole
 from .plans import Drop, Plan, Step, step_of
-from .policies import Moment, check_whole, listed, open_to_policies, swept
+from .policies import Moment, listed, open_to_policies, swept
 from .units import Line, units_of
 
 SHINGLE_CHARACTERS = 5

@@ -18,11 +18,10 @@ from ..spans import joined
 from ..state.header import SessionHeader
 from ..state.transcript import Transcript
 from ..store import EventStore
+from .checks import check_seconds, check_whole
 from .plans import Drop, Plan, Step, counted, step_of, when
 from .policies import (
     Moment,
-    check_seconds,
-    check_whole,
     expired,
     listed,
     moment_ns,

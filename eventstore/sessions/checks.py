@@ -1,0 +1,32 @@
+"""Checks of the numbers that callers give: counts and seconds, each one clear error.
+
+Invariants: a value that passes is of the right type and in range; what is refused is an
+InvalidEvent that names the value, what is allowed, and what came instead.
+"""
+
+from ..errors import InvalidEvent
+from ..limits import TTL_SECONDS_MAX
+from .settings import COUNT_MAX
+
+
+def check_whole(
+    value: object, what: str, *, low: int = 0, high: int = COUNT_MAX, or_none: bool = False
+) -> None:
+    """Raise InvalidEvent unless a count is a whole number from `low` to `high`."""
+    if value is None and or_none:
+        return
+    if type(value) is not int or not low <= value <= high:
+        also = ", or None" if or_none else ""
+        raise InvalidEvent(f"{what} must be a whole number, {low} to {high:,}{also}, not {value!r}")
+
+
+def check_seconds(value: object, what: str, *, or_none: bool = False) -> None:
+    """Raise InvalidEvent unless a time is above 0, up to TTL_SECONDS_MAX."""
+    if value is None and or_none:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value <= TTL_SECONDS_MAX:  # type: ignore[operator]
+        also = ", or None" if or_none else ""
+        raise InvalidEvent(
+            f"{what} must be above 0, up to {TTL_SECONDS_MAX:,} seconds{also}, not {value!r}"
+        )
