@@ -11,10 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import StoreUnavailable
+from .errors import InvalidEvent, StoreUnavailable, brief
 
 PRIVATE = 0o600
 OTHERS = 0o077
+
+
+def checked_path(path: object, what: str) -> Path:
+    """Return the path that a caller gave. Raises InvalidEvent for what is none."""
+    try:
+        return Path(path)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidEvent(f"{what} must be a path, not {brief(path)}") from None
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from eventstore import EventStore, InvalidEvent, SessionNotFound
 from eventstore.engine.reading import version_at
+from eventstore.errors import brief
 from eventstore.state.lineage import checked_version
 
 
@@ -24,7 +25,7 @@ def moment_position(
     if at_position is None:
         return newest
     if isinstance(at_position, bool) or not isinstance(at_position, int):
-        raise InvalidEvent(f"a position must be an integer, not {at_position!r}")
+        raise InvalidEvent(f"a position must be an integer, not {brief(at_position)}")
     return min(at_position, newest)
 
 

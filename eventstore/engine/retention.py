@@ -68,7 +68,7 @@ class Retention(ABC, Generic[Result]):
 
         return self._submit(
             request(
-                {session: KNOWN},
+                [(session, KNOWN)],
                 content,
                 decide,
                 options,
@@ -107,7 +107,7 @@ class Retention(ABC, Generic[Result]):
 
         return self._submit(
             request(
-                {session: KNOWN},
+                [(session, KNOWN)],
                 ["erase", session, reason, cascade],
                 decide,
                 options,
@@ -158,7 +158,7 @@ class Retention(ABC, Generic[Result]):
                 return system_parts(ground.log, [fact])
             return [Part(session, [fact])]
 
-        needs = {} if session is None else {session: KNOWN}
+        needs = [] if session is None else [(session, KNOWN)]
         content = [type(fact).__name__, session, fact]
         return self._submit(request(needs, content, decide, options, reads_state=True))
 

@@ -30,8 +30,9 @@ from ..errors import (
     IterationsExceeded,
     KeyReused,
     VersionConflict,
+    brief,
 )
-from ..ids import check_name, message_id
+from ..ids import check_name, message_id, optional_name
 from ..log.base import Receipt
 from ..messages import Json, Message, text_of
 from .checks import check_whole
@@ -89,6 +90,8 @@ class AgentSession:
         full_history: bool = False,
         actor: str | None = None,
     ) -> None:
+        if not isinstance(manager, SessionManager):
+            raise InvalidEvent(f"an agent needs a SessionManager, not {brief(manager)}")
         if full_history and max_tokens is not None:
             raise InvalidEvent("give max_tokens or full_history, not both")
         check_name(session, "session")
@@ -98,7 +101,7 @@ class AgentSession:
         self.agent = None if agent is None else _checked_agent(agent)
         self.max_iterations, self.tools = max_iterations, _checked_tools(tools)
         self.max_tokens = COUNT_MAX if full_history else max_tokens
-        self.actor = actor
+        self.actor = optional_name(actor, "actor")
         self.aio = AsyncAgentSession(self)
         self._lanes = lanes_of(manager.store)
 
@@ -342,7 +345,7 @@ class AsyncAgentSession:
 
 def _checked_agent(agent: Agent | None) -> Agent:
     if not callable(agent):
-        raise InvalidEvent(f"an agent is a callable, not {agent!r}")
+        raise InvalidEvent(f"an agent is a callable, not {brief(agent)}")
     return agent
 
 
@@ -356,11 +359,11 @@ def _check_replies(turn: Turn, limit: int) -> None:
 
 def _checked_tools(tools: Tools | None) -> Tools:
     if not isinstance(tools, Mapping | None):
-        raise InvalidEvent(f"tools are callables by name, in a dict; not {tools!r}")
+        raise InvalidEvent(f"tools are callables by name, in a dict; not {brief(tools)}")
     for name, tool in (tools or {}).items():
         check_name(name, "tool name")
         if not callable(tool):
-            raise InvalidEvent(f"tool {name!r} is a callable, not {tool!r}")
+            raise InvalidEvent(f"tool {name!r} is a callable, not {brief(tool)}")
     return tools or {}
 
 

@@ -16,6 +16,7 @@ from projections import SessionState
 
 from ..engine.requests import Options
 from ..errors import EventTooLarge, InvalidEvent, KeyReused, SessionExists, VersionConflict
+from ..ids import check_name
 from ..log.base import Receipt
 from ..messages import Json, Message
 from ..state.header import SessionHeader
@@ -264,7 +265,8 @@ class Changes(Questions):
     def save_as_template(self, session: str, name: str, description: str = "") -> Receipt:
         """Keep a session's values, limits and visible messages as a template."""
         state = SessionState.of(self.store, session)
-        return self._templates.save(template_of(name, state, description))
+        made = template_of(check_name(name, "template"), state, description)
+        return self._templates.save(made)
 
     def delete_template(self, name: str) -> Receipt:
         """Drop a template; sessions that were made from it stay. Raises InvalidEvent."""

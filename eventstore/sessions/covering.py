@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..events import Span
 from ..spans import joined, minus
 from ..state.header import SessionHeader
@@ -44,7 +44,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("at", "share"):
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value <= 1:
-                raise InvalidEvent(f"{name} must be a number above 0, up to 1, not {value!r}")
+                raise InvalidEvent(f"{name} must be a number above 0, up to 1, not {brief(value)}")
         for name, least in (("messages_min", 2), ("tokens_max", 1)):
             check_whole(getattr(self, name), name, low=least)
 

@@ -17,7 +17,7 @@ import msgspec
 
 from projections import Views
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..messages import Message
 from ..state.transcript import Transcript
 from ..store import EventStore
@@ -61,7 +61,7 @@ class Duplicates(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if type(self.similarity) not in (int, float) or not 0 < self.similarity <= 1:
             raise InvalidEvent(
-                f"similarity must be a number above 0, up to 1, not {self.similarity!r}"
+                f"similarity must be a number above 0, up to 1, not {brief(self.similarity)}"
             )
         check_whole(self.characters_min, "characters_min")
         check_whole(self.messages_max, "messages_max")

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ..errors import Corruption, InvalidEvent, KeyShredded, LegalHold, SessionNotFound
+from ..errors import Corruption, InvalidEvent, KeyShredded, LegalHold, SessionNotFound, brief
 from ..events import BranchCreated, SessionRewound
 from ..ids import SYSTEM
 from ..limits import HEADERS_CACHED_MAX, LINEAGE_SEGMENTS_MAX, SNAPSHOT_VERSIONS
@@ -319,7 +319,9 @@ def checked_version(log: Log, session: str, version: int) -> int:
     if tail is None:
         raise SessionNotFound(session)
     if isinstance(version, bool) or not isinstance(version, int):
-        raise InvalidEvent(f"a version must be an integer, not {version!r}")
+        raise InvalidEvent(f"a version must be an integer, not {brief(version)}")
     if not 0 <= version <= tail.version:
-        raise InvalidEvent(f"session {session!r} has versions 0 to {tail.version}, not {version}")
+        raise InvalidEvent(
+            f"session {session!r} has versions 0 to {tail.version}, not {brief(version)}"
+        )
     return version
