@@ -1197,10 +1197,29 @@ def test_threads_use_one_manager_for_everything(store):
         assert verify(store).findings == []
 
 
+def test_a_user_may_be_a_number_everywhere(manager):
+    """An id that is a number is the same user as its text, wherever a manager takes one."""
+    names = {
+        manager.find_or_create(interface="telegram", user=7).name,
+        manager.create(user=7).name,
+        manager.create(user="7").name,
+    }
+    assert manager.create(user=0).name not in names
+    for user in (7, "7"):
+        assert {row.session for row in manager.list(user=user)} == names
+        assert manager.count(user=user) == 3
+    assert {manager.get(name).user for name in names} == {"7"} and manager.count(user=0) == 1
+    [said_by] = sorted(names)[:1]
+    manager.add_message(said_by, said("needle"))
+    assert [hit.session for hit in manager.search("needle", user=7)] == [said_by]
+    assert not manager.search("needle", user=0) and manager.learned_ttl(user=7) is None
+
+
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda manager: manager.list(user=7),
+        lambda manager: manager.list(user=7.5),
+        lambda manager: manager.create(user=True),
         lambda manager: manager.list(where="type"),
         lambda manager: manager.list(order=None),
         lambda manager: manager.list(offset=None),

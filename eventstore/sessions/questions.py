@@ -21,7 +21,7 @@ from ..messages import Json, Message
 from ..state.lineage import fork_of
 from ..store import EventStore
 from .cache import HeaderCache
-from .checks import check_whole
+from .checks import check_whole, checked_id
 from .external import EXTERNAL_PARTS, External, external_key, newest_generation
 from .health import health
 from .learning import SESSIONS_MAX, learned_ttl
@@ -89,7 +89,7 @@ class Questions:
 
     def list(
         self,
-        user: str | None = None,
+        user: str | int | None = None,
         where: Mapping[str, Json] | None = None,
         *,
         order: str = "-updated_at",
@@ -102,31 +102,32 @@ class Questions:
 
         `where` names metadata keys and the values they must equal; `order` is updated_at,
         created_at, messages, tokens or session, with `-` for descending. By default neither
-        archived nor deleted ones. Raises InvalidEvent.
+        archived nor deleted ones. A user who is a number is that number as a text, here as in
+        find_by() and create(). Raises InvalidEvent.
         """
         check_whole(limit, "limit", or_none=True)
         check_whole(offset, "offset")
         upto = limit + offset if type(limit) is int else limit
         page = self.views.sessions(
-            user=user, where=where, status=status, order=order, limit=upto, after=after
+            user=_user(user), where=where, status=status, order=order, limit=upto, after=after
         )
         return SessionPage(page.rows[offset:], page.next)
 
     def count(
         self,
-        user: str | None = None,
+        user: str | int | None = None,
         where: Mapping[str, Json] | None = None,
         *,
         status: Collection[str] = LISTED,
     ) -> int:
         """Return how many sessions list() would show in all."""
-        return len(self.views.sessions(user=user, where=where, status=status, limit=None))
+        return len(self.views.sessions(user=_user(user), where=where, status=status, limit=None))
 
     def search(
         self,
         text: str,
         *,
-        user: str | None = None,
+        user: str | int | None = None,
         where: Mapping[str, Json] | None = None,
         status: Collection[str] = LISTED,
         limit: int | None = SEARCH_HITS,
@@ -136,7 +137,7 @@ class Questions:
         Reads what it searches. Raises InvalidEvent.
         """
         check_whole(limit, "limit", or_none=True)
-        rows = self.views.sessions(user=user, where=where, status=status, limit=None)
+        rows = self.views.sessions(user=_user(user), where=where, status=status, limit=None)
         return [*islice(search(self.store, rows, text), limit)]
 
     # -- messages ------------------------------------------------------------------------
@@ -242,7 +243,7 @@ class Questions:
 
     def learned_ttl(
         self,
-        user: str | None = None,
+        user: str | int | None = None,
         where: Mapping[str, Json] | None = None,
         *,
         share: float = 0.99,
@@ -254,7 +255,7 @@ class Questions:
         Raises InvalidEvent.
         """
         every = ("active", "closed", "archived")
-        rows = self.views.sessions(user=user, where=where, status=every, limit=SESSIONS_MAX)
+        rows = self.views.sessions(user=_user(user), where=where, status=every, limit=SESSIONS_MAX)
         return learned_ttl(self.store, rows, share)
 
     def health(self) -> dict[str, Json]:
@@ -297,6 +298,10 @@ class Questions:
 def _has(metadata: Mapping[str, Json], key: External) -> bool:
     external = metadata.get("external")
     return isinstance(external, dict) and key.items() <= external.items()
+
+
+def _user(user: str | int | None) -> str | None:
+    return None if user is None else checked_id(user, "user")
 
 
 def _interface(metadata: Mapping[str, Json]) -> str:
