@@ -285,7 +285,9 @@ class Headers:
             tail = self._log.tail(session)
             if tail is None:
                 raise SessionNotFound(session)
-            return self._folded(session, tail.version, erasures)
+            header = self._folded(session, tail.version, erasures)
+            header.share()
+            return header
         return self._caught_up(header, erasures)
 
     def _keep(self, header: SessionHeader, erasures: int) -> None:
