@@ -174,6 +174,34 @@ def test_the_question_is_always_seen(manager):
     assert agent.seen[-1][0]["content"] == "the question"
 
 
+def test_a_question_that_can_never_be_seen_is_refused(manager, ask):
+    """Over the whole budget a question is one error with both numbers, and nothing is recorded."""
+    manager.create("small", token_limit=100)
+    agent = Script("a", "b", "c")
+    session = AgentSession(manager, "small", agent)
+    ask(session, "send_message", "first")
+    before = manager.store.version("small")
+    with pytest.raises(InvalidEvent, match="4001 tokens, the budget is 100"):
+        ask(session, "send_message", "x" * 16_004)
+    assert manager.store.version("small") == before and len(agent.seen) == 1
+    ask(session, "send_message", "second")
+    assert [each["content"] for each in agent.seen[-1]] == ["first", "a", "second"]
+    large = AgentSession(manager, "small", agent, full_history=True)
+    assert ask(large, "send_message", "x" * 16_004).content == "c"
+
+
+def test_an_impossible_question_leaves_an_interrupted_turn_alone(manager):
+    """What is refused is refused before a turn that was interrupted is finished."""
+    agent = Script("answer")
+    session = AgentSession(manager, "s", agent, max_tokens=50)
+    interrupted(session, "question", 1)
+    before = manager.store.version("s")
+    with pytest.raises(InvalidEvent, match="the budget is 50"):
+        session.send_message("x" * 4_000)
+    assert (manager.store.version("s"), agent.seen) == (before, [])
+    assert session.send_message("question").content == "answer"
+
+
 def test_full_history_ignores_the_budget(manager):
     """With full_history the agent sees every visible message, whatever the token limit."""
     manager.create("small", token_limit=5)

@@ -36,7 +36,7 @@ from ..ids import check_name, message_id, optional_name
 from ..log.base import Receipt
 from ..messages import Json, Message, text_of
 from .checks import check_whole
-from .context import build_context
+from .context import build_context, check_room
 from .driving import Steps, lanes_of
 from .manager import SessionManager
 from .settings import COUNT_MAX
@@ -112,8 +112,9 @@ class AgentSession:
 
         A turn that was interrupted is finished first, or instead where its question was the same;
         one that failed is left as it is. `agent` and `max_iterations` are for this turn. Raises
-        IterationsExceeded after that many replies without an answer, what the agent raises, and
-        what appends raise.
+        IterationsExceeded after that many replies without an answer, what the agent raises, what
+        appends raise, and InvalidEvent, with nothing recorded, for a question that no window of
+        the budget could hold.
         """
         return self._lanes.alone(self.session, self.sending(text, agent, max_iterations))
 
@@ -161,9 +162,12 @@ class AgentSession:
         """Return the steps behind send_message()."""
         question, asking = _question(text), self._asking(agent, max_iterations)
         turn = self.turn()
-        if turn is not None and turn.state == "interrupted":
-            answer = yield from self._finished(turn, asking)
-            if turn.question.fields == question:
+        halted = turn if turn is not None and turn.state == "interrupted" else None
+        if halted is None or halted.question.fields != question:
+            check_room(self.manager.store, self.session, question, self.max_tokens)
+        if halted is not None:
+            answer = yield from self._finished(halted, asking)
+            if halted.question.fields == question:
                 return answer
         return (yield from self._finished(self._begun(question, turn), asking))
 
