@@ -4,6 +4,7 @@
 
 import http.server
 import json
+import os
 import shutil
 import sys
 import threading
@@ -59,6 +60,21 @@ def test_a_checkpoint_is_a_signed_note(chat: Cli, kept: Path, tmp_path: Path):
     assert "mode 0644" in chat.refused(2, "checkpoint")
     shutil.rmtree(kept)
     assert "run 'eventstore keygen'" in chat.refused(2, "checkpoint")
+
+
+def test_keygen_after_one_that_was_killed(chat: Cli, tmp_path: Path):
+    """An empty key file that no head was signed with gets the key; one that had a key is kept."""
+    audit = tmp_path / "history.audit"
+    for name in ("signing.key", "signing.key.new"):
+        audit.mkdir(exist_ok=True)
+        (audit / name).touch(0o600)
+        chat.fine("keygen", *(["--rotate"] if name.endswith("new") else []))
+        assert (audit / "signing.key").stat().st_mode & 0o777 == 0o600
+    chat.fine("checkpoint")
+    os.truncate(audit / "signing.key", 0)
+    known = (audit / "verifier.pub").read_text()
+    assert "restore it from its backup" in chat.refused(2, "keygen")
+    assert (audit / "verifier.pub").read_text() == known
 
 
 def test_a_key_hands_over(chat: Cli, kept: Path, capsys):
