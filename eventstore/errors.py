@@ -48,11 +48,12 @@ class EventStoreError(Exception):
 
 
 class SessionNotFound(EventStoreError):
-    """No session of that name was ever created in this store."""
+    """No session of that name was ever created in this store, or names can't be read: `why`."""
 
-    def __init__(self, session: str) -> None:
+    def __init__(self, session: str, why: str = "") -> None:
         self.session = session
-        super().__init__(f"session {brief(session)} does not exist; create it first")
+        what = f"can't be found by name: {why}" if why else "does not exist; create it first"
+        super().__init__(f"session {brief(session)} {what}")
 
 
 class SessionExists(EventStoreError):

@@ -31,7 +31,6 @@ from .errors import (
     Corruption,
     EventStoreError,
     InvalidEvent,
-    SessionNotFound,
     StoreUnavailable,
     brief,
 )
@@ -340,7 +339,7 @@ class EventStore(Commands[Receipt]):
         self.flush()
         tail = self.log.tail(session)
         if tail is None:
-            raise SessionNotFound(session)
+            raise self.log.codec.missing(session)
         return tail.version
 
     def position_at(self, moment: datetime | int) -> int:

@@ -6,7 +6,7 @@ the newest event; time travel is exact, since recorded time never goes back alon
 
 from datetime import datetime
 
-from eventstore import EventStore, InvalidEvent, SessionNotFound
+from eventstore import EventStore, InvalidEvent
 from eventstore.engine.reading import version_at
 from eventstore.errors import brief
 from eventstore.state.lineage import checked_version
@@ -47,7 +47,7 @@ def moment_version(
         return store.version(session)
     version = version_at(store.log, session, moment_position(store, at_position, at_time))
     if version < 0:
-        raise SessionNotFound(session)
+        raise store.log.codec.missing(session)
     return version
 
 

@@ -284,7 +284,7 @@ class Headers:
         if header is None:
             tail = self._log.tail(session)
             if tail is None:
-                raise SessionNotFound(session)
+                raise self._log.codec.missing(session)
             header = self._folded(session, tail.version, erasures)
             header.share()
             return header
@@ -319,7 +319,7 @@ def checked_version(log: Log, session: str, version: int) -> int:
     """Return `version` if the session has it. Raises SessionNotFound and InvalidEvent."""
     tail = log.tail(session)
     if tail is None:
-        raise SessionNotFound(session)
+        raise log.codec.missing(session)
     if isinstance(version, bool) or not isinstance(version, int):
         raise InvalidEvent(f"a version must be an integer, not {brief(version)}")
     if not 0 <= version <= tail.version:
