@@ -426,10 +426,17 @@ class EventStore(Commands[Receipt]):
         self.engine.check_process()
         self.engine.writer.flush()
 
+    @property
+    def trained(self) -> bool:
+        """True where train_dictionary() made one: it may hold pieces of what was redacted since."""
+        return self.log.codec.trained
+
     def train_dictionary(self) -> int:
         """Train a compression dictionary on this store's newest events; returns its number.
 
-        New events use it; old ones keep naming theirs. Raises InvalidEvent with too few events.
+        New events use it; old ones keep naming theirs. It is made of pieces of what was said and
+        stays as long as the store does, whatever is redacted later. Raises InvalidEvent with too
+        few events.
         """
         self.engine.check_writable()
         if self.encrypted:

@@ -432,6 +432,17 @@ def test_a_plain_store_can_redact_and_not_erase(chat: Cli):
     assert "encrypted" in chat.refused(2, "erase", "a", "--reason", "r")
 
 
+def test_redacting_tells_of_a_trained_dictionary(chat: Cli):
+    """Where compression was trained before, the answer says what may still be in its dictionary."""
+    words = [f'{{"role": "user", "content": "the price of {n} is {n * 7}"}}' for n in range(300)]
+    chat.fine("append", "a", stdin="\n".join(words).encode())
+    chat.fine("train-dictionary")
+    done = chat("redact", "a", "9", "--json")
+    assert done.code == 0 and done.json["version"]
+    assert "may hold pieces of it; see docs/erasure.md" in done.err
+    chat.fine("append", "a", "--content", "more")
+
+
 def test_a_restored_encrypted_store_records_its_origin_when_it_can(sealed: Cli, tmp_path: Path):
     """Restoring needs no keyring; the first command with it records the origin, sealed."""
     sealed.fine("backup", str(tmp_path / "copy"))

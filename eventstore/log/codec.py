@@ -18,7 +18,7 @@ from ..ids import message_id
 from ..limits import DICTIONARY_BYTES_MAX, EVENT_BYTES_MAX
 from ..messages import Message
 from ..upcast import schema_of, upcast
-from .format import MESSAGE, RAW, TYPES, ZSTD
+from .format import MESSAGE, RAW, STARTER, TYPES, ZSTD
 from .names import Names, PlainNames
 from .seal import LOCKED, Seal
 
@@ -117,6 +117,11 @@ class Codec:
     def locked(self) -> bool:
         """True where the log is encrypted and open without its keyring."""
         return self.seal is not None and self.seal.vault is None
+
+    @property
+    def trained(self) -> bool:
+        """True where the log has a dictionary besides the one it began with."""
+        return self._load(STARTER + 1) is not None
 
     def missing(self, session: str) -> SessionNotFound:
         """Return the error about a name that is not in the log, as far as can be told of it."""
