@@ -1,7 +1,8 @@
 """memory: private memory of a process that imports, and of each session header it keeps cached.
 
 Measured in child processes, as anonymous resident memory: pages of the map belong to the
-system's cache, not to the process. Run as a module it is that child.
+system's cache, not to the process. Headers are counted from where the log remembers all the frames
+that it ever does (FRAMES_CACHED_MAX), which take room once. Run as a module it is that child.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from eventstore import EventStore
+from eventstore.log.lmdb import FRAMES_CACHED_MAX
 from projections import SessionState
 
 from . import data
@@ -21,8 +23,9 @@ from .harness import Bench, Result, at_most
 
 STATUS = Path("/proc/self/status")
 MIB_MAX, HEADER_BYTES_MAX = 200.0, 2_048
-SESSIONS = 4_000
-"""Fewer than the headers a store keeps (limits.HEADERS_CACHED_MAX)."""
+SESSIONS = 3_500
+FIRST_SESSIONS = FRAMES_CACHED_MAX // 2
+"""Together fewer than the headers a store keeps (limits.HEADERS_CACHED_MAX)."""
 UNDER_WAY = 64
 """Conversations under way at once."""
 
@@ -34,7 +37,8 @@ def run(bench: Bench) -> Result:
     size = bench.size(bench.events, min(bench.events, 20_000))
     place = bench.folder("memory")
     sessions = bench.size(SESSIONS, 1_000)
-    before, peak, per_header = _child(place, size, sessions)
+    before, peak = _child("importing", place, size, sessions)
+    [per_header] = _child("reading", place, sessions)
     result = Result(
         name="",
         what=f"private memory while importing {size:,} messages",
@@ -52,34 +56,41 @@ def run(bench: Bench) -> Result:
     return result
 
 
-def _child(place: Path, messages: int, sessions: int) -> tuple[float, float, float]:
-    command = [sys.executable, "-m", __name__, str(place), str(messages), str(sessions)]
+def _child(what: str, place: Path, *counts: int) -> list[float]:
+    command = [sys.executable, "-m", __name__, what, str(place), *map(str, counts)]
     found = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=False)
     if found.returncode:
         raise RuntimeError(f"the child ended with {found.returncode}: {found.stderr[-300:]!r}")
-    return msgspec.json.decode(found.stdout, type=tuple[float, float, float])
+    return msgspec.json.decode(found.stdout, type=list[float])
 
 
-def main(place: Path, messages: int, sessions: int) -> None:
-    """Import, then read the states of many sessions; print MiB before, MiB at most, bytes each."""
+def importing(place: Path, messages: int, sessions: int) -> list[float]:
+    """Import, then add the sessions for reading(); return MiB before, MiB at most."""
     source = data.load()
     with EventStore.open(place) as store:
         before = _private()
         peak = asyncio.run(_imported(store, source.covering(messages)))
-        for name in _names(store, sessions, "h"):
+        for name in (*_names(FIRST_SESSIONS, "f"), *_names(sessions, "h")):
             store.create(name, metadata={"task": name, "source": source.source}, user="user-7")
             store.append(name, source.flat[:2])
+    return [before / 2**20, peak / 2**20]
+
+
+def reading(place: Path, sessions: int) -> list[float]:
+    """Return the bytes that each session takes whose state is read, in a process that did no more.
+
+    One that has imported gives its headers rooms that it has already.
+    """
     with EventStore.open(place) as store:
-        states = (SessionState.of(store, name) for name in _names(store, sessions, "h"))
-        SessionState.of(store, next(iter(_names(store, 1, "h"))))
+        for name in _names(FIRST_SESSIONS, "f"):  # of two frames each
+            SessionState.of(store, name)
         start = _private()
-        for _ in states:
-            pass
-        per_header = (_private() - start) / sessions
-    print(msgspec.json.encode((before / 2**20, peak / 2**20, per_header)).decode())
+        for name in _names(sessions, "h"):
+            SessionState.of(store, name)
+        return [(_private() - start) / sessions]
 
 
-def _names(_: EventStore, count: int, mark: str) -> Iterator[str]:
+def _names(count: int, mark: str) -> Iterator[str]:
     return (f"{mark}{number}" for number in range(count))
 
 
@@ -104,4 +115,6 @@ def _private() -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    act = {"importing": importing, "reading": reading}[sys.argv[1]]
+    found = act(Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    print(msgspec.json.encode(found).decode())

@@ -59,11 +59,8 @@ class AsyncStore(Commands[Coroutine[Any, Any, Receipt]]):
         types: Collection[str] | None = None,
     ) -> AsyncIterator[Recorded]:
         """Iterate over the whole log."""
-        await asyncio.to_thread(self._store.flush)
-        await asyncio.to_thread(self._store.note_read, None, "log")
-        async for recorded in _flat(
-            reading.log_pages(self._store.log, max(from_position, 0), types), limit
-        ):
+        pages = await asyncio.to_thread(self._store.log_pages, from_position, types)
+        async for recorded in _flat(pages, limit):
             yield recorded
 
     async def event(self, position: int) -> Recorded:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from .errors import InvalidEvent
+from .errors import InvalidEvent, brief
 
 Clock = Callable[[], int]
 """Returns nanoseconds since the epoch."""
@@ -21,7 +21,7 @@ _NS_MAX = (1 << 63) - 1
 def to_ns(moment: datetime | int) -> int:
     """Return a moment as ns since the epoch; a datetime without a zone is refused."""
     if isinstance(moment, bool) or not isinstance(moment, (int, datetime)):
-        raise InvalidEvent(f"a time must be a datetime or integer ns, not {moment!r}")
+        raise InvalidEvent(f"a time must be a datetime or integer ns, not {brief(moment)}")
     if isinstance(moment, int):
         ns = moment
     elif moment.tzinfo is None:
@@ -29,7 +29,7 @@ def to_ns(moment: datetime | int) -> int:
     else:
         ns = (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
     if not -_NS_MAX <= ns <= _NS_MAX:
-        raise InvalidEvent(f"time {moment} is out of the range of 64-bit nanoseconds")
+        raise InvalidEvent(f"time {brief(moment)} is out of the range of 64-bit nanoseconds")
     return ns
 
 

@@ -30,16 +30,30 @@ UNDECODABLE = (ValueError, RecursionError)
 """What decoding raises for bytes that were never encoded here; not of the tree."""
 
 
+BRIEF_CHARACTERS = 200
+"""What a message shows of a value that was given, at most."""
+
+
+def brief(value: object) -> str:
+    """Return what a message shows of a value that was given: the beginning of its repr."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - too many digits, too deep, or a repr that fails
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= BRIEF_CHARACTERS else f"{text[:BRIEF_CHARACTERS]}..."
+
+
 class EventStoreError(Exception):
     """Root of the tree: catch this to catch everything the store raises on purpose."""
 
 
 class SessionNotFound(EventStoreError):
-    """No session of that name was ever created in this store."""
+    """No session of that name was ever created in this store, or names can't be read: `why`."""
 
-    def __init__(self, session: str) -> None:
+    def __init__(self, session: str, why: str = "") -> None:
         self.session = session
-        super().__init__(f"session {session!r} does not exist; create it first")
+        what = f"can't be found by name: {why}" if why else "does not exist; create it first"
+        super().__init__(f"session {brief(session)} {what}")
 
 
 class SessionExists(EventStoreError):
@@ -77,7 +91,8 @@ class VersionConflict(EventStoreError):
         self.session, self.expected, self.actual = session, expected, actual
         found = "does not exist" if actual is None else f"is at version {actual}"
         super().__init__(
-            f"expected session {session!r} at {expected}, but it {found}; read it again and retry"
+            f"expected session {session!r} at {brief(expected)}, but it {found}; "
+            "read it again and retry"
         )
 
 

@@ -17,7 +17,7 @@ class Event(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaul
     """Base of all facts."""
 
 
-class Span(msgspec.Struct, frozen=True, array_like=True):
+class Span(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A run of visible lines: messages `start <= number < stop` of one stream.
 
     A message's number counts the messages of its own stream from 0. With `note` set the span

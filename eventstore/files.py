@@ -11,10 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import StoreUnavailable
+from .errors import InvalidEvent, StoreUnavailable, brief
 
 PRIVATE = 0o600
 OTHERS = 0o077
+_NEW_OR_EMPTY = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def checked_path(path: object, what: str) -> Path:
+    """Return the path that a caller gave. Raises InvalidEvent for what is none."""
+    try:
+        return Path(path)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidEvent(f"{what} must be a path, not {brief(path)}") from None
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -53,21 +62,31 @@ def unavailable(path: Path) -> Iterator[None]:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner can read, durably; raises StoreUnavailable."""
+    """Write a file that only its owner can read, durably; raises StoreUnavailable.
+
+    One that is there stays as it is, unless it is empty: a process died before it wrote the key.
+    """
     with unavailable(path):
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-        except FileExistsError:
-            raise StoreUnavailable(f"{path} exists already; a key is never overwritten") from None
-        try:
-            with open(handle, "wb") as file:  # noqa: PTH123 - a handle, not a path
+        handle = os.open(path, _NEW_OR_EMPTY, PRIVATE)
+        with open(handle, "wb") as file:  # noqa: PTH123 - a handle, not a path
+            fcntl.flock(handle, fcntl.LOCK_EX)  # of all who find it empty one writes
+            _check_empty(path, os.fstat(handle))
+            try:
                 file.write(content)
                 file.flush()
                 os.fsync(handle)
-        except OSError:
-            path.unlink()  # half a key is none, and the name must be free again
-            raise
+            except OSError:
+                path.unlink()  # half a key is none, and the name must be free again
+                raise
         sync_directory(path.parent)
+
+
+def _check_empty(path: Path, found: os.stat_result) -> None:
+    """Raise StoreUnavailable unless an opened file is at its path, empty and its owner's alone."""
+    there = path.exists() and os.path.samestat(found, path.stat())
+    private = found.st_uid == os.geteuid() and not found.st_mode & OTHERS
+    if found.st_size or not (there and private and stat.S_ISREG(found.st_mode)):
+        raise StoreUnavailable(f"{path} exists already; a key is never overwritten")
 
 
 def read_private(path: Path, limit: int) -> bytes:

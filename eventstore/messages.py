@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import InvalidEvent
+from .errors import InvalidEvent, brief
 from .ids import parse_message_id
 from .limits import NESTING_DEPTH_MAX
 
@@ -98,7 +98,7 @@ def check_message(value: object) -> dict[str, Json]:
     if role is not None and type(role) is not str:
         raise InvalidEvent(f"message role must be a string, not {type(role).__name__}")
     if given is not None and (type(given) is not str or not given):
-        raise InvalidEvent(f"message id must be a string that is not empty, not {given!r}")
+        raise InvalidEvent(f"message id must be a string that is not empty, not {brief(given)}")
     return fields
 
 

@@ -27,8 +27,15 @@ from .engine.requests import Options, Request
 from .engine.runner import Engine
 from .engine.subscription import Signal, Subscription
 from .engine.system import ORIGIN, READ
-from .errors import Corruption, EventStoreError, InvalidEvent, SessionNotFound, StoreUnavailable
-from .ids import SYSTEM
+from .errors import (
+    Corruption,
+    EventStoreError,
+    InvalidEvent,
+    StoreUnavailable,
+    brief,
+)
+from .files import checked_path
+from .ids import SYSTEM, check_name
 from .keyring import Keyring
 from .limits import BRANCH_DEPTH_MAX, BUFFERED_INTERVAL_MS, MAP_BYTES_DEFAULT
 from .log.base import Head, Log, Receipt
@@ -40,7 +47,14 @@ from .log.seal import LOCKED
 from .log.vault import STORE_KEY
 from .messages import Json, TokenCounter, count_tokens
 from .place.directory import describe, ensure_store
-from .place.opening import check_apart, check_volume, open_log, trusted_directory, unlock
+from .place.opening import (
+    check_apart,
+    check_number,
+    check_volume,
+    open_log,
+    trusted_directory,
+    unlock,
+)
 from .state.caches import drop_stale
 from .state.lineage import Headers
 from .state.snapshots import MemorySnapshots, Snapshots, disk_snapshots
@@ -69,6 +83,9 @@ class EventStore(Commands[Receipt]):
         record_reads: bool = False,
         distrust: EventStoreError | None = None,
     ) -> None:
+        check_number(max_depth, "max_depth", 0)
+        if actor:
+            check_name(actor, "actor")
         self.log, self.path, self.id = log, path, store
         self.origin = origin or store
         self.distrust = distrust
@@ -129,7 +146,8 @@ class EventStore(Commands[Receipt]):
             raise InvalidEvent("reads can't be recorded in a store that is open read-only")
         if durability not in ("sync", "buffered") or compression not in ("zstd", "none"):
             raise InvalidEvent("durability is 'sync' or 'buffered', compression 'zstd' or 'none'")
-        place = Path(path)
+        check_number(map_size, "map_size", 1)
+        place = checked_path(path, "path")
         check_apart(keyring, place, read_only=read_only)
         trusted = trusted_directory(place, trust)
         check_volume(place, read_only=read_only)
@@ -273,9 +291,10 @@ class EventStore(Commands[Receipt]):
     ) -> Iterator[reading.Page]:
         """Return the pages behind events()."""
         newest = self.version(session)
-        end = newest if last is None else min(last, newest)
+        start = max(reading.checked_place(first, "from_version"), 0)
+        end = newest if last is None else min(reading.checked_place(last, "to_version"), newest)
         self.note_read(session, "events", end)
-        return reading.stream_pages(self.log, session, max(first, 0), end, reverse=reverse)
+        return reading.stream_pages(self.log, session, start, end, reverse=reverse)
 
     def all(
         self,
@@ -285,16 +304,21 @@ class EventStore(Commands[Receipt]):
         types: Collection[str] | None = None,
     ) -> Iterator[Recorded]:
         """Iterate over the whole log; `types` are names such as "MessageAppended"."""
+        return reading.flat(self.log_pages(from_position, types), limit)
+
+    def log_pages(self, position: int, types: Collection[str] | None) -> Iterator[reading.Page]:
+        """Return the pages behind all()."""
+        start = reading.checked_place(position, "from_position")
         self.flush()
         self.note_read(None, "log")
-        return reading.flat(reading.log_pages(self.log, max(from_position, 0), types), limit)
+        return reading.log_pages(self.log, start, types)
 
     def event(self, position: int) -> Recorded:
         """Return the event at a position. Raises InvalidEvent where there is none."""
         self.flush()
         size = self.log.size()
-        if not 0 <= position < size:
-            raise InvalidEvent(f"positions go from 0 to {size - 1}, not {position}")
+        if not 0 <= reading.checked_place(position, "position") < size:
+            raise InvalidEvent(f"positions go from 0 to {size - 1}, not {brief(position)}")
         frames = self.log.read_all(position, frames_max=1)
         found = Recorded(frames[0], position - frames[0].position)
         self.note_read(found.session, "event", found.version)
@@ -315,7 +339,7 @@ class EventStore(Commands[Receipt]):
         self.flush()
         tail = self.log.tail(session)
         if tail is None:
-            raise SessionNotFound(session)
+            raise self.log.codec.missing(session)
         return tail.version
 
     def position_at(self, moment: datetime | int) -> int:
@@ -333,8 +357,8 @@ class EventStore(Commands[Receipt]):
 
     def subscribe(self, from_position: int = 0, *, follow: bool = True) -> Subscription:
         """Return an iterator over the log from a position on, which waits for more."""
+        position = reading.checked_place(from_position, "from_position")
         self.note_read(None, "log")
-        position = from_position
 
         def fetch() -> reading.Page:
             nonlocal position
@@ -347,8 +371,8 @@ class EventStore(Commands[Receipt]):
 
     def follow(self, session: str, from_version: int = 0) -> Subscription:
         """Return an iterator over one session's events that waits for more."""
+        version = max(reading.checked_place(from_version, "from_version"), 0)
         self.note_read(session, "events", self.version(session))
-        version = max(from_version, 0)
 
         def fetch() -> reading.Page:
             nonlocal version
@@ -402,10 +426,17 @@ class EventStore(Commands[Receipt]):
         self.engine.check_process()
         self.engine.writer.flush()
 
+    @property
+    def trained(self) -> bool:
+        """True where train_dictionary() made one: it may hold pieces of what was redacted since."""
+        return self.log.codec.trained
+
     def train_dictionary(self) -> int:
         """Train a compression dictionary on this store's newest events; returns its number.
 
-        New events use it; old ones keep naming theirs. Raises InvalidEvent with too few events.
+        New events use it; old ones keep naming theirs. It is made of pieces of what was said and
+        stays as long as the store does, whatever is redacted later. Raises InvalidEvent with too
+        few events.
         """
         self.engine.check_writable()
         if self.encrypted:

@@ -102,7 +102,7 @@ class BranchTree:
         root = None if session is None else root_of(store.log, session)
         rows = _rows_on_demand(store, root, last)
         if session is not None and session not in {row.session for row in rows}:
-            raise SessionNotFound(session)
+            raise store.log.codec.missing(session)
         return tree_of(store, rows, last)
 
     @property
@@ -216,7 +216,7 @@ def tree_prefix(root: str) -> str:
 def root_of(log: Log, session: str) -> str:
     """Return the root of the tree that a session is in. Raises SessionNotFound."""
     if log.tail(session) is None:
-        raise SessionNotFound(session)
+        raise log.codec.missing(session)
     seen = {session}
     while (fork := fork_of(log, session)) is not None:
         session = fork[0]

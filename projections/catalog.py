@@ -17,7 +17,7 @@ from xxhash import xxh3_128_digest
 
 from eventstore import InvalidEvent, Recorded
 from eventstore import events as ev
-from eventstore.errors import UNDECODABLE
+from eventstore.errors import UNDECODABLE, brief
 from eventstore.ids import check_name
 from eventstore.limits import NAME_BYTES_MAX
 from eventstore.log.format import SHREDDED, TYPE_CODES
@@ -278,24 +278,24 @@ def selection(
     if user is not None:
         check_name(user, "user")
     if not isinstance(where, Mapping | None):
-        raise InvalidEvent(f"where must be a dict of metadata keys and values, not {where!r}")
-    field, down = str(order).removeprefix("-"), str(order).startswith("-")
+        raise InvalidEvent(f"where must be a dict of metadata keys and values, not {brief(where)}")
+    field = order.removeprefix("-") if type(order) is str else ""
     if field not in ORDERS:
-        raise InvalidEvent(f"order must be one of {', '.join(ORDERS)}, or -one, not {order!r}")
+        raise InvalidEvent(f"order must be one of {', '.join(ORDERS)}, or -one, not {brief(order)}")
     if limit is not None and (type(limit) is not int or limit < 1):
-        raise InvalidEvent(f"limit must be a whole number above 0, or None, not {limit!r}")
+        raise InvalidEvent(f"limit must be a whole number above 0, or None, not {brief(limit)}")
     place = None if after is None else _opened_cursor(after, order)
-    return Selection(user, where or {}, _statuses(status), field, down, limit, place)
+    return Selection(user, where or {}, _statuses(status), field, field != order, limit, place)
 
 
 def _statuses(given: str | Collection[str]) -> Collection[str]:
     """Return statuses as a collection; a text is one. Raises InvalidEvent for unknown ones."""
     if not isinstance(given, Collection):
-        raise InvalidEvent(f"status must be a collection of states, not {given!r}")
+        raise InvalidEvent(f"status must be a collection of states, not {brief(given)}")
     found = (given,) if isinstance(given, str) else tuple(given)
     for each in found:
         if each not in STATUSES:
-            raise InvalidEvent(f"status takes {', '.join(STATUSES)}, not {each!r}")
+            raise InvalidEvent(f"status takes {', '.join(STATUSES)}, not {brief(each)}")
     return found
 
 
@@ -313,5 +313,5 @@ def _opened_cursor(cursor: str, order: str) -> Place:
             raise InvalidEvent(f"the cursor belongs to a list by {made}, not by {order}")
         place = msgspec.msgpack.decode(raw, type=kind)[1:]
     except (TypeError, *UNDECODABLE):
-        raise InvalidEvent(f"{cursor!r} is no cursor of this list") from None
+        raise InvalidEvent(f"{brief(cursor)} is no cursor of this list") from None
     return cast("Place", place)

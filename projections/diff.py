@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from eventstore import EventStore, InvalidEvent, Message
+from eventstore.errors import brief
 from eventstore.events import Span
 from eventstore.messages import Json
 from eventstore.patch import changes
@@ -113,7 +114,7 @@ def _state(store: EventStore, side: Any) -> SessionState:
         return SessionState.of(store, side)
     if isinstance(side, tuple) and [type(part) for part in side] == [str, int]:
         return SessionState.of(store, side[0], at_version=side[1])
-    raise InvalidEvent(f"a session id, a (session, version) or a state expected, not {side!r}")
+    raise InvalidEvent(f"a session id, a (session, version) or a state expected, not {brief(side)}")
 
 
 def common_prefix(ours: Iterable[Span], theirs: Iterable[Span]) -> int:

@@ -15,6 +15,7 @@ import msgspec
 from xxhash import xxh3_128_digest
 
 from eventstore import Corruption, EventStore, InvalidEvent, StoreUnavailable
+from eventstore.errors import brief
 from eventstore.ids import SYSTEM, check_name
 from eventstore.log.frame import Frame
 from eventstore.messages import Json
@@ -229,6 +230,8 @@ class Views:
 
     def register(self, projection: Projection[Any]) -> None:
         """Keep a projection's state from now on; its name must be free. Raises InvalidEvent."""
+        if not isinstance(projection, Projection):
+            raise InvalidEvent(f"a Projection is expected, not {brief(projection)}")
         name = check_name(projection.name, "projection name")
         if name in self._views:
             raise InvalidEvent(f"a projection called {name!r} is registered already")
@@ -264,9 +267,11 @@ class Views:
 
     # -- catching up ---------------------------------------------------------------------
 
-    def _view(self, name: str) -> _View:
-        if name not in self._views:
-            raise InvalidEvent(f"no projection called {name!r}; there are {', '.join(self._views)}")
+    def _view(self, name: object) -> _View:
+        if not isinstance(name, str) or name not in self._views:
+            raise InvalidEvent(
+                f"no projection called {brief(name)}; there are {', '.join(self._views)}"
+            )
         return self._views[name]
 
     def _query(self, view: _View, read: Callable[[Any, Checkpoint], Answer]) -> Answer:

@@ -6,8 +6,9 @@ the newest event; time travel is exact, since recorded time never goes back alon
 
 from datetime import datetime
 
-from eventstore import EventStore, InvalidEvent, SessionNotFound
+from eventstore import EventStore, InvalidEvent
 from eventstore.engine.reading import version_at
+from eventstore.errors import brief
 from eventstore.state.lineage import checked_version
 
 
@@ -24,7 +25,7 @@ def moment_position(
     if at_position is None:
         return newest
     if isinstance(at_position, bool) or not isinstance(at_position, int):
-        raise InvalidEvent(f"a position must be an integer, not {at_position!r}")
+        raise InvalidEvent(f"a position must be an integer, not {brief(at_position)}")
     return min(at_position, newest)
 
 
@@ -46,7 +47,7 @@ def moment_version(
         return store.version(session)
     version = version_at(store.log, session, moment_position(store, at_position, at_time))
     if version < 0:
-        raise SessionNotFound(session)
+        raise store.log.codec.missing(session)
     return version
 
 

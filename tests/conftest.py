@@ -5,19 +5,25 @@ with CI set, Hypothesis draws the same examples on every run; the fast tests' fi
 where there is room, those of long ones, or with TMPDIR set, where the system puts them.
 """
 
+import asyncio
 import gc
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from faces import PLAIN, Awaiting
+from facts import STORE
 from hypothesis import HealthCheck, settings
+from turns import Asking
 
-from eventstore import EventStore, Keyring
+from eventstore import EventStore, Keyring, StoreUnavailable
 from eventstore.log.lmdb import LmdbLog
 from eventstore.log.memory import MemoryLog
 from eventstore.place.directory import LOG, ensure_store
+from eventstore.sessions import SessionManager
 from eventstore.store import starter_dictionary
 
 # Many tests start processes of their own; without byte code each would compile the package anew.
@@ -75,6 +81,21 @@ def keyring(tmp_path: Path) -> Keyring:
 
 
 @pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give a place where a keyring may be made."""
+    return tmp_path / "secure" / "keyring"
+
+
+@pytest.fixture
+def vault(path: Path):
+    """Give a new keyring, unlocked."""
+    opened = Keyring.file(path).unlock(STORE, create=True)
+    yield opened
+    with suppress(StoreUnavailable):  # a test may have closed it
+        opened.close()
+
+
+@pytest.fixture
 def sealed(tmp_path: Path, keyring: Keyring):
     """Give an encrypted store in the directory `history`."""
     with EventStore.open(tmp_path / "history", keyring=keyring) as opened:
@@ -105,3 +126,28 @@ def log(request: pytest.FixtureRequest, tmp_path: Path, keyring: Keyring):
             opened.unlock(keyring.unlock(opened.store, create=True))
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def manager(request: pytest.FixtureRequest):
+    """Give a manager over a store in memory, then its async face."""
+    with EventStore.in_memory() as store, SessionManager(store, PLAIN) as made:
+        if request.param == "sync":
+            yield made
+        else:
+            with asyncio.Runner() as runner:
+                yield Awaiting(made, runner)
+
+
+@pytest.fixture
+def sessions():
+    """Give a manager of a store in memory with a session `s`."""
+    with EventStore.in_memory() as store, SessionManager(store, PLAIN) as made:
+        made.create("s")
+        yield made
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Asking:
+    """Give a way to call methods: from a thread, then from an event loop."""
+    return Asking(request.param)

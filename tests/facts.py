@@ -13,6 +13,9 @@ from eventstore.log.codec import Codec
 from eventstore.log.draft import Draft, draft
 from eventstore.messages import Message
 
+STORE = "0190a1b2-0000-7000-8000-000000000001"
+"""The store that a keyring is of."""
+
 CREATED = ev.SessionCreated(metadata={"topic": "tests"})
 NOTED = ev.Custom("noted", {"n": 1})
 

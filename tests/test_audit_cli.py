@@ -4,6 +4,7 @@
 
 import http.server
 import json
+import os
 import shutil
 import sys
 import threading
@@ -59,6 +60,21 @@ def test_a_checkpoint_is_a_signed_note(chat: Cli, kept: Path, tmp_path: Path):
     assert "mode 0644" in chat.refused(2, "checkpoint")
     shutil.rmtree(kept)
     assert "run 'eventstore keygen'" in chat.refused(2, "checkpoint")
+
+
+def test_keygen_after_one_that_was_killed(chat: Cli, tmp_path: Path):
+    """An empty key file that no head was signed with gets the key; one that had a key is kept."""
+    audit = tmp_path / "history.audit"
+    for name in ("signing.key", "signing.key.new"):
+        audit.mkdir(exist_ok=True)
+        (audit / name).touch(0o600)
+        chat.fine("keygen", *(["--rotate"] if name.endswith("new") else []))
+        assert (audit / "signing.key").stat().st_mode & 0o777 == 0o600
+    chat.fine("checkpoint")
+    os.truncate(audit / "signing.key", 0)
+    known = (audit / "verifier.pub").read_text()
+    assert "restore it from its backup" in chat.refused(2, "keygen")
+    assert (audit / "verifier.pub").read_text() == known
 
 
 def test_a_key_hands_over(chat: Cli, kept: Path, capsys):
@@ -414,6 +430,17 @@ def test_a_plain_store_can_redact_and_not_erase(chat: Cli):
     chat.fine("redact", "a", "2")
     assert chat.texts("a") == ["one", "three"]
     assert "encrypted" in chat.refused(2, "erase", "a", "--reason", "r")
+
+
+def test_redacting_tells_of_a_trained_dictionary(chat: Cli):
+    """Where compression was trained before, the answer says what may still be in its dictionary."""
+    words = [f'{{"role": "user", "content": "the price of {n} is {n * 7}"}}' for n in range(300)]
+    chat.fine("append", "a", stdin="\n".join(words).encode())
+    chat.fine("train-dictionary")
+    done = chat("redact", "a", "9", "--json")
+    assert done.code == 0 and done.json["version"]
+    assert "may hold pieces of it; see docs/erasure.md" in done.err
+    chat.fine("append", "a", "--content", "more")
 
 
 def test_a_restored_encrypted_store_records_its_origin_when_it_can(sealed: Cli, tmp_path: Path):

@@ -349,6 +349,27 @@ def test_cleanup_goes_on_until_it_is_interrupted(three: Cli):
     assert three.fine("verify", "--json").json["sound"]
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, b"eventstore: interrupted\n"), (signal.SIGTERM, -signal.SIGTERM, b"")],
+)
+def test_cleanup_waits_an_interval_and_ends_with_a_signal(three: Cli, number, code, said):
+    """A process with --every says a line a round, does what came due, and ends as signals end."""
+    arguments = ("cleanup", "--every", "0.3", "--expired", "close", "--store", str(three.store))
+    with start(*arguments) as cleaning:
+        assert cleaning.stdout is not None
+        first = cleaning.stdout.readline().decode()
+        three.fine("create", "short", "--ttl", "0.001")
+        while "1 expired" not in (line := cleaning.stdout.readline().decode()):
+            assert "nothing; 0 messages" in line
+        cleaning.send_signal(number)
+        _, err = cleaning.communicate(timeout=20)
+    assert "nothing; 0 messages" in first
+    assert (cleaning.returncode, err) == (code, said)
+    assert three.fine("show", "short", "--json").json["status"] == "closed"
+    assert three.fine("verify", "--json").json["sound"]
+
+
 def test_templates_are_listed_and_shown(three: Cli):
     """Presets first, then the store's own; one by name with all it begins with."""
     with SessionManager.open(three.store, Settings()) as manager:

@@ -11,7 +11,7 @@ from play import SHAPES, STEPS, Play, call, results, said
 
 from eventstore import EventStore, InvalidEvent, Message, SessionDeleted
 from eventstore.messages import calls_answered, calls_made, count_tokens
-from eventstore.sessions.context import Window, build_context
+from eventstore.sessions.context import ORPHANS_MAX, Window, build_context, check_room
 from eventstore.sessions.marks import is_important, marks_of
 from eventstore.sessions.shapes import OPENING, to_anthropic, to_openai
 from projections import SessionState
@@ -96,6 +96,7 @@ def modelled(lines, budget, last, summaries) -> list[int] | None:
             break
         taken |= {index}
     others = [i for i in range(len(lines)) if i not in fixed and i not in notes]
+    others = [i for i in others if group(lines, i) is not None]
     others = others if last is None else others[max(len(others) - last, 0) :]
     for index in reversed(others):
         more = taken | (group(lines, index) or set())
@@ -321,6 +322,44 @@ def test_an_interrupted_turn_is_left_out(store, shape):
     assert len(build_context(store, "s")) == 5
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_orphans_are_none_of_the_last(store, shape):
+    """Neither a result without its call nor a call without its results uses up one of the N."""
+    store.create("s")
+    store.append("s", said("one", "two", "three"))
+    store.append("s", results(["gone"], shape))
+    store.append("s", call(["never"], shape))
+    window = build_context(store, "s", last=2)
+    assert [each.text for each in window.messages] == ["two", "three"]
+    assert [(each.why, each.messages) for each in window.left] == [("last", 1), ("orphans", 2)]
+    assert build_context(store, "s", last=0).messages == []
+
+
+def test_a_window_passes_over_so_many_orphans(store):
+    """Behind more orphans than ORPHANS_MAX nothing is looked for, whatever `last` would allow."""
+    store.create("s")
+    store.append("s", said("one"))
+    for missing, found in ((ORPHANS_MAX, 1), (1, 0)):
+        orphans = [f"{missing}-{number}" for number in range(missing)]
+        store.append("s", results(orphans, "openai"))
+        assert len(build_context(store, "s", last=5)) == found
+    assert build_context(store, "s", last=5).left[0].why == "last"
+
+
+def test_a_question_must_have_room_beside_what_is_always_there(store):
+    """check_room() refuses what makes a window of it, prompt and important ones over the budget."""
+    store.create("s", token_limit=30)
+    store.append("s", {"role": "system", "content": "x" * 40})
+    store.append("s", said("y" * 400))
+    check_room(store, "s", {"content": "z" * 80})
+    with pytest.raises(InvalidEvent, match="has 31 tokens, the budget is 30"):
+        check_room(store, "s", {"content": "z" * 84})
+    check_room(store, "s", {"content": "z" * 84}, max_tokens=31)
+    store.append("s", {"content": "w" * 20, "metadata": {"important": True}})
+    with pytest.raises(InvalidEvent, match="has 35 tokens, the budget is 30"):
+        check_room(store, "s", {"content": "z" * 80})
+
+
 def test_marks_hold_for_branches_and_other_processes(tmp_path):
     """Important messages of a parent, or that another opened store wrote, are found at once."""
     with EventStore.open(tmp_path / "h") as store, EventStore.open(tmp_path / "h") as other:
@@ -371,7 +410,7 @@ def test_moments_and_deleted_sessions(store):
 def test_limits_must_be_whole_numbers(store, wrong):
     """A wrong limit is named with its value."""
     store.create("s")
-    with pytest.raises(InvalidEvent, match=f"{next(iter(wrong))} must be None or a whole number"):
+    with pytest.raises(InvalidEvent, match=f"{next(iter(wrong))} must be a whole number"):
         build_context(store, "s", **wrong)
 
 

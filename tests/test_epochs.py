@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from facts import STORE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,24 +21,9 @@ from eventstore.files import alone
 from eventstore.keyring import Unlocked
 from eventstore.log.vault import STORE_KEY
 
-STORE = "0190a1b2-0000-7000-8000-000000000002"
 BOUND = b"bound"
 SECONDS_MAX = 60
 LONG = pytest.param(1, marks=pytest.mark.long)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Give a place where a keyring may be made."""
-    return tmp_path / "secure" / "keyring"
-
-
-@pytest.fixture
-def vault(path: Path):
-    """Give a new keyring, unlocked."""
-    opened = Keyring.file(path).unlock(STORE, create=True)
-    yield opened
-    opened.close()
 
 
 def sealed_by(vault: Unlocked, count: int) -> dict[int, bytes]:

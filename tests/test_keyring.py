@@ -3,7 +3,6 @@
 import base64
 import json
 import threading
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.cmac import CMAC
+from facts import STORE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,25 +25,9 @@ from eventstore.log.vault import (
     key_commitment,
 )
 
-STORE = "0190a1b2-0000-7000-8000-000000000001"
 ROOT = bytes(range(32))
 BOUND = b"position 7 of session s"
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Give a place where a keyring may be made."""
-    return tmp_path / "secure" / "keyring"
-
-
-@pytest.fixture
-def vault(path: Path):
-    """Give a new keyring, unlocked."""
-    opened = Keyring.file(path).unlock(STORE, create=True)
-    yield opened
-    with suppress(StoreUnavailable):  # a test may have closed it
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,30 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from facts import STORE
 
 from eventstore import Keyring, StoreUnavailable
 from eventstore.errors import FormatTooNew
 from eventstore.log.vault import STORE_KEY
 from eventstore.masterkey import Master
 
-STORE = "0190a1b2-0000-7000-8000-000000000003"
 ROOT = bytes(range(32))
 BOUND = b"bound"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Give a place where a keyring may be made."""
-    return tmp_path / "secure" / "keyring"
-
-
-@pytest.fixture
-def vault(path: Path):
-    """Give a new keyring, unlocked."""
-    opened = Keyring.file(path).unlock(STORE, create=True)
-    yield opened
-    with suppress(StoreUnavailable):  # a test may have closed it
-        opened.close()
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -2,9 +2,12 @@
 
 import http.server
 import itertools
+import os
 import random
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -319,12 +322,53 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path, content: bytes):
         SigningKey.load(path)
 
 
-def test_a_key_that_was_never_written_says_so(tmp_path: Path):
-    """An empty file, left by a process that died while it made a key, is named as that."""
+def test_a_key_that_was_never_written_is_written(tmp_path: Path):
+    """An empty file, left by a process that died while it made a key, is named as that and used."""
     path = tmp_path / "key"
     path.touch(0o600)
-    with pytest.raises(StoreUnavailable, match="is empty: no key was made; remove it"):
+    with pytest.raises(StoreUnavailable, match="is empty: no key was made; make it with keygen"):
         SigningKey.load(path)
+    KEY.save(path)
+    assert SigningKey.load(path).verifier == KEY.verifier
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["open to others", "a link", "to nowhere", "a pipe", "a directory"]
+)
+def test_what_is_no_empty_key_file_is_left_alone(tmp_path: Path, kind: str):
+    """Only a file that is empty and its owner's alone is written to, and no link is followed."""
+    path, other = tmp_path / "key", tmp_path / "other"
+    other.touch(0o600)
+    make = {
+        "open to others": lambda: path.touch(0o640) or path.chmod(0o640),
+        "a link": lambda: path.symlink_to(other),
+        "to nowhere": lambda: path.symlink_to(tmp_path / "nowhere"),
+        "a pipe": lambda: os.mkfifo(path, 0o600),
+        "a directory": path.mkdir,
+    }
+    make[kind]()
+    with pytest.raises(StoreUnavailable):
+        KEY.save(path)
+    assert other.stat().st_size == 0 and not (tmp_path / "nowhere").exists()
+
+
+def test_of_all_who_find_an_empty_key_file_one_writes(tmp_path: Path):
+    """Threads that make keys in one place leave one key, and all others are told."""
+    path = tmp_path / "key"
+    path.touch(0o600)
+    made = [SigningKey.generate(f"example.com/{number}") for number in range(8)]
+
+    def save(key: SigningKey) -> str:
+        with suppress(StoreUnavailable):
+            key.save(path)
+            return key.name
+        return ""
+
+    with ThreadPoolExecutor(len(made)) as pool:
+        [saved] = filter(None, pool.map(save, made))
+    assert SigningKey.load(path).name == saved
 
 
 def test_a_missing_key_is_unavailable(tmp_path: Path):

@@ -12,7 +12,7 @@ from facts import CREATED, JSON, OBJECTS, TEXTS, append, said
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from eventstore import InvalidEvent, Message
+from eventstore import EventStore, InvalidEvent, Message
 from eventstore import events as ev
 from eventstore.clock import parse_time, to_datetime, to_ns
 from eventstore.engine.reading import position_at, version_at
@@ -101,6 +101,44 @@ def test_every_line_is_found_at_its_index(lines):
     assert [index_of(shown, line) for line in spans_of(lines)] == list(range(len(lines)))
     with pytest.raises(ValueError, match="not in the list"):
         index_of(shown, Span("z", 0, 1))
+
+
+# -- headers that are kept -------------------------------------------------------------------
+
+
+def test_an_owner_of_a_header_changes_no_other():
+    """Kept headers share what is empty; whoever is given one may change it as it likes."""
+    with EventStore.in_memory() as store:
+        for name in "ab":
+            store.create(name, user="u")
+            store.append(name, {"content": "x"})
+        before = [store.headers.now(name) for name in "ab"]
+        kept = [store.headers._newest[name] for name in "ab"]
+        assert kept[0].merges is kept[1].merges and kept[0].metadata is kept[1].metadata
+        for _ in range(2):
+            mine = store.headers.now("a")
+            mine.metadata["k"] = mine.context["k"] = mine.merges["k"] = 1
+            mine.users_held.append("u")
+            mine.spans.append(Span("b", 0, 1))
+            assert [store.headers.now(name) for name in "ab"] == before
+
+
+def test_what_kept_headers_share_is_replaced():
+    """Facts that change a value of one session leave those of all others alone."""
+    with EventStore.in_memory() as store:
+        for name in "abc":
+            store.create(name)
+            store.append(name, {"content": "x"})
+            store.headers.now(name)
+        store.branch("a", "d")
+        store.merge("d", into="a")
+        store.update_metadata("a", {"k": 1})
+        store.set_context("a", "k", 1)
+        store.set_hold(user="u")
+        store.headers.now("a")
+        found = store.headers.now("b")
+        assert (found.metadata, found.context, found.merges, found.users_held) == ({}, {}, {}, [])
+        assert list(store.headers.now("a").merges) == ["d"]
 
 
 # -- merge patches: RFC 7396 -----------------------------------------------------------------

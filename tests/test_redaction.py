@@ -23,6 +23,7 @@ from eventstore import (
 )
 from eventstore.audit.evidence import disclose
 from eventstore.audit.verify import verify
+from eventstore.care.compacting import compact
 from eventstore.interchange import export_events
 from eventstore.state.transcript import tokens_of
 from projections import BranchTree, Projection, SessionState, Statistics, Views, blame, diff, fold
@@ -320,6 +321,23 @@ def test_a_dictionary_learns_nothing_from_it(disk):
     learnt = disk.log.codec._load(number)
     assert b"the price of item" in learnt
     assert b"sesame" not in learnt
+
+
+def test_a_dictionary_keeps_what_it_learnt_before(disk):
+    """One that was trained before a redaction stays as it is; the store tells that it has one."""
+    disk.create("talk")
+    said = [{"role": "user", "content": f"the price of item {n} is {n * 7}"} for n in range(300)]
+    disk.append("talk", said)
+    assert not disk.trained
+    number = disk.train_dictionary()
+    disk.redact("talk", 41)
+    assert disk.trained
+    assert b"the price of item" in disk.log.codec._load(number)
+    disk.train_dictionary()
+    disk.close()
+    compact(disk.path)
+    with EventStore.open(disk.path) as again:
+        assert b"the price of item" in again.log.codec._load(number)
 
 
 def test_readers_go_on_meanwhile(disk):

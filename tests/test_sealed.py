@@ -54,7 +54,7 @@ from eventstore.log.vault import SEALED_NAME_BYTES_MAX, STORE_KEY
 from eventstore.place.directory import LOG, ensure_store
 from eventstore.state.snapshots import LmdbSnapshots
 from eventstore.store import starter_dictionary
-from projections import SessionState, Views
+from projections import BranchTree, SessionState, Views
 
 
 def facts_of(store: EventStore) -> list[tuple]:
@@ -332,6 +332,29 @@ def test_without_its_keyring_a_store_shows_heads_and_pseudonyms(closed, keyring)
         assert {each.key for each in locked.all()} > {None}
         with pytest.raises(SessionNotFound):
             locked.version("a")
+
+
+def test_without_its_keyring_no_name_is_said_not_to_exist(closed, keyring):
+    """Who asks for a session by name is told that the store is encrypted, not to create it."""
+    asks = [
+        lambda store: store.version("a"),
+        lambda store: store.events("a"),
+        lambda store: SessionState.of(store, "a"),
+        lambda store: SessionState.of(store, "a", at_version=0),
+        lambda store: SessionState.of(store, "a", at_position=3),
+        lambda store: BranchTree.of(store, "a"),
+        lambda store: list(export_events(store, ["a"])),
+    ]
+    with EventStore.open(closed) as locked:
+        for ask in asks:
+            with pytest.raises(SessionNotFound, match="encrypted; open it with keyring=") as told:
+                ask(locked)
+            assert "does not exist" not in str(told.value)
+    with EventStore.open(closed, keyring=keyring) as opened:
+        for ask in asks:
+            ask(opened)
+        with pytest.raises(SessionNotFound, match="'c' does not exist; create it first"):
+            opened.version("c")
 
 
 def test_without_its_keyring_no_payload_is_opened(closed):

@@ -244,7 +244,7 @@ def test_pruning_by_accesses_lets_the_unused_go():
 def test_pruning_takes_whole_numbers(wrong):
     """A limit that is no whole number from 0 on is refused by name."""
     for name in ("bytes", "min_accesses"):
-        with pytest.raises(InvalidEvent, match=f"{name} must be a whole number from 0 on"):
+        with pytest.raises(InvalidEvent, match=f"{name} must be a whole number, 0 to"):
             filled(1).prune(**{name: wrong})
 
 

@@ -391,6 +391,20 @@ def test_appends_wait_for_nothing_and_take_nothing_away(store):
     ]
 
 
+def test_a_program_can_wait_for_its_summaries(store):
+    """wait_idle() says False while a summary is being written, and True when all are there."""
+    store.create("s", token_limit=100)
+    with Summaries(store, writer := Slow()) as worker:
+        assert worker.wait_idle(0)
+        talk(store, "s", 20)
+        worker.notice("s")
+        assert not worker.wait_idle(0)
+        assert writer.begun.wait(PATIENCE_SECONDS) and not worker.wait_idle(0)
+        writer.go_on.set()
+        assert worker.wait_idle()
+        assert SessionState.of(store, "s").messages[0].text == "in short"
+
+
 def test_lines_that_changed_are_planned_again(store):
     """A summary of lines that are gone is dropped, and one of what is left is made if due."""
     store.create("s", token_limit=100)

@@ -191,6 +191,20 @@ def test_a_place_that_can_not_be_written_is_named(memory, tmp_path):
         export_tiles(memory, grow(memory, 5), KEYS, tmp_path / "file")
 
 
+@pytest.mark.parametrize("place", ["", "tiles", "log", "log/deep/tiles", "../linked/tiles"])
+def test_no_tiles_go_into_the_store(tmp_path, place):
+    """A directory inside the store, or a link into it, is refused, and nothing is made there."""
+    with EventStore.open(tmp_path / "history") as store:
+        store.create("a")
+        (tmp_path / "linked").symlink_to(tmp_path / "history")
+        key = SigningKey(origin_of("example.com", store.id), bytes(32))
+        note = Heads(store, key, tmp_path / "last.note").sign()
+        before = sorted(store.path.rglob("*"))
+        with pytest.raises(StoreUnavailable, match="inside the store"):
+            export_tiles(store, note, [key.verifier], store.path / place)
+        assert sorted(store.path.rglob("*")) == before
+
+
 def test_a_wrong_tile_in_the_log_is_not_exported(tmp_path):
     """A tile root in the log that its events don't hash to stops the export before the head."""
     with EventStore.open(tmp_path / "history") as store:

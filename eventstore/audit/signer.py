@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ..errors import ProofError, StoreUnavailable
-from ..files import read_private, write_private
+from ..files import read_private, unavailable, write_private
 
 ED25519 = b"\x01"
 """The signature type, in front of key bytes."""
@@ -114,11 +114,17 @@ class SigningKey:
         """Read a key file. Raises StoreUnavailable, also if others may read it, and ProofError."""
         raw = read_private(path, KEY_FILE_BYTES_MAX + 1)
         if not raw:  # a process that died between making the file and writing the key into it
-            raise StoreUnavailable(f"{path} is empty: no key was made; remove it and try again")
+            raise StoreUnavailable(f"{path} is empty: no key was made; make it with keygen")
         try:
             return cls.parse(raw.decode().removesuffix("\n"))
         except (ProofError, UnicodeDecodeError):
             raise ProofError(f"{path} holds no signing key") from None
+
+
+def is_made(path: Path) -> bool:
+    """Return True where there is a key file; an empty one is what a process left that died."""
+    with unavailable(path):
+        return path.exists() and path.stat().st_size > 0
 
 
 def check_key_name(name: str) -> str:

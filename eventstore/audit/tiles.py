@@ -11,6 +11,7 @@ belongs to; entries hold no payloads and no names, so the directory gives away o
 events there are, of which kind, when, and which of them belong together.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from struct import Struct
@@ -42,8 +43,10 @@ def export_tiles(
     """Write the tree under a signed head into a directory, or add to one what is new.
 
     Raises ProofError where the log is not what was signed, RollbackDetected where the directory
-    holds a head that the log does not lead on from, Corruption and StoreUnavailable.
+    holds a head that the log does not lead on from, Corruption and StoreUnavailable, which is
+    also for a directory inside the store.
     """
+    _check_outside(directory, store.path)
     store.flush()
     head = open_head(store, note, keys)
     if Prover(LogLeaves(store.log)).root(head.size) != head.root:
@@ -56,6 +59,13 @@ def export_tiles(
     except OSError as error:
         raise StoreUnavailable(f"no tiles can be written: {error}") from None
     return head
+
+
+def _check_outside(directory: Path, store: Path | None) -> None:
+    """Raise StoreUnavailable for a directory inside the store's, also by way of a link."""
+    place = Path(os.path.realpath(directory))
+    if store is not None and place.is_relative_to(os.path.realpath(store)):
+        raise StoreUnavailable(f"{directory} is inside the store {store}; write tiles elsewhere")
 
 
 def tile_path(index: int, width: int = TILE_LEAVES) -> str:

@@ -21,7 +21,7 @@ from typer.main import get_command
 from .. import ANY, NO_STREAM, EventStore, EventStoreError, InvalidEvent, Receipt, StoreUnavailable
 from ..engine.requests import Options
 from ..log.base import Expected
-from .drawing import receipt_line
+from .drawing import plain, receipt_line
 from .terminal import Terminal, hang_up, parse_number, write_json
 
 FINE, NO, WRONG, INTERRUPTED, HUNG_UP = 0, 1, 2, 130, 141
@@ -173,9 +173,16 @@ def command(panel: str, name: str | None = None) -> Callable[[Command], Command]
 
 
 def mutation(
-    panel: str, name: str | None = None, *, creates: bool = False
+    panel: str,
+    name: str | None = None,
+    *,
+    creates: bool = False,
+    remark: Callable[[EventStore], str] = lambda _: "",
 ) -> Callable[[Mutation], Mutation]:
-    """Register a mutation: it gets the store and the Options first, and prints its receipt."""
+    """Register a mutation: it gets the store and the Options first, and prints its receipt.
+
+    `remark` returns what is to be said of it besides, on stderr, where it is not empty.
+    """
 
     def register(function: Mutation) -> Mutation:
         def run(called: typer.Context, **given: Any) -> None:
@@ -185,8 +192,10 @@ def mutation(
                 with EventStore.in_memory() as rehearsal:  # no directory for what can't be a fact
                     function(rehearsal, options, **given)
             with terminal.writing(creates=creates) as store:
-                receipt = function(store, options, **given)
+                receipt, besides = function(store, options, **given), remark(store)
             terminal.answer(receipt, receipt_line(receipt))
+            if besides:
+                terminal.err.print(plain(f"eventstore: {besides}", "yellow"), soft_wrap=True)
 
         _register(run, function, 2, [*_MUTATING, *_COMMON], panel, name)
         return function

@@ -23,7 +23,7 @@ from ..audit.heads import Heads, open_head
 from ..audit.note import origin_of
 from ..audit.outside import Outside
 from ..audit.page import page_parts, report_lines, report_of
-from ..audit.signer import SigningKey, VerifierKey
+from ..audit.signer import SigningKey, VerifierKey, is_made
 from ..audit.stamps import read_roots, to_authority
 from ..audit.tiles import CHECKPOINT, export_tiles
 from ..audit.trust import (
@@ -93,11 +93,15 @@ def _generated(terminal: Terminal, name: str) -> VerifierKey:
     _put_away(terminal)
     place = terminal.audit / SIGNING_KEY
     if place.exists() and (terminal.audit / VERIFIER_KEY).exists():
-        raise StoreUnavailable(f"{place} exists already; --rotate hands over to a new key")
+        if is_made(place):
+            raise StoreUnavailable(f"{place} exists already; --rotate hands over to a new key")
+        what = f"{place} is empty, but {VERIFIER_KEY} is of a key that was in it"
+        raise StoreUnavailable(f"{what}; restore it from its backup")
     with unavailable(terminal.audit):
         terminal.audit.mkdir(parents=True, exist_ok=True)
-    key = SigningKey.load(place) if place.exists() else SigningKey.generate(origin)
-    if not place.exists():
+    made = is_made(place)
+    key = SigningKey.load(place) if made else SigningKey.generate(origin)
+    if not made:
         key.save(place)
     with unavailable(terminal.audit):
         write_durably(terminal.audit / VERIFIER_KEY, f"{key.verifier}\n".encode())
@@ -130,7 +134,7 @@ def _rotated(terminal: Terminal) -> VerifierKey:
     """Hand over to a new key; where that was interrupted, go on with the key that was made."""
     place = terminal.audit
     old = SigningKey.load(place / SIGNING_KEY)
-    if not (place / NEXT_KEY).exists():
+    if not is_made(place / NEXT_KEY):
         SigningKey.generate(old.name).save(place / NEXT_KEY)
     new = SigningKey.load(place / NEXT_KEY)
     with terminal.writing() as store:

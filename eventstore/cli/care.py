@@ -249,7 +249,10 @@ def _repaired_blocks(destination: Path, report: repairing.Repaired) -> list[Rend
 
 @command(CARE)
 def train_dictionary(terminal: Terminal) -> None:
-    """Train compression on this store's newest facts; new ones get smaller."""
+    """Train compression on this store's newest facts; new ones get smaller.
+
+    The dictionary is made of pieces of what was said, and stays whatever is redacted later.
+    """
     with terminal.writing() as store:
         number = store.train_dictionary()
     terminal.answer({"dictionary": number}, Text.assemble(("✓ ", "green"), f"dictionary {number}"))

@@ -13,7 +13,13 @@ from .app import PROOF, Session, mutation
 from .writes import Reason, parse_place
 
 
-@mutation(PROOF)
+def _still_learnt(store: EventStore) -> str:
+    if not store.trained:
+        return ""
+    return "the dictionary trained on this store may hold pieces of it; see docs/erasure.md"
+
+
+@mutation(PROOF, remark=_still_learnt)
 def redact(
     store: EventStore,
     options: Options,

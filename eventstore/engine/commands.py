@@ -11,7 +11,7 @@ from typing import Unpack
 
 from .. import events as ev
 from ..clock import to_ns
-from ..errors import DepthExceeded, InvalidEvent, VersionConflict
+from ..errors import DepthExceeded, InvalidEvent, VersionConflict, brief
 from ..events import Event
 from ..ids import check_name, check_session, fresh_id, optional_name
 from ..limits import DURATION_MS_MAX, TTL_SECONDS_MAX
@@ -74,7 +74,7 @@ class Commands(Retention[Result]):
             return [Part(name, [created, *first])]
 
         content = ["create", session, facts, [fact.message.fields for fact in first]]
-        return self._submit(request({}, content, decide, options))
+        return self._submit(request([], content, decide, options))
 
     def close(
         self, session: str, *, reason: str | None = None, **options: Unpack[Options]
@@ -105,7 +105,7 @@ class Commands(Retention[Result]):
         def decide(ground: Ground) -> list[Part]:
             return [Part(session, [ev.TtlExtended(ttl, _expiry(ground, ttl))])]
 
-        needs, content = {session: PRESENT}, ["extend_ttl", session, ttl]
+        needs, content = [(session, PRESENT)], ["extend_ttl", session, ttl]
         return self._submit(request(needs, content, decide, options, reads_state=True))
 
     # -- messages ------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class Commands(Retention[Result]):
         occurred = _times(occurred_at, len(facts))
         content = ["append", session, [fact.message.fields for fact in facts], occurred]
         part = Part(session, facts, ANY, occurred)
-        return self._submit(request({session: OPEN}, content, lambda _: [part], options))
+        return self._submit(request([(session, OPEN)], content, lambda _: [part], options))
 
     def prune(
         self,
@@ -157,7 +157,9 @@ class Commands(Retention[Result]):
             fact = decisions.prune(ground.log, header, keep_last, named, moment, exact, reason)
             return [Part(session, [fact], header.version)]
 
-        return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
+        return self._submit(
+            request([(session, LIVING)], content, decide, options, reads_state=True)
+        )
 
     def summarize(
         self,
@@ -185,7 +187,9 @@ class Commands(Retention[Result]):
             return [Part(session, [fact], header.version)]
 
         content = ["summarize", session, fields, upto] + ([] if exact is None else [exact])
-        return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
+        return self._submit(
+            request([(session, LIVING)], content, decide, options, reads_state=True)
+        )
 
     def rewind(self, session: str, to_version: int, **options: Unpack[Options]) -> Result:
         """Make the state what it was at `to_version`; history stays and can be rewound to."""
@@ -196,7 +200,9 @@ class Commands(Retention[Result]):
             return [Part(session, [ev.SessionRewound(version, header.held)], header.version)]
 
         content = ["rewind", session, to_version]
-        return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
+        return self._submit(
+            request([(session, LIVING)], content, decide, options, reads_state=True)
+        )
 
     def undo(self, session: str, **options: Unpack[Options]) -> Result:
         """Rewind to before the last append; an undo can be undone."""
@@ -206,7 +212,9 @@ class Commands(Retention[Result]):
             return [Part(session, [decisions.undo(ground.log, header)], header.version)]
 
         content = ["undo", session]
-        return self._submit(request({session: LIVING}, content, decide, options, reads_state=True))
+        return self._submit(
+            request([(session, LIVING)], content, decide, options, reads_state=True)
+        )
 
     # -- branches ------------------------------------------------------------------------
 
@@ -238,7 +246,7 @@ class Commands(Retention[Result]):
             version = header.version if at is None else decisions.version_at(ground.log, header, at)
             return [Part(branch, [ev.BranchCreated(parent, version, name, description)])]
 
-        return self._submit(request({parent: LIVING}, content, decide, options, reads_state=True))
+        return self._submit(request([(parent, LIVING)], content, decide, options, reads_state=True))
 
     def merge(
         self,
@@ -274,7 +282,7 @@ class Commands(Retention[Result]):
             return [Part(into, [fact], ours.version), Part(source, [marker], theirs.version)]
 
         content = ["merge", source, into, strategy, on_conflict, fields]
-        needs = {into: OPEN, source: LIVING}
+        needs = [(into, OPEN), (source, LIVING)]
         return self._submit(request(needs, content, decide, options, reads_state=True))
 
     # -- values --------------------------------------------------------------------------
@@ -351,7 +359,7 @@ class Commands(Retention[Result]):
         def decide(ground: Ground) -> list[Part]:
             return system_parts(ground.log, [fact])
 
-        return self._submit(request({}, ["system", fact], decide, options, reads_state=True))
+        return self._submit(request([], ["system", fact], decide, options, reads_state=True))
 
     def _appended(
         self, messages: dict[str, Json] | Message | Iterable[dict[str, Json] | Message]
@@ -367,7 +375,7 @@ class Commands(Retention[Result]):
         content = [type(fact).__name__, session, fact]
         alone = needs == PRESENT  # a change of standing: what comes after it must see it
         return self._submit(
-            request({session: needs}, content, lambda _: [part], options, reads_state=alone)
+            request([(session, needs)], content, lambda _: [part], options, reads_state=alone)
         )
 
 
@@ -390,13 +398,13 @@ def _times(
 
 def _names(messages: object) -> list[str]:
     if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable):
-        raise InvalidEvent(f"messages must be a list of ids, not {messages!r}")
+        raise InvalidEvent(f"messages must be a list of ids, not {brief(messages)}")
     return [check_name(each, "message id") for each in messages]
 
 
 def _spans(lines: object) -> list[ev.Span]:
     if not isinstance(lines, Sequence) or not all(isinstance(each, ev.Span) for each in lines):
-        raise InvalidEvent(f"lines must be a list of Span, not {lines!r}")
+        raise InvalidEvent(f"lines must be a list of Span, not {brief(lines)}")
     return list(lines)
 
 
@@ -421,12 +429,12 @@ def _text(value: object) -> str | None:
 
 def _check_choice(value: object, choices: Sequence[str], what: str) -> None:
     if value not in choices:
-        raise InvalidEvent(f"{what} must be one of {', '.join(choices)}, not {value!r}")
+        raise InvalidEvent(f"{what} must be one of {', '.join(choices)}, not {brief(value)}")
 
 
 def _check_limit(value: object, what: str) -> None:
     if value is not None and (type(value) is not int or not 0 < value < 1 << 63):
-        raise InvalidEvent(f"{what} must be a whole number above 0, not {value!r}")
+        raise InvalidEvent(f"{what} must be a whole number above 0, not {brief(value)}")
 
 
 def _milliseconds(duration_ms: float | None) -> float | None:
@@ -435,7 +443,7 @@ def _milliseconds(duration_ms: float | None) -> float | None:
         return None
     if not _is_number(duration_ms) or not 0 <= duration_ms <= DURATION_MS_MAX:
         raise InvalidEvent(
-            f"duration_ms must be 0 to {DURATION_MS_MAX}, or None, not {duration_ms!r}"
+            f"duration_ms must be 0 to {DURATION_MS_MAX}, or None, not {brief(duration_ms)}"
         )
     return float(duration_ms)
 
@@ -445,7 +453,7 @@ def _seconds(ttl: float | None) -> float | None:
     if ttl is None:
         return None
     if not _is_number(ttl) or not 0 < ttl <= TTL_SECONDS_MAX:
-        raise InvalidEvent(f"ttl must be 0 to {TTL_SECONDS_MAX} seconds, or None, not {ttl!r}")
+        raise InvalidEvent(f"ttl must be 0 to {TTL_SECONDS_MAX} seconds, or None, not {brief(ttl)}")
     return float(ttl)
 
 

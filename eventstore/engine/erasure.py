@@ -275,7 +275,7 @@ def _conclusion(session: str, fact: ev.KeyShredded, options: Options) -> Request
         return [Part(session, [fact], tail.version)]
 
     who: Options = {"actor": options.get("actor")}
-    return request({}, ["erased", session], decide, who, reads_state=True, known=known)
+    return request([], ["erased", session], decide, who, reads_state=True, known=known)
 
 
 def resume(runner: Runner) -> None:
@@ -331,7 +331,7 @@ def _repetition(again: Mapping[str, int | None], taken: Mapping[str, Versions]) 
             parts.append(Part(session, [fact], _newest(ground.log, session).version))
         return [*parts, *_without(taken, REPEATED)]
 
-    return request({}, ["erase", *again], decide, {}, reads_state=True, known=known)
+    return request([], ["erase", *again], decide, {}, reads_state=True, known=known)
 
 
 def _newest(log: Log, session: str) -> Recorded:

@@ -7,7 +7,7 @@ was committed when it took its page and never one twice; damage raises Corruptio
 from collections.abc import Collection, Iterator
 from itertools import islice
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..log.base import Log, frames_at
 from ..log.format import TYPE_CODES
 from ..log.frame import Recorded
@@ -55,9 +55,11 @@ def log_pages(log: Log, position: int, types: Collection[str] | None = None) -> 
 
 def type_codes(types: Collection[str]) -> set[int]:
     """Return the codes of event types; raises InvalidEvent for a name that is none."""
-    unknown = sorted(set(types) - set(_CODES))
+    if isinstance(types, str) or not isinstance(types, Collection):
+        raise InvalidEvent(f"types must be a collection of names, not {brief(types)}")
+    unknown = [name for name in types if type(name) is not str or name not in _CODES]
     if unknown:
-        raise InvalidEvent(f"no such event type: {', '.join(unknown)}")
+        raise InvalidEvent(f"no such event type: {brief(unknown[0])}")
     return {_CODES[name] for name in types}
 
 
@@ -68,9 +70,18 @@ def flat(pages: Iterator[Page], limit: int | None) -> Iterator[Recorded]:
 
 def checked_limit(limit: int | None) -> int | None:
     """Return a limit of events, None for none. Raises InvalidEvent below 0."""
-    if limit is not None and limit < 0:
-        raise InvalidEvent(f"limit must be a whole number from 0 on, not {limit}")
-    return limit
+    if limit is None:
+        return None
+    if type(limit) is not int or limit < 0:
+        raise InvalidEvent(f"limit must be a whole number from 0 on, not {brief(limit)}")
+    return min(limit, POSITION_MAX)
+
+
+def checked_place(place: int, what: str) -> int:
+    """Return a version or position to read from or to. Raises InvalidEvent for no whole number."""
+    if type(place) is not int:
+        raise InvalidEvent(f"{what} must be a whole number, not {brief(place)}")
+    return place
 
 
 def position_at(log: Log, moment: int) -> int:

@@ -10,7 +10,7 @@ from typing import Protocol, TypedDict
 import msgspec
 from xxhash import xxh3_128_digest
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..events import Event
 from ..ids import check_session, optional_name
 from ..log.base import ANY, Expected, Log, Receipt
@@ -90,7 +90,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def request(
-    needs: dict[str, str],
+    needs: Sequence[tuple[str, str]],
     content: Sequence[object],
     decide: Callable[[Ground], list[Part]],
     options: Options,
@@ -100,7 +100,7 @@ def request(
     finish: Callable[[Runner], None] | None = None,
 ) -> Request:
     """Return a checked request; `content` is what makes a repeated key the same command."""
-    for session in needs:
+    for session, _ in needs:
         check_session(session)
     expected = checked_expected(options.get("expected", ANY))
     unknown = set(options) - set(Options.__annotations__)
@@ -108,7 +108,7 @@ def request(
         raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
     key = optional_name(options.get("key"), "key")
     return Request(
-        needs,
+        dict(needs),
         _digest(content) if key else bytes(16),
         decide,
         reads_state,
@@ -125,7 +125,7 @@ def request(
 def checked_expected(expected: Expected | int) -> Expected | int:
     """Return it if it is ANY, NO_STREAM or an integer. Raises InvalidEvent."""
     if isinstance(expected, bool) or not isinstance(expected, (Expected, int)):
-        raise InvalidEvent(f"expected must be ANY, NO_STREAM or a version, not {expected!r}")
+        raise InvalidEvent(f"expected must be ANY, NO_STREAM or a version, not {brief(expected)}")
     return expected
 
 

@@ -39,7 +39,8 @@ class Retention(ABC, Generic[Result]):
 
         `message` is its id, or its version in the session's own stream. One that a branch or a
         merge shows by reference is redacted in the stream it was said in; the receipt tells. Its
-        entry and every proof stay. Raises InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
+        entry and every proof stay, and so does a dictionary that was trained before (see
+        EventStore.trained). Raises InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
         """
         content = ["redact", session, message, _text(reason)]
         seen = checked_expected(options.pop("expected", ANY))
@@ -68,7 +69,7 @@ class Retention(ABC, Generic[Result]):
 
         return self._submit(
             request(
-                {session: KNOWN},
+                [(session, KNOWN)],
                 content,
                 decide,
                 options,
@@ -107,7 +108,7 @@ class Retention(ABC, Generic[Result]):
 
         return self._submit(
             request(
-                {session: KNOWN},
+                [(session, KNOWN)],
                 ["erase", session, reason, cascade],
                 decide,
                 options,
@@ -158,7 +159,7 @@ class Retention(ABC, Generic[Result]):
                 return system_parts(ground.log, [fact])
             return [Part(session, [fact])]
 
-        needs = {} if session is None else {session: KNOWN}
+        needs = [] if session is None else [(session, KNOWN)]
         content = [type(fact).__name__, session, fact]
         return self._submit(request(needs, content, decide, options, reads_state=True))
 

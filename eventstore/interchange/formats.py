@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..store import EventStore
 from .chat import import_chat, is_heading, is_message
 from .chitchat import import_chitchat
@@ -42,7 +42,7 @@ def import_file(
     own format, whose events have both already. Raises InvalidEvent, SessionExists, KeyReused.
     """
     if format != "auto" and format not in FORMATS:
-        raise InvalidEvent(f"format must be auto, {', '.join(FORMATS)}, not {format!r}")
+        raise InvalidEvent(f"format must be auto, {', '.join(FORMATS)}, not {brief(format)}")
     found = detect_format(path) if format == "auto" else format
     if found == EVENTS:
         return import_events(store, Lines(path), progress=progress)

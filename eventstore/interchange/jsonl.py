@@ -11,7 +11,7 @@ from itertools import groupby
 
 from ..engine.encoder import Encoder
 from ..engine.requests import Part
-from ..errors import EventStoreError, InvalidEvent, SessionNotFound
+from ..errors import EventStoreError, InvalidEvent
 from ..ids import SYSTEM
 from ..limits import MIB
 from ..log.base import NO_STREAM, Append, Stage
@@ -51,7 +51,7 @@ def export_events(store: EventStore, sessions: Sequence[str] | None = None) -> I
     names = dict.fromkeys(sessions)
     for name in names:
         if store.log.tail(name) is None:
-            raise SessionNotFound(name)
+            raise store.log.codec.missing(name)
     return written(store.log, frames_of(store.log, names, size))
 
 

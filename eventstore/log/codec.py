@@ -12,15 +12,15 @@ from typing import Any, cast
 import msgspec
 import zstandard
 
-from ..errors import Corruption, EventTooLarge, InvalidEvent
+from ..errors import Corruption, EventTooLarge, InvalidEvent, SessionNotFound
 from ..events import AnyEvent, Event, MessageAppended
 from ..ids import message_id
 from ..limits import DICTIONARY_BYTES_MAX, EVENT_BYTES_MAX
 from ..messages import Message
 from ..upcast import schema_of, upcast
-from .format import MESSAGE, RAW, TYPES, ZSTD
+from .format import MESSAGE, RAW, STARTER, TYPES, ZSTD
 from .names import Names, PlainNames
-from .seal import Seal
+from .seal import LOCKED, Seal
 
 COMPRESS_BYTES_MIN = 32
 """Payloads below this stay raw: the saving would be smaller than the cost of reading it."""
@@ -120,6 +120,15 @@ class Codec:
     def locked(self) -> bool:
         """True where the log is encrypted and open without its keyring."""
         return self.seal is not None and self.seal.vault is None
+
+    @property
+    def trained(self) -> bool:
+        """True where the log has a dictionary besides the one it began with."""
+        return self._load(STARTER + 1) is not None
+
+    def missing(self, session: str) -> SessionNotFound:
+        """Return the error about a name that is not in the log, as far as can be told of it."""
+        return SessionNotFound(session, LOCKED if self.locked else "")
 
     def compress_all(self, payloads: Sequence[bytes]) -> list[tuple[int, bytes]]:
         """Return (dictionary number, stored bytes) of each, raw where compression does not pay."""

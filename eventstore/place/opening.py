@@ -23,7 +23,8 @@ from typing import NamedTuple
 from ..audit.pages import FILE, META_READS, Meta, PageError, PageFile, hides_a_commit
 from ..audit.structure import check_structure
 from ..audit.trust import audit_directory
-from ..errors import Corruption, StoreUnavailable
+from ..errors import Corruption, InvalidEvent, StoreUnavailable, brief
+from ..files import checked_path
 from ..keyring import Keyring
 from ..log.format import FRAMES, HEAD_KEY, HEAD_ROW, MARKER
 from ..log.lmdb import LmdbLog
@@ -34,6 +35,12 @@ from .volume import check_local, check_room
 
 UNFINISHED = ".compact-"
 """How the names begin of what a compaction makes in the store's directory."""
+
+
+def check_number(value: object, what: str, low: int) -> None:
+    """Raise InvalidEvent unless it is a whole number of 63 bits, from `low` on."""
+    if type(value) is not int or not low <= value < 1 << 63:
+        raise InvalidEvent(f"{what} must be a whole number from {low} on, not {brief(value)}")
 
 
 def check_volume(path: Path, *, read_only: bool) -> None:
@@ -50,10 +57,13 @@ def check_volume(path: Path, *, read_only: bool) -> None:
 def check_apart(keyring: Keyring | None, place: Path, *, read_only: bool) -> None:
     """Raise StoreUnavailable for a keyring inside the store, or one that is another store's.
 
-    A store is made before its keyring: whoever sees the second sees the first, too.
+    InvalidEvent for what is no keyring. A store is made before its keyring: whoever sees the
+    second sees the first, too.
     """
     if keyring is None:
         return
+    if not isinstance(keyring, Keyring):
+        raise InvalidEvent(f"a keyring is made by Keyring.file(path), not {brief(keyring)}")
     keyring.check_outside(place)
     if not read_only and keyring.path.exists() and not (place / MARKER).exists():
         raise StoreUnavailable(
@@ -81,7 +91,7 @@ def trusted_directory(place: Path, trust: str | os.PathLike[str] | None) -> Path
     """Return the audit directory; raises StoreUnavailable where it was named and can't be one."""
     if trust is None:
         return audit_directory(place)
-    directory = Path(trust)
+    directory = checked_path(trust, "trust")
     if not directory.is_dir():
         raise StoreUnavailable(f"{directory} is no directory with a signed head; run keygen first")
     if directory.resolve().is_relative_to(place.resolve()):

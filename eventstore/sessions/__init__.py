@@ -2,7 +2,7 @@
 
 The map, from the ground up:
 
-    settings   `settings` (one typed object), `tokens` (counters)
+    settings   `settings` (one typed object), `checks` (of what callers give), `tokens` (counters)
     looking    `cache`, `session` (headers through it), `external` (keys of the outside world),
                `search`, `health`, `learning`, `sharing` (context by reference), `templates`,
                `limits`

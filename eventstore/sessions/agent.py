@@ -30,14 +30,15 @@ from ..errors import (
     IterationsExceeded,
     KeyReused,
     VersionConflict,
+    brief,
 )
-from ..ids import check_name, message_id
+from ..ids import check_name, message_id, optional_name
 from ..log.base import Receipt
 from ..messages import Json, Message, text_of
-from .context import build_context
+from .checks import check_whole
+from .context import build_context, check_room
 from .driving import Steps, lanes_of
 from .manager import SessionManager
-from .policies import check_whole
 from .settings import COUNT_MAX
 from .shapes import Call, calls_in
 from .turns import Pending, Ran, Turn, newest_turn, read_turn, turn_id
@@ -89,6 +90,8 @@ class AgentSession:
         full_history: bool = False,
         actor: str | None = None,
     ) -> None:
+        if not isinstance(manager, SessionManager):
+            raise InvalidEvent(f"an agent needs a SessionManager, not {brief(manager)}")
         if full_history and max_tokens is not None:
             raise InvalidEvent("give max_tokens or full_history, not both")
         check_name(session, "session")
@@ -98,7 +101,7 @@ class AgentSession:
         self.agent = None if agent is None else _checked_agent(agent)
         self.max_iterations, self.tools = max_iterations, _checked_tools(tools)
         self.max_tokens = COUNT_MAX if full_history else max_tokens
-        self.actor = actor
+        self.actor = optional_name(actor, "actor")
         self.aio = AsyncAgentSession(self)
         self._lanes = lanes_of(manager.store)
 
@@ -109,8 +112,9 @@ class AgentSession:
 
         A turn that was interrupted is finished first, or instead where its question was the same;
         one that failed is left as it is. `agent` and `max_iterations` are for this turn. Raises
-        IterationsExceeded after that many replies without an answer, what the agent raises, and
-        what appends raise.
+        IterationsExceeded after that many replies without an answer, what the agent raises, what
+        appends raise, and InvalidEvent, with nothing recorded, for a question that no window of
+        the budget could hold.
         """
         return self._lanes.alone(self.session, self.sending(text, agent, max_iterations))
 
@@ -158,9 +162,12 @@ class AgentSession:
         """Return the steps behind send_message()."""
         question, asking = _question(text), self._asking(agent, max_iterations)
         turn = self.turn()
-        if turn is not None and turn.state == "interrupted":
-            answer = yield from self._finished(turn, asking)
-            if turn.question.fields == question:
+        halted = turn if turn is not None and turn.state == "interrupted" else None
+        if halted is None or halted.question.fields != question:
+            check_room(self.manager.store, self.session, question, self.max_tokens)
+        if halted is not None:
+            answer = yield from self._finished(halted, asking)
+            if halted.question.fields == question:
                 return answer
         return (yield from self._finished(self._begun(question, turn), asking))
 
@@ -342,7 +349,7 @@ class AsyncAgentSession:
 
 def _checked_agent(agent: Agent | None) -> Agent:
     if not callable(agent):
-        raise InvalidEvent(f"an agent is a callable, not {agent!r}")
+        raise InvalidEvent(f"an agent is a callable, not {brief(agent)}")
     return agent
 
 
@@ -356,11 +363,11 @@ def _check_replies(turn: Turn, limit: int) -> None:
 
 def _checked_tools(tools: Tools | None) -> Tools:
     if not isinstance(tools, Mapping | None):
-        raise InvalidEvent(f"tools are callables by name, in a dict; not {tools!r}")
+        raise InvalidEvent(f"tools are callables by name, in a dict; not {brief(tools)}")
     for name, tool in (tools or {}).items():
         check_name(name, "tool name")
         if not callable(tool):
-            raise InvalidEvent(f"tool {name!r} is a callable, not {tool!r}")
+            raise InvalidEvent(f"tool {name!r} is a callable, not {brief(tool)}")
     return tools or {}
 
 

@@ -14,7 +14,7 @@ from math import inf
 import msgspec
 from cachetools import Cache, TLRUCache
 
-from ..errors import InvalidEvent
+from .checks import check_whole
 
 HEADER_BYTES_MAX = 2_048
 """An encoded header that is kept; a larger one is made anew each time."""
@@ -115,9 +115,8 @@ class HeaderCache:
         `min_accesses` is how often an entry must have been asked for to stay. Returns how many
         entries went. Raises InvalidEvent.
         """
-        for limit, what in ((bytes, "bytes"), (min_accesses, "min_accesses")):
-            if limit is not None and (type(limit) is not int or limit < 0):
-                raise InvalidEvent(f"{what} must be a whole number from 0 on, not {limit!r}")
+        check_whole(bytes, "bytes", or_none=True)
+        check_whole(min_accesses, "min_accesses", or_none=True)
         with self._lock:
             before = len(self._entries)
             for session in self._entries.unused(min_accesses or 0):

@@ -8,7 +8,7 @@ stop() returns when it is done.
 from typing import Any, Self, Unpack
 
 from ..engine.requests import Options
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..log.base import Receipt
 from ..messages import Json, Message
 from ..state.header import SessionHeader
@@ -171,12 +171,14 @@ class Care(Changes):
             if limits:
                 raise InvalidEvent(f"{policy!r} has its limits; give none besides")
             if not callable(getattr(policy, "plan", None)):
-                raise InvalidEvent(f"a policy or a strategy's name is expected, not {policy!r}")
+                raise InvalidEvent(
+                    f"a policy or a strategy's name is expected, not {brief(policy)}"
+                )
             return policy
         name = policy or self.settings.strategy
         kind = STRATEGIES.get(name)
         if kind is None:
-            raise InvalidEvent(f"strategies are {', '.join(STRATEGIES)}, not {name!r}")
+            raise InvalidEvent(f"strategies are {', '.join(STRATEGIES)}, not {brief(name)}")
         given = self._usual_limits(kind) | limits
         unknown = set(given) - set(getattr(kind, "__struct_fields__", given))
         if unknown:

@@ -16,9 +16,11 @@ from projections import SessionState
 
 from ..engine.requests import Options
 from ..errors import EventTooLarge, InvalidEvent, KeyReused, SessionExists, VersionConflict
+from ..ids import check_name
 from ..log.base import Receipt
 from ..messages import Json, Message
 from ..state.header import SessionHeader
+from .checks import checked_id
 from .creation import LIMITS, Left, Limits, NewSession, beginning
 from .external import (
     External,
@@ -54,7 +56,7 @@ class Changes(Questions):
         template: str | None = None,
         branch_from: str | None = None,
         at: int | str | None = None,
-        user: str | None = None,
+        user: str | int | None = None,
         metadata: dict[str, Json] | None = None,
         context: dict[str, Json] | None = None,
         ttl: float | Left | None = UNSET,
@@ -73,14 +75,15 @@ class Changes(Questions):
         """
         limits = Limits(ttl, max_messages, token_limit, max_bytes)
         key = None if external is None else checked_external(external)
+        owner = (key or {}).get("user") if user is None else checked_id(user, "user")
         if branch_from is not None:
-            if limits != Limits() or any((template, user, metadata, context, external)):
+            if limits != Limits() or any((template, owner, metadata, context, external)):
                 raise InvalidEvent("a branch inherits its values and limits; change them later")
             return self.branch(branch_from, at=at, session_id=session, **options)
         if at is not None:
             raise InvalidEvent("at says where a branch starts; name branch_from too")
         facts = self._beginning(template, limits, metadata, context, key)
-        facts |= {"session": session, "user": user or (key or {}).get("user")}
+        facts |= {"session": session, "user": owner}
         if key is None:
             return self._reader.made(self.store.create(**facts, **options).session)
         made, fresh = self._generation(key, facts, options)
@@ -264,7 +267,8 @@ class Changes(Questions):
     def save_as_template(self, session: str, name: str, description: str = "") -> Receipt:
         """Keep a session's values, limits and visible messages as a template."""
         state = SessionState.of(self.store, session)
-        return self._templates.save(template_of(name, state, description))
+        made = template_of(check_name(name, "template"), state, description)
+        return self._templates.save(made)
 
     def delete_template(self, name: str) -> Receipt:
         """Drop a template; sessions that were made from it stay. Raises InvalidEvent."""

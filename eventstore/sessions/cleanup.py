@@ -14,12 +14,13 @@ import msgspec
 
 from projections import CatalogRow, Views
 
-from ..errors import InvalidEvent, StoreUnavailable
+from ..errors import InvalidEvent, StoreUnavailable, brief
 from ..messages import Json
 from ..store import EventStore
 from .background import Background
+from .checks import check_seconds, check_whole
 from .plans import Outcome, Plan, Refusal, Step, attempt, when
-from .policies import Moment, Policy, check_seconds, check_whole, exempt, expired, listed, moment_ns
+from .policies import Moment, Policy, exempt, expired, listed, moment_ns
 
 Ending = Literal["delete", "close", "archive"]
 """What becomes of expired sessions."""
@@ -81,7 +82,9 @@ class Cleanup(Background):
         actor: str | None = None,
     ) -> None:
         if expired not in ("delete", "close", "archive"):
-            raise InvalidEvent(f"expired must be 'delete', 'close' or 'archive', not {expired!r}")
+            raise InvalidEvent(
+                f"expired must be 'delete', 'close' or 'archive', not {brief(expired)}"
+            )
         check_seconds(inactive_after, "inactive_after", or_none=True)
         check_seconds(interval, "interval")
         check_whole(batch, "batch", low=1)

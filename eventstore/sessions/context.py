@@ -15,7 +15,8 @@ What goes in, until the budget is used up:
    first that does not fit ends the window.
 
 A call that lacks a result (its turn was interrupted) and a result that lacks its call are left
-out, whatever they are: no provider takes them.
+out, whatever they are: no provider takes them. They are none of the `last`; after ORPHANS_MAX of
+them the window ends too.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,12 +34,16 @@ from ..spans import index_of, minus
 from ..state.header import SessionHeader
 from ..store import EventStore
 from . import shapes
+from .checks import check_whole
 from .marks import marks_of
 from .shown import ShownLines
 from .units import PROMPT_ROLES
 
 LAST_DEFAULT = 20
 """Messages of a window at most, besides what is always in it and summaries."""
+
+ORPHANS_MAX = 100
+"""Calls without results, and results without calls, that are passed over for older messages."""
 
 BAR_CHARACTERS = 24
 
@@ -152,8 +157,8 @@ def build_context(
     Raises SessionNotFound, SessionDeleted (only when asked for now) and InvalidEvent, also where
     the system prompt and the important messages alone are over the budget.
     """
-    _check_whole(max_tokens, "max_tokens", 1)
-    _check_whole(last, "last", 0)
+    check_whole(max_tokens, "max_tokens", low=1, or_none=True)
+    check_whole(last, "last", or_none=True)
     state = SessionState.of(
         store, session, at_version=at_version, at_position=at_position, at_time=at_time
     )
@@ -163,7 +168,7 @@ def build_context(
     notes = _notes(header.spans)
     marked = {*marks_of(store).among(header.spans), *_places(header.spans, always)}
     prompt = _prompt(filling.lines, notes)
-    filling.take_always(session, prompt, marked.difference(prompt))
+    filling.take_always(session, prompt, marked)
     if include_summaries:
         filling.take_summaries(notes)
     stopped = filling.take_recent(marked.union(prompt, notes), last)
@@ -178,9 +183,20 @@ def build_context(
     )
 
 
-def _check_whole(value: object, what: str, least: int) -> None:
-    if value is not None and (type(value) is not int or value < least):
-        raise InvalidEvent(f"{what} must be None or a whole number from {least} on, not {value!r}")
+def check_room(
+    store: EventStore, session: str, question: dict[str, Json], max_tokens: int | None = None
+) -> None:
+    """Raise InvalidEvent where a window that must hold a new message is over the budget.
+
+    So it is where that alone has more tokens, or with the system prompt and important messages.
+    """
+    store.flush()
+    header = store.headers.now(session)
+    budget = header.token_limit if max_tokens is None else max_tokens
+    if budget is not None:
+        filling = _Filling(ShownLines(store.log, header), budget, store.count_tokens(question))
+        prompt = _prompt(filling.lines, _notes(header.spans))
+        filling.take_always(session, prompt, {*marks_of(store).among(header.spans)})
 
 
 def _notes(spans: Sequence[Span]) -> list[int]:
@@ -208,17 +224,16 @@ def _prompt(lines: ShownLines, notes: Iterable[int]) -> list[int]:
 class _Filling:
     """A window being filled: which lines are taken, and how many tokens are left."""
 
-    def __init__(self, lines: ShownLines, budget: int | None) -> None:
-        self.lines, self._budget = lines, budget
+    def __init__(self, lines: ShownLines, budget: int | None, tokens: int = 0) -> None:
+        self.lines, self._budget, self._tokens = lines, budget, tokens
         self._taken: dict[int, str] = {}
         self._orphans: set[int] = set()
-        self._tokens = 0
 
-    def take_always(self, session: str, prompt: Iterable[int], marked: Iterable[int]) -> None:
+    def take_always(self, session: str, prompt: list[int], marked: set[int]) -> None:
         """Take what is always in a window. Raises InvalidEvent where that is over the budget."""
         for index in prompt:
             self._take(self._new(index), "system")
-        for index in marked:
+        for index in marked.difference(prompt):
             self._take(self._new(index), "important")
         if self._budget is not None and self._tokens > self._budget:
             raise InvalidEvent(
@@ -237,14 +252,18 @@ class _Filling:
 
     def take_recent(self, fixed: set[int], last: int | None) -> str:
         """Take the newest lines that fit; return what ended it: last or budget."""
-        newest_first = (each for each in reversed(range(len(self.lines))) if each not in fixed)
-        for count, index in enumerate(newest_first):
-            if count == last:
+        count = passed = 0
+        for index in (each for each in reversed(range(len(self.lines))) if each not in fixed):
+            if count == last or passed > ORPHANS_MAX:
                 return "last"
             new = self._new(index)
+            if index in self._orphans:
+                passed += 1
+                continue
             if not self._fits(new):
                 return "budget"
             self._take(new, "recent")
+            count += 1
         return "last"
 
     def _new(self, index: int) -> list[int]:

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..events import Span
 from ..spans import joined, minus
 from ..state.header import SessionHeader
+from .checks import check_whole
 from .units import Line, Unit
 
 COVERED_MIN = 2
@@ -43,11 +44,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("at", "share"):
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value <= 1:
-                raise InvalidEvent(f"{name} must be a number above 0, up to 1, not {value!r}")
+                raise InvalidEvent(f"{name} must be a number above 0, up to 1, not {brief(value)}")
         for name, least in (("messages_min", 2), ("tokens_max", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise InvalidEvent(f"{name} must be a whole number from {least}, not {value!r}")
+            check_whole(getattr(self, name), name, low=least)
 
 
 class SummaryPlan(msgspec.Struct, frozen=True):

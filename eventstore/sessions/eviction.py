@@ -13,10 +13,11 @@ import msgspec
 
 from projections import CatalogRow, Views
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..store import EventStore
+from .checks import check_whole
 from .plans import Plan, Step, counted, when
-from .policies import Moment, check_whole, listed, moment_ns
+from .policies import Moment, listed, moment_ns
 from .units import spared
 
 End = Literal["archive", "delete"]
@@ -40,7 +41,7 @@ class _Limits(msgspec.Struct, frozen=True, kw_only=True):
         for what in ("max_sessions", "max_messages", "max_tokens"):
             check_whole(getattr(self, what), what, or_none=True)
         if self.then not in ("archive", "delete"):
-            raise InvalidEvent(f"then must be 'archive' or 'delete', not {self.then!r}")
+            raise InvalidEvent(f"then must be 'archive' or 'delete', not {brief(self.then)}")
 
     def over(self, sessions: int, messages: int, tokens: int) -> list[str]:
         """Return what these totals are over, in words."""
@@ -77,7 +78,7 @@ class LFU(_Limits, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.accesses is not None and not callable(self.accesses):
-            raise InvalidEvent(f"accesses must be a callable or None, not {self.accesses!r}")
+            raise InvalidEvent(f"accesses must be a callable or None, not {brief(self.accesses)}")
 
     def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
         """Return which sessions would go."""

@@ -10,9 +10,9 @@ from hashlib import sha256
 
 import msgspec
 
-from ..errors import InvalidEvent
-from ..ids import check_name
+from ..errors import InvalidEvent, brief
 from ..log.base import Log
+from .checks import checked_id
 
 EXTERNAL_PARTS = ("interface", "user", "chat", "conversation")
 
@@ -40,15 +40,17 @@ def external_key(
 def checked_external(external: Mapping[str, str | int | None]) -> External:
     """Return the key that a dict of parts is. Raises InvalidEvent, also for other names."""
     if not isinstance(external, Mapping):
-        raise InvalidEvent(f"external is a dict of {', '.join(EXTERNAL_PARTS)}, not {external!r}")
+        raise InvalidEvent(
+            f"external is a dict of {', '.join(EXTERNAL_PARTS)}, not {brief(external)}"
+        )
     unknown = set(external) - set(EXTERNAL_PARTS)
     if unknown:
-        raise InvalidEvent(f"external has {sorted(unknown)}; it has {', '.join(EXTERNAL_PARTS)}")
+        raise InvalidEvent(f"external has {brief(unknown)}; it has {', '.join(EXTERNAL_PARTS)}")
     return external_key(*(external.get(part) for part in EXTERNAL_PARTS))
 
 
 def _part(what: str, part: object) -> str:
-    return check_name(str(part) if type(part) is int else part, f"external {what}")
+    return checked_id(part, f"external {what}")
 
 
 def generation_key(external: External, generation: int) -> str:

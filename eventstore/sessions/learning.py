@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from projections import CatalogRow
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..events import MessageAppended
 from ..store import EventStore
 
@@ -29,7 +29,7 @@ def learned_ttl(store: EventStore, rows: Iterable[CatalogRow], share: float) -> 
     answer is one of the pauses (the nearest-rank quantile). Raises InvalidEvent.
     """
     if type(share) not in (int, float) or not 0 < share <= 1:
-        raise InvalidEvent(f"share must be a number above 0, up to 1, not {share!r}")
+        raise InvalidEvent(f"share must be a number above 0, up to 1, not {brief(share)}")
     found = sorted(pause for row in rows for pause in _pauses(store, row.session))
     if len(found) < PAUSES_MIN:
         return None

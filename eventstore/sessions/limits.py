@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from cachetools import LRUCache
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..events import MessageAppended, Span
 from ..log.base import Log
 from ..log.codec import encode_all
@@ -60,5 +60,5 @@ def payload_bytes(
 def check_max_bytes(limit: object) -> int | None:
     """Return a limit in bytes, None for none. Raises InvalidEvent."""
     if limit is not None and (type(limit) is not int or limit < 1):
-        raise InvalidEvent(f"max_bytes must be a whole number above 0, or None, not {limit!r}")
+        raise InvalidEvent(f"max_bytes must be a whole number above 0, or None, not {brief(limit)}")
     return limit

@@ -12,7 +12,8 @@ from typing import Any, Self, Unpack, overload
 import msgspec
 
 from ..engine.requests import Options
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
+from ..files import checked_path
 from ..keyring import Keyring
 from ..log.base import Receipt
 from ..messages import TokenCounter
@@ -43,12 +44,10 @@ class SessionManager(Care):
     ) -> None:
         if not isinstance(store, EventStore):
             raise InvalidEvent(
-                f"a manager takes an open EventStore, not {store!r}; "
+                f"a manager takes an open EventStore, not {brief(store)}; "
                 "SessionManager.open(path) opens one itself"
             )
-        chosen = Settings.load() if settings is None else settings
-        if not isinstance(chosen, Settings):
-            raise InvalidEvent(f"settings are made by Settings(...), not {settings!r}")
+        chosen = Settings.load() if settings is None else _checked(settings)
         super().__init__(store, chosen, summarizer, embed)
         self.aio = AsyncSessionManager(self, self.close)
         self._owns_store = False
@@ -71,11 +70,12 @@ class SessionManager(Care):
         settings and what EventStore.open raises.
         """
         if path is not None:
-            overrides["path"] = os.fspath(path)
+            overrides["path"] = str(checked_path(path, "path"))
         if settings is None:
             chosen = Settings.load(**overrides)
         else:
-            chosen = Settings.load(environ={}, **(msgspec.structs.asdict(settings) | overrides))
+            given = _checked(settings)
+            chosen = Settings.load(environ={}, **(msgspec.structs.asdict(given) | overrides))
         store = _opened(chosen, token_counter(count_tokens or chosen.tokens))
         made = cls(store, chosen, summarizer=summarizer, embed=embed)
         made._owns_store = True
@@ -118,6 +118,12 @@ class SessionManager(Care):
         if self._owns_store:
             self.store.close()
         return None
+
+
+def _checked(settings: object) -> Settings:
+    if not isinstance(settings, Settings):
+        raise InvalidEvent(f"settings are made by Settings(...), not {brief(settings)}")
+    return settings
 
 
 def _opened(chosen: Settings, count_tokens: TokenCounter) -> EventStore:

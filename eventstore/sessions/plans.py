@@ -12,7 +12,7 @@ import msgspec
 from xxhash import xxh3_128_hexdigest
 
 from ..clock import to_datetime
-from ..errors import EventStoreError, InvalidEvent, StoreUnavailable
+from ..errors import EventStoreError, InvalidEvent, StoreUnavailable, brief
 from ..events import Span
 from ..log.base import Receipt
 from ..messages import Json
@@ -211,7 +211,9 @@ def _done(store: EventStore, step: Step, actor: str | None) -> Receipt:
         "delete": store.delete,
     }
     if step.action not in ends:
-        raise InvalidEvent(f"a step's action is one of {', '.join(ACTIONS)}, not {step.action!r}")
+        raise InvalidEvent(
+            f"a step's action is one of {', '.join(ACTIONS)}, not {brief(step.action)}"
+        )
     return ends[step.action](session, reason=step.why, expected=version, key=key, actor=actor)
 
 

@@ -1,4 +1,4 @@
-"""What every policy is made of: how it is asked, what it may look at, how its numbers are checked.
+"""What every policy is made of: how it is asked and what it may look at.
 
 Invariants: a policy writes nothing; it reads the catalogue a page at a time; it leaves alone
 what is exempt, and the messages of sessions that are archived, deleted or expired.
@@ -11,8 +11,6 @@ from typing import Protocol
 from projections import CatalogRow, Views
 
 from ..clock import to_ns
-from ..errors import InvalidEvent
-from ..limits import TTL_SECONDS_MAX
 from ..state.header import SessionHeader
 from ..store import EventStore
 from .plans import Plan, Step
@@ -83,24 +81,3 @@ def expired(row: CatalogRow | SessionHeader, moment: int) -> bool:
 def moment_ns(store: EventStore, now: Moment) -> int:
     """Return a time in ns; None is the store's clock."""
     return store.engine.now() if now is None else to_ns(now)
-
-
-def check_whole(value: object, what: str, *, low: int = 0, or_none: bool = False) -> None:
-    """Raise InvalidEvent unless a policy's number is a whole one from `low` on."""
-    if value is None and or_none:
-        return
-    if type(value) is not int or value < low:
-        also = ", or None" if or_none else ""
-        raise InvalidEvent(f"{what} must be a whole number from {low} on{also}, not {value!r}")
-
-
-def check_seconds(value: object, what: str, *, or_none: bool = False) -> None:
-    """Raise InvalidEvent unless a policy's time is above 0, up to TTL_SECONDS_MAX."""
-    if value is None and or_none:
-        return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value <= TTL_SECONDS_MAX:  # type: ignore[operator]
-        also = ", or None" if or_none else ""
-        raise InvalidEvent(
-            f"{what} must be above 0, up to {TTL_SECONDS_MAX:,} seconds{also}, not {value!r}"
-        )

@@ -15,19 +15,20 @@ from projections.catalog import LISTED
 from projections.diff import Side
 from projections.moment import moment_position
 
-from ..errors import InvalidEvent, KeyShredded, SessionDeleted
+from ..errors import KeyShredded, SessionDeleted
 from ..ids import check_name
 from ..messages import Json, Message
 from ..state.lineage import fork_of
 from ..store import EventStore
 from .cache import HeaderCache
+from .checks import check_whole, checked_id
 from .external import EXTERNAL_PARTS, External, external_key, newest_generation
 from .health import health
 from .learning import SESSIONS_MAX, learned_ttl
 from .limits import Sizes
 from .search import Hit, search
 from .session import CURRENT, Moment, Session, SessionReader
-from .settings import COUNT_MAX, Settings
+from .settings import Settings
 from .sharing import resolved
 from .templates import Template, Templates
 
@@ -88,7 +89,7 @@ class Questions:
 
     def list(
         self,
-        user: str | None = None,
+        user: str | int | None = None,
         where: Mapping[str, Json] | None = None,
         *,
         order: str = "-updated_at",
@@ -101,31 +102,32 @@ class Questions:
 
         `where` names metadata keys and the values they must equal; `order` is updated_at,
         created_at, messages, tokens or session, with `-` for descending. By default neither
-        archived nor deleted ones. Raises InvalidEvent.
+        archived nor deleted ones. A user who is a number is that number as a text, here as in
+        find_by() and create(). Raises InvalidEvent.
         """
-        _check_limit(limit)
-        _check_count(offset, "offset")
+        check_whole(limit, "limit", or_none=True)
+        check_whole(offset, "offset")
         upto = limit + offset if type(limit) is int else limit
         page = self.views.sessions(
-            user=user, where=where, status=status, order=order, limit=upto, after=after
+            user=_user(user), where=where, status=status, order=order, limit=upto, after=after
         )
         return SessionPage(page.rows[offset:], page.next)
 
     def count(
         self,
-        user: str | None = None,
+        user: str | int | None = None,
         where: Mapping[str, Json] | None = None,
         *,
         status: Collection[str] = LISTED,
     ) -> int:
         """Return how many sessions list() would show in all."""
-        return len(self.views.sessions(user=user, where=where, status=status, limit=None))
+        return len(self.views.sessions(user=_user(user), where=where, status=status, limit=None))
 
     def search(
         self,
         text: str,
         *,
-        user: str | None = None,
+        user: str | int | None = None,
         where: Mapping[str, Json] | None = None,
         status: Collection[str] = LISTED,
         limit: int | None = SEARCH_HITS,
@@ -134,8 +136,8 @@ class Questions:
 
         Reads what it searches. Raises InvalidEvent.
         """
-        _check_limit(limit)
-        rows = self.views.sessions(user=user, where=where, status=status, limit=None)
+        check_whole(limit, "limit", or_none=True)
+        rows = self.views.sessions(user=_user(user), where=where, status=status, limit=None)
         return [*islice(search(self.store, rows, text), limit)]
 
     # -- messages ------------------------------------------------------------------------
@@ -153,8 +155,8 @@ class Questions:
 
         Raises SessionNotFound, SessionDeleted and InvalidEvent.
         """
-        _check_limit(limit)
-        _check_count(offset, "offset")
+        check_whole(limit, "limit", or_none=True)
+        check_whole(offset, "offset")
         messages = SessionState.of(self.store, session, **moment).messages
         length = len(messages)
         stop = length if limit is None else min(offset + limit, length)
@@ -241,7 +243,7 @@ class Questions:
 
     def learned_ttl(
         self,
-        user: str | None = None,
+        user: str | int | None = None,
         where: Mapping[str, Json] | None = None,
         *,
         share: float = 0.99,
@@ -253,7 +255,7 @@ class Questions:
         Raises InvalidEvent.
         """
         every = ("active", "closed", "archived")
-        rows = self.views.sessions(user=user, where=where, status=every, limit=SESSIONS_MAX)
+        rows = self.views.sessions(user=_user(user), where=where, status=every, limit=SESSIONS_MAX)
         return learned_ttl(self.store, rows, share)
 
     def health(self) -> dict[str, Json]:
@@ -298,6 +300,10 @@ def _has(metadata: Mapping[str, Json], key: External) -> bool:
     return isinstance(external, dict) and key.items() <= external.items()
 
 
+def _user(user: str | int | None) -> str | None:
+    return None if user is None else checked_id(user, "user")
+
+
 def _interface(metadata: Mapping[str, Json]) -> str:
     external = metadata.get("external")
     return _text(external.get("interface") if isinstance(external, dict) else None)
@@ -305,13 +311,3 @@ def _interface(metadata: Mapping[str, Json]) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "none"
-
-
-def _check_count(count: object, what: str) -> None:
-    if type(count) is not int or not 0 <= count <= COUNT_MAX:
-        raise InvalidEvent(f"{what} must be a whole number, 0 to {COUNT_MAX:,}, not {count!r}")
-
-
-def _check_limit(limit: object) -> None:
-    if limit is not None:
-        _check_count(limit, "limit")

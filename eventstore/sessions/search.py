@@ -11,7 +11,7 @@ import msgspec
 
 from projections import CatalogRow, SessionState
 
-from ..errors import InvalidEvent, KeyShredded, SessionDeleted
+from ..errors import InvalidEvent, KeyShredded, SessionDeleted, brief
 from ..messages import Json, Message
 from ..state.transcript import Transcript
 from ..store import EventStore
@@ -34,7 +34,7 @@ class Hit(msgspec.Struct, frozen=True):
 def search(store: EventStore, rows: Iterable[CatalogRow], text: str) -> Iterator[Hit]:
     """Iterate over the places in these sessions, in their order. Raises InvalidEvent."""
     if type(text) is not str or not text.strip():
-        raise InvalidEvent(f"a text to search for is expected, not {text!r}")
+        raise InvalidEvent(f"a text to search for is expected, not {brief(text)}")
     return _hits(store, rows, text.casefold())
 
 

@@ -17,12 +17,13 @@ import msgspec
 
 from projections import Views
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..messages import Message
 from ..state.transcript import Transcript
 from ..store import EventStore
+from .checks import check_whole
 from .plans import Drop, Plan, Step, step_of
-from .policies import Moment, check_whole, listed, open_to_policies, swept
+from .policies import Moment, listed, open_to_policies, swept
 from .units import Line, units_of
 
 SHINGLE_CHARACTERS = 5
@@ -60,7 +61,7 @@ class Duplicates(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if type(self.similarity) not in (int, float) or not 0 < self.similarity <= 1:
             raise InvalidEvent(
-                f"similarity must be a number above 0, up to 1, not {self.similarity!r}"
+                f"similarity must be a number above 0, up to 1, not {brief(self.similarity)}"
             )
         check_whole(self.characters_min, "characters_min")
         check_whole(self.messages_max, "messages_max")

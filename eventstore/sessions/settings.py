@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, g
 import msgspec
 from msgspec import Meta
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
+from ..files import checked_path
 from ..limits import APPEND_EVENTS_MAX, GIB, TTL_SECONDS_MAX
 
 ENVIRONMENT_PREFIX = "EVENTSTORE_"
@@ -142,7 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """
         given: dict[str, Any] = {}
         if file is not None:
-            given |= _known(_read(Path(file)), f"the file {file}")
+            given |= _known(_read(checked_path(file, "file")), f"the file {file}")
         given |= _from_environment(environ)
         given |= _known(overrides, "the arguments")
         return cls(**given)
@@ -156,7 +157,9 @@ def _check(name: str, value: object) -> None:
     try:
         msgspec.convert(value, _KINDS[name], strict=True)
     except (msgspec.ValidationError, UnicodeEncodeError):
-        raise InvalidEvent(f"setting {name!r} is {value!r}; it must be {_range(name)}") from None
+        raise InvalidEvent(
+            f"setting {name!r} is {brief(value)}; it must be {_range(name)}"
+        ) from None
 
 
 def _known(found: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def _known(found: Mapping[str, Any], where: str) -> dict[str, Any]:
     if unknown:
         name = unknown[0]
         raise InvalidEvent(
-            f"{where} set {name!r} to {found[name]!r}, but there is no such setting; "
+            f"{where} set {name!r} to {brief(found[name])}, but there is no such setting; "
             f"there are {', '.join(_KINDS)}"
         )
     return dict(found)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..messages import Json
 from .units import PROMPT_ROLES
 
@@ -93,7 +93,7 @@ def calls_in(message: Fields) -> list[Call]:
 
 def _turns(messages: Iterable[Fields]) -> list[Turn]:
     if not isinstance(messages, Iterable):
-        raise InvalidEvent(f"messages are a list of dicts, not {messages!r}")
+        raise InvalidEvent(f"messages are a list of dicts, not {brief(messages)}")
     return list(map(_turn, messages))
 
 

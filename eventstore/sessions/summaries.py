@@ -20,7 +20,7 @@ from cachetools import LRUCache
 
 from projections import SessionState
 
-from ..errors import EventStoreError, InvalidEvent, VersionConflict
+from ..errors import EventStoreError, InvalidEvent, VersionConflict, brief
 from ..events import Span
 from ..log.base import Receipt
 from ..messages import Json, Message
@@ -114,7 +114,7 @@ class Summaries(Background):
         actor: str | None = None,
     ) -> None:
         if summarizer is not None and not callable(summarizer):
-            raise InvalidEvent(f"a summarizer is a callable, not {summarizer!r}")
+            raise InvalidEvent(f"a summarizer is a callable, not {brief(summarizer)}")
         super().__init__(store, "eventstore-summaries")
         self._summarizer = summarizer
         self.rules, self._actor = rules or Rules(), actor

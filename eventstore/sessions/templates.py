@@ -121,7 +121,7 @@ class Templates:
 
     def delete(self, name: str) -> Receipt:
         """Drop a template, as a fact; sessions made from it stay. Raises InvalidEvent."""
-        if name in PRESETS:
+        if check_name(name, "template") in PRESETS:
             raise InvalidEvent(f"{name!r} is a preset, which can't be deleted")
         self.get(name)
         return self._store.set_context(self._newest(name)[0], VALUE, None)

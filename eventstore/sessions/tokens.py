@@ -9,7 +9,7 @@ neither roles, names and ids nor the few tokens that a provider adds for each me
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..messages import Json, TokenCounter, count_tokens, texts_read
 
 CHARACTERS = "characters"
@@ -33,7 +33,7 @@ def token_counter(choice: str | TokenCounter = CHARACTERS) -> TokenCounter:
     if isinstance(choice, str):
         return exact(choice)
     if not callable(choice):
-        raise InvalidEvent(f"a token counter is a name or a callable, not {choice!r}")
+        raise InvalidEvent(f"a token counter is a name or a callable, not {brief(choice)}")
     return _checked(choice)
 
 

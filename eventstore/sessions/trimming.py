@@ -12,17 +12,16 @@ import msgspec
 
 from projections import CatalogRow, Views
 
-from ..errors import EventStoreError, InvalidEvent
+from ..errors import EventStoreError, InvalidEvent, brief
 from ..messages import Message
 from ..spans import joined
 from ..state.header import SessionHeader
 from ..state.transcript import Transcript
 from ..store import EventStore
+from .checks import check_seconds, check_whole
 from .plans import Drop, Plan, Step, counted, step_of, when
 from .policies import (
     Moment,
-    check_seconds,
-    check_whole,
     expired,
     listed,
     moment_ns,
@@ -247,7 +246,7 @@ def _cut_step(header: SessionHeader, units: list[Unit], keep: int) -> Step | Non
 
 def _check_kept(counts: object, what: str) -> None:
     if not isinstance(counts, Mapping):
-        raise InvalidEvent(f"{what} says how many messages by type, in a dict; not {counts!r}")
+        raise InvalidEvent(f"{what} says how many messages by type, in a dict; not {brief(counts)}")
     for kind, count in counts.items():
         check_whole(count, f"{what}[{kind!r}]")
 

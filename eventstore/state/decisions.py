@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from .. import events as ev
-from ..errors import InvalidEvent, MergeConflict, SessionNotFound
+from ..errors import InvalidEvent, MergeConflict, SessionNotFound, brief
 from ..events import Span
 from ..ids import message_id, parse_message_id
 from ..log.base import Log, frames_at
@@ -116,7 +116,7 @@ def _each(spans: Sequence[Span]) -> set[Span]:
 def _first_kept(log: Log, header: SessionHeader, keep_last: int | None) -> int:
     """Return the index of the first line kept: no result after it lacks its call."""
     if isinstance(keep_last, bool) or not isinstance(keep_last, int) or keep_last < 0:
-        raise InvalidEvent(f"keep_last must be a whole number from 0 on, not {keep_last!r}")
+        raise InvalidEvent(f"keep_last must be a whole number from 0 on, not {brief(keep_last)}")
     lines = Transcript(log, header.spans)
     first = index = max(header.messages - keep_last, 0)
     missing: set[str] = set()

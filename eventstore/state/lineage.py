@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ..errors import Corruption, InvalidEvent, KeyShredded, LegalHold, SessionNotFound
+from ..errors import Corruption, InvalidEvent, KeyShredded, LegalHold, SessionNotFound, brief
 from ..events import BranchCreated, SessionRewound
 from ..ids import SYSTEM
 from ..limits import HEADERS_CACHED_MAX, LINEAGE_SEGMENTS_MAX, SNAPSHOT_VERSIONS
@@ -284,8 +284,10 @@ class Headers:
         if header is None:
             tail = self._log.tail(session)
             if tail is None:
-                raise SessionNotFound(session)
-            return self._folded(session, tail.version, erasures)
+                raise self._log.codec.missing(session)
+            header = self._folded(session, tail.version, erasures)
+            header.share()
+            return header
         return self._caught_up(header, erasures)
 
     def _keep(self, header: SessionHeader, erasures: int) -> None:
@@ -317,9 +319,11 @@ def checked_version(log: Log, session: str, version: int) -> int:
     """Return `version` if the session has it. Raises SessionNotFound and InvalidEvent."""
     tail = log.tail(session)
     if tail is None:
-        raise SessionNotFound(session)
+        raise log.codec.missing(session)
     if isinstance(version, bool) or not isinstance(version, int):
-        raise InvalidEvent(f"a version must be an integer, not {version!r}")
+        raise InvalidEvent(f"a version must be an integer, not {brief(version)}")
     if not 0 <= version <= tail.version:
-        raise InvalidEvent(f"session {session!r} has versions 0 to {tail.version}, not {version}")
+        raise InvalidEvent(
+            f"session {session!r} has versions 0 to {tail.version}, not {brief(version)}"
+        )
     return version
