@@ -12,8 +12,9 @@ from facts import told
 from msgspec.structs import replace
 
 from eventstore import EventStore, FormatTooNew, Keyring, StoreLocked, StoreUnavailable
+from eventstore.audit.pages import PageFile
 from eventstore.audit.verify import verify
-from eventstore.care.mending import LOST, LOST_TEXT
+from eventstore.care.mending import LOST, LOST_TEXT, LostPart
 from eventstore.care.repair import Repaired, repair
 from eventstore.events import (
     AnyEvent,
@@ -21,12 +22,13 @@ from eventstore.events import (
     Custom,
     EraseRequested,
     KeyCreated,
+    KeyShredded,
     MessageAppended,
     Redacted,
     SessionCreated,
 )
 from eventstore.ids import SYSTEM
-from eventstore.log.format import POSITION
+from eventstore.log.format import DICTIONARIES, NAMES, POSITION, REFS
 from eventstore.log.frame import Frame
 from eventstore.place.directory import LOG
 from projections.session import SessionState
@@ -208,7 +210,8 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
                 assert is_half_of(original.events[where], each), f"{where} is another merge"
                 if shown(each)[2] == was[where]:  # the model did not find it, repair did
                     kept.add(where)
-            elif is_placeholder(each):
+            elif is_placeholder(each) or (each.erased and (each.session, each.version) in lost):
+                # An erasure whose end is lost was ended by this opening, of placeholders too.
                 other = each.session in renamed  # a second one, which only other facts tell of
                 assert other or where not in intact, f"{where} was whole and is a placeholder"
                 assert (each.session, each.version) in lost
@@ -268,6 +271,124 @@ def check_sealed(original: Original, content: bytes, place: Path, report: Repair
     for each in place.rglob("*"):
         assert not each.is_file() or SECRET.encode() not in each.read_bytes()
     check(original, content, place, report)
+
+
+# -- damage that is made, not drawn ------------------------------------------------------------
+
+
+def hit(original: Original, session: str, *versions: int) -> Damage:
+    """Return the damage of a bit in the last byte of the frames that hold these versions."""
+
+    def flip(_: random.Random, content: bytearray) -> None:
+        for frame in original.frames:
+            here = range(frame.version, frame.last_version + 1)
+            if frame.session == session and set(here) & set(versions):
+                content[content.index(frame.raw) + len(frame.raw) - 1] ^= 1
+
+    return flip
+
+
+def put(original: Original, table: bytes, page: bytes) -> Damage:
+    """Return the damage of another page in the place of a table's root."""
+
+    def replaced(_: random.Random, content: bytearray) -> None:
+        at = root_of(original, table)
+        content[at : at + PAGE] = page
+
+    return replaced
+
+
+def root_of(original: Original, table: bytes) -> int:
+    """Return where in the file the root page of a table is."""
+    with PageFile(original.place / LOG / "data.mdb") as file:
+        return file.tables(file.metas()[0])[table].root * PAGE
+
+
+def page_of(original: Original, table: bytes) -> bytes:
+    """Return the root page of a table."""
+    at = root_of(original, table)
+    return original.content[at : at + PAGE]
+
+
+def repaired(original: Original, place: Path, damage: Damage) -> Repaired:
+    """Damage a store, repair and check it."""
+    content = damaged(original, place / "h", damage, 0)
+    report = repair(place / "h", place / "made", keyring=original.keyring)
+    check(original, content, place / "made", report)
+    return report
+
+
+def test_a_lost_message_of_an_erased_session_is_no_hidden_line(encrypted, tmp_path):
+    """What stands for it was never erased, so the list of lines without payload has it not."""
+    report = repaired(encrypted, tmp_path, hit(encrypted, "private", 1))
+    assert report.sessions == [LostPart("private", 1, 1)]
+    with EventStore.open(tmp_path / "made", keyring=encrypted.keyring) as store:
+        assert store.log.hidden() == {}
+        assert store.headers.standing("private").status == "erased"
+
+
+@pytest.mark.parametrize("versions", [[3], [1, 3], [2], [2, 3]])
+def test_an_erasure_whose_end_is_lost_is_ended_again(encrypted, tmp_path, versions):
+    """Nothing else may come after the fact that asks for it: whoever opens the store ends it."""
+    report = repaired(encrypted, tmp_path, hit(encrypted, "private", *versions))
+    assert report.kept == encrypted.head.size - len(versions)
+    with EventStore.open(tmp_path / "made", keyring=encrypted.keyring) as store:
+        facts = list(store.events("private"))
+        assert 2 in versions or isinstance(facts[3].structure, KeyShredded)
+        assert all(each.erased or is_placeholder(each) for each in facts[:2])
+
+
+def test_a_page_of_names_holds_no_dictionary(plain, encrypted, tmp_path):
+    """Rows of names are as whole as dictionaries and numbered like them, and are none."""
+    for original in (plain, encrypted):
+        place = tmp_path / original.place.parent.name
+        report = repaired(original, place, put(original, DICTIONARIES, page_of(original, NAMES)))
+        assert report.size_known and not report.unnamed
+        assert (original is plain) or report.whole
+
+
+def test_a_page_of_dictionaries_holds_no_name(plain, tmp_path):
+    """Nor the other way round: then the table from names to references says them."""
+    page = page_of(plain, DICTIONARIES)
+    assert repaired(plain, tmp_path, put(plain, NAMES, page)).whole
+
+
+def test_a_name_without_checksum_is_believed_last(plain, tmp_path):
+    """An old page of names, which are checked, counts more than the table of references."""
+
+    def renames(_: random.Random, content: bytearray) -> None:
+        at = content.index(b"sbulk", root_of(plain, REFS))
+        content[at + 1] ^= 1
+        names = root_of(plain, NAMES)
+        content[:] = [*content, *content[names : names + PAGE]]
+        content[names : names + PAGE] = bytes(PAGE)
+
+    assert repaired(plain, tmp_path, renames).whole
+
+
+def test_a_sound_store_needs_no_keyring(encrypted, tmp_path):
+    """Sealed facts, halves of merges too, come over as they are by whoever can't read them."""
+    report = repair(encrypted.place, tmp_path / "made")
+    assert report.whole and report.root == encrypted.head.root.hex()
+    with EventStore.open(tmp_path / "made", keyring=encrypted.keyring) as store:
+        assert told(verify(store, deep=True)) == ""
+
+
+def test_old_pages_are_used_only_by_who_can_read_what_came_later(encrypted, tmp_path):
+    """What stands there may have been redacted since, by a fact that is sealed."""
+
+    def loses_the_newest(_: random.Random, content: bytearray) -> None:
+        at = content.index(encrypted.frames[-1].raw) // PAGE * PAGE
+        content[:] = [*content, *content[at : at + PAGE]]
+        content[at : at + PAGE] = bytes(PAGE)
+
+    damaged(encrypted, tmp_path / "h", loses_the_newest, 0)
+    with pytest.raises(StoreUnavailable, match="keyring"):
+        repair(tmp_path / "h", tmp_path / "locked")
+    assert repair(tmp_path / "h", tmp_path / "made", keyring=encrypted.keyring).whole
+
+
+# -- all else --------------------------------------------------------------------------------
 
 
 def test_a_sound_store_is_repaired_to_itself(plain, tmp_path):

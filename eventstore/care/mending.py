@@ -32,6 +32,7 @@ from ..events import (
     Event,
     HistorySummarized,
     KeyCreated,
+    KeyShredded,
     MessageAppended,
     MessagesPruned,
     Redacted,
@@ -50,7 +51,7 @@ from ..messages import Json, Message
 from .carrying import Carrier, append_of, draft_of
 from .salvage import Gaps, Salvage, is_same
 
-MERGED = TYPE_CODES[BranchMerged]
+MERGED, KEY_SHREDDED = TYPE_CODES[BranchMerged], TYPE_CODES[KeyShredded]
 
 LOST = "lost"
 """The name of the fact, and of the key in a message's metadata, that stand for what is lost."""
@@ -121,6 +122,8 @@ class Mending:
         codec = self._log.codec
         gaps = self._salvage.gaps(codec)
         found = self._salvage.found(gaps, codec)
+        if found and codec.seal is not None:
+            codec.seal.opened()  # a later fact that redacted what an old page has must be readable
         self._find_names(found)
         self._find_holes(found)
         for frame in self._frames(found):
@@ -145,7 +148,7 @@ class Mending:
         """Return the name behind a reference, or one that says it is lost, which is noted."""
         row = self._names.get(ref)
         with suppress(ValueError):
-            if row:
+            if row and row.startswith(kind):
                 return self._log.codec.names.shown(kind, row[1:])
         self.unnamed.add(f"lost name {ref}")
         return f"lost name {ref}"
@@ -181,10 +184,13 @@ class Mending:
         stream = self._stream(frame.session)
         events = _facts(frame)
         unnamed = frame.session in self.unnamed and self._needs_name(frame.session, events)
-        if unnamed or _is_lost_merge(frame, events):
+        if unnamed or _comes_anew(frame):
             self.lost.add(frame.position, self._next)
             return
-        self._end_merge(_half_of(frame.session, events))
+        if events or frame.row(0)[3] != MERGED:
+            self._end_merge(_half_of(frame.session, events))
+        else:  # it is sealed and nobody has its key: it is whole, so both halves are there
+            self._half = None
         for event in events:
             self._found(event)
             if isinstance(event, KeyCreated):
@@ -213,10 +219,11 @@ class Mending:
 
     def _take_apart(self, frame: Frame, content: bytes | None) -> None:
         """Carry the events of a frame one by one, placeholders for those that are damaged."""
+        came = []
         for index, row in enumerate(frame.rows()):
             try:
                 made = append_of(frame, content, draft_of(frame, index, index + 1))
-                self.kept += 1
+                came.append(index)
             except Corruption:
                 version, position = frame.version + index, frame.position + index
                 self.lost.add(position, position + 1)
@@ -224,7 +231,8 @@ class Mending:
                 made = self._placeholder(frame.session, _lost(version, row[3] == MESSAGE))
             key = frame.key if index == 0 else None
             self._carrier.take_append(replace(made, key=key))
-        self._carrier.hide(frame)
+        self.kept += len(came)
+        self._carrier.hide(frame, came)  # a placeholder is no line whose payload is gone
 
     # -- placeholders ------------------------------------------------------------------------
 
@@ -333,9 +341,18 @@ def _half_of(session: str, events: Iterable[AnyEvent]) -> _Half | None:
     return next((_Half(session, each) for each in events if isinstance(each, BranchMerged)), None)
 
 
-def _is_lost_merge(frame: Frame, events: list[AnyEvent]) -> bool:
-    """Return True for a merge that can't be read: its other half says what stands here."""
-    return frame.row(0)[3] == MERGED and not events
+def _comes_anew(frame: Frame) -> bool:
+    """Return True for a damaged fact that needs no placeholder, which would only be in the way.
+
+    What a merge's other half says stands there; the end of an erasure, after which nothing else
+    may come, is said again by whoever opens the store.
+    """
+    if frame.row(0)[3] not in (MERGED, KEY_SHREDDED):
+        return False
+    with suppress(Corruption):
+        draft_of(frame)
+        return False
+    return True
 
 
 def _without_values(marker: BranchMerged) -> BranchMerged:

@@ -128,24 +128,25 @@ class Salvage:
 
     def dictionaries(self) -> dict[int, bytes]:
         """Return the compression dictionaries that are whole, by their numbers."""
-        found = _numbered(self._rows(DICTIONARIES))
+        found = _numbered(self._rows(DICTIONARIES), ZSTD_MAGIC)
         if found and len(found) == self._tables[DICTIONARIES].entries:
             return found
-        rows = _numbered(self._leaf_rows())
-        return {**{n: row for n, row in rows.items() if row[:4] == ZSTD_MAGIC}, **found}
+        return {**_numbered(self._leaf_rows(), ZSTD_MAGIC), **found}
 
     def names(self) -> dict[int, bytes]:
-        """Return the rows of names by their references, from either of the two tables of them."""
-        found = {
-            REF.unpack(row)[0]: key for key, row in self._rows(REFS) if len(row) == REF.size and key
-        }
-        return {**found, **_numbered(self._rows(NAMES))}
+        """Return the rows of names that the tree leads to, by their references."""
+        return _numbered(self._rows(NAMES), SESSION_NAME, ACTOR_NAME)
 
     def lost_names(self, wanted: set[int]) -> dict[int, bytes]:
-        """Return rows of names that no tree leads to any more."""
-        kinds = (SESSION_NAME, ACTOR_NAME)
-        rows = _numbered(self._leaf_rows()) if wanted else {}
-        return {n: row for n, row in rows.items() if n in wanted and row[:1] in kinds}
+        """Return rows of names that no tree of them leads to any more.
+
+        The table from names to references has no checksums, so it is asked last.
+        """
+        if not wanted:
+            return {}
+        rows = {REF.unpack(row)[0]: key for key, row in self._rows(REFS) if len(row) == REF.size}
+        rows |= _numbered(self._leaf_rows(), SESSION_NAME, ACTOR_NAME)
+        return {number: row for number, row in rows.items() if number in wanted}
 
     def content(self, key: bytes) -> bytes | None:
         """Return what the index of keys has for a kept key, None where that is lost."""
@@ -246,12 +247,15 @@ def is_same(one: Frame, other: Frame) -> bool:
     return same_head and one.position == other.position
 
 
-def _numbered(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, bytes]:
-    """Return the values of rows that have a number for a key and are whole."""
+def _numbered(rows: Iterable[tuple[bytes, bytes]], *begins: bytes) -> dict[int, bytes]:
+    """Return the values of rows that have a number for a key, are whole and begin like this.
+
+    A page of one table that stands where another's should has rows that are as whole.
+    """
     return {
         int(REF.unpack(key)[0]): value
         for key, row in rows
-        if len(key) == REF.size and (value := checked(row))
+        if len(key) == REF.size and (value := checked(row)) and value.startswith(begins)
     }
 
 
