@@ -3,7 +3,7 @@
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from eventstore.events import (
     BranchMerged,
     Custom,
     EraseRequested,
+    HistorySummarized,
     KeyCreated,
     KeyShredded,
     MessageAppended,
@@ -43,8 +44,10 @@ SECRET = "the gate's code is 4711"
 class Original:
     """A closed store as it was: its frames, what each event says, and the bytes of its file."""
 
-    def __init__(self, place: Path, keyring: Keyring | None = None) -> None:
-        self.place, self.keyring = place, keyring
+    def __init__(
+        self, place: Path, keyring: Keyring | None, redacted: dict[tuple[str, int], str]
+    ) -> None:
+        self.place, self.keyring, self.redacted = place, keyring, redacted
         self.content = (place / LOG / "data.mdb").read_bytes()
         with EventStore.open(place, read_only=True, keyring=keyring) as store:
             self.head = store.head()
@@ -131,13 +134,23 @@ def made(place: Path, keyring: Keyring | None = None, size: int = 60) -> Origina
             line = {"role": "user", "content": f"line {number} " * 30}
             store.append("bulk", [line] * 9, key=f"key {number}")
         store.append("bulk", {"role": "tool", "content": random.Random(1).randbytes(9_000).hex()})
+        summary = store.summarize("bulk", "in short", upto=9).version
+        redacted = {("bulk", version): shown(event_at(store, version)) for version in (7, summary)}
+        for _, version in redacted:
+            store.redact("bulk", version, reason="a password")
+            store.append("bulk", [{"role": "user", "content": "more"}] * 3)
         if keyring is not None:
             store.create("private")
             store.append("private", {"content": SECRET})
             store.erase("private", reason="asked for")
         for step in steps_of(12, size):
             driver.run(step)
-    return Original(place, keyring)
+    return Original(place, keyring, {where: said[2] for where, said in redacted.items()})
+
+
+def event_at(store: EventStore, version: int):
+    """Return the fact of the session `bulk` that has a version."""
+    return next(each for each in store.events("bulk") if each.version == version)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +230,8 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
         for version in range(part.first, part.last + 1)
     }
     with EventStore.open(place, keyring=original.keyring) as store:
-        kept, names = set(), {f"lost name {ref}": name for ref, name in original.names.items()}
+        kept: dict[tuple[str, int], str] = {}
+        names = {f"lost name {ref}": name for ref, name in original.names.items()}
         renamed = {names[name] for name in report.unnamed}
         for each in store.all(limit=report.size):
             where = names.get(each.session, each.session), each.version
@@ -229,7 +243,7 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
             if each.type == "BranchMerged" and where not in intact:
                 assert is_half_of(original.events[where], each), f"{where} is another merge"
                 if shown(each)[2] == was[where]:  # the model did not find it, repair did
-                    kept.add(where)
+                    kept[where] = was[where]
             elif is_placeholder(each) or (each.erased and (each.session, each.version) in lost):
                 # An erasure whose end is lost was ended by this opening, of placeholders too.
                 other = each.session in renamed  # a second one, which only other facts tell of
@@ -240,19 +254,23 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
                 for lost_name, name in names.items():
                     for end in "'#":
                         said = said.replace(lost_name + end, f"{name}{end}")
-                assert said == was[where], f"{where} was altered"
-                kept.add(where)
-        assert intact <= kept, "all that was whole is there"
+                assert said in (was[where], original.redacted.get(where)), f"{where} was altered"
+                kept[where] = said
+        assert intact <= kept.keys(), "all that was whole is there"
+        back = {where for where, said in kept.items() if said != was[where]}
+        # An old page had what was redacted: only where nothing that is left tells that it was.
+        assert not back & (intact | redacted_by(original, kept))
         assert report.kept == len(kept) and report.whole == (
             len(kept) == report.events and not report.unnamed and report.size_known
         )
         gone = {p for start, stop in report.positions for p in range(start, stop)}
         there = {original.said[p][:2] for p in range(report.events)}
-        assert {original.said[p][:2] for p in gone} == there - kept
+        assert {original.said[p][:2] for p in gone} == there - kept.keys()
         unreasoned = {
-            f"session {where[0]!r} are gone and no fact says why"
+            f"session {session!r} are gone and no fact says why"
             for where, event in original.events.items()
             if isinstance(event, (EraseRequested, Redacted)) and where not in kept
+            for session in (where[0], *(name for name in report.unnamed if names[name] == where[0]))
         }
         assert [
             each
@@ -262,6 +280,15 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
         for session in store.sessions():
             if store.headers.now(session).status not in ("deleted", "erased"):
                 list(SessionState.of(store, session).messages)
+
+
+def redacted_by(original: Original, kept: Container[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Return what is redacted by facts that were kept."""
+    return {
+        (where[0], event.version)
+        for where, event in original.events.items()
+        if isinstance(event, Redacted) and where in kept
+    }
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -297,12 +324,12 @@ def check_sealed(original: Original, content: bytes, place: Path, report: Repair
 
 
 def hit(original: Original, session: str, *versions: int) -> Damage:
-    """Return the damage of a bit in the last byte of the frames that hold these versions."""
+    """Return the damage of a bit in the last byte of all copies of frames with these versions."""
 
     def flip(_: random.Random, content: bytearray) -> None:
         for frame in original.frames:
             here = range(frame.version, frame.last_version + 1)
-            if frame.session == session and set(here) & set(versions):
+            while frame.session == session and set(here) & set(versions) and frame.raw in content:
                 content[content.index(frame.raw) + len(frame.raw) - 1] ^= 1
 
     return flip
@@ -343,7 +370,7 @@ def test_a_lost_message_of_an_erased_session_is_no_hidden_line(encrypted, tmp_pa
     report = repaired(encrypted, tmp_path, hit(encrypted, "private", 1))
     assert report.sessions == [LostPart("private", 1, 1)]
     with EventStore.open(tmp_path / "made", keyring=encrypted.keyring) as store:
-        assert store.log.hidden() == {}
+        assert "private" not in store.log.hidden()
         assert store.headers.standing("private").status == "erased"
 
 
@@ -433,6 +460,40 @@ def test_pages_that_stand_where_the_first_two_should_are_looked_at(plain, tmp_pa
         content[:PAGE], content[leaf : leaf + PAGE] = content[leaf : leaf + PAGE], content[:PAGE]
 
     assert repaired(plain, tmp_path, trades).kept == plain.head.size
+
+
+def test_a_lost_summary_that_was_redacted_is_a_placeholder(plain, tmp_path):
+    """What stands for it is no summary, and loses its payload as well."""
+    (version,) = [
+        version
+        for (session, version), event in plain.events.items()
+        if session == "bulk" and isinstance(event, HistorySummarized)
+    ]
+    report = repaired(plain, tmp_path, hit(plain, "bulk", version))
+    assert report.sessions == [LostPart("bulk", version, version)]
+
+
+def test_repair_brings_no_values_of_an_erased_session_back(tmp_path):
+    """Where a merge took them along, and an old page has it as it was, they go once more."""
+    place, keyring = tmp_path / "history", Keyring.file(tmp_path / "keyring")
+    with EventStore.open(place, keyring=keyring) as store:
+        store.create("target")
+        store.branch("target", "source")
+        store.set_context("source", "code", SECRET)
+        merged = store.merge("source", into="target", strategy="adopt")
+        store.append("target", [{"role": "user", "content": f"{each}" * 900} for each in range(9)])
+        old = (place / LOG / "data.mdb").read_bytes()
+        store.erase("source", reason="asked for", cascade=True)
+        frame = store.log.read_all(merged.position)[0]
+    file = place / LOG / "data.mdb"
+    content = bytearray(file.read_bytes())
+    page = content.index(frame.raw) // PAGE * PAGE
+    file.write_bytes(content[:page] + bytes(PAGE) + content[page + PAGE :] + old)
+    repair(place, tmp_path / "made", keyring=keyring)
+    with EventStore.open(tmp_path / "made", keyring=keyring) as store:
+        assert merged.version in {each.version for each in store.events("target") if each.erased}
+        assert SECRET not in repr([each.structure for each in store.events("target")])
+        assert told(verify(store, deep=True)) == ""
 
 
 # -- all else --------------------------------------------------------------------------------

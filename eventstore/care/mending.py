@@ -29,6 +29,7 @@ from ..events import (
     BranchCreated,
     BranchMerged,
     Custom,
+    EraseRequested,
     Event,
     HistorySummarized,
     KeyCreated,
@@ -40,7 +41,7 @@ from ..events import (
     Span,
 )
 from ..ids import SYSTEM
-from ..log.base import ANY, Append
+from ..log.base import ANY, Append, frames_at
 from ..log.draft import draft
 from ..log.format import ACTOR_NAME, MESSAGE, SESSION_NAME, TYPE_CODES
 from ..log.frame import Frame
@@ -112,6 +113,7 @@ class Mending:
         self._streams: dict[str, _Stream] = {}
         self._half: _Half | None = None
         self._gone: list[Shred] = []
+        self._erased: set[str] = set()
         self._named: set[int] = set()
         self._time = self._next = self.kept = 0
         self.lost, self.parts = Gaps(), list[LostPart]()
@@ -133,7 +135,7 @@ class Mending:
         self._name_keys()
         self._carrier.finish()
         for each in self._gone:  # of what was redacted an older page may have had the payload still
-            self._log.shred(each)
+            self._log.shred(each._replace(whole=self._goes_whole(each)))
 
     # -- what there is -----------------------------------------------------------------------
 
@@ -195,6 +197,8 @@ class Mending:
             self._found(event)
             if isinstance(event, KeyCreated):
                 self._named.add(event.key)
+            if isinstance(event, (EraseRequested, KeyShredded)):
+                self._erased.add(frame.session)
             if isinstance(event, Redacted):
                 self._gone.append(Shred(frame.session, event.version, event.version))
         if frame.version < stream.version:  # a frame that is there twice can only be damage
@@ -233,6 +237,20 @@ class Mending:
             self._carrier.take_append(replace(made, key=key))
         self.kept += len(came)
         self._carrier.hide(frame, came)  # a placeholder is no line whose payload is gone
+
+    def _goes_whole(self, redacted: Shred) -> bool:
+        """Return True where not only words are to go.
+
+        Values go where a merge brought them from a session that is erased, and all of a
+        placeholder does that is no message.
+        """
+        with suppress(EventStoreError):
+            frame = frames_at(self._log, redacted.session, redacted.first, frames_max=1)[0]
+            fact = frame.structure(redacted.first - frame.version)
+            if isinstance(fact, BranchMerged):
+                return fact.source in self._erased
+            return not isinstance(fact, (MessageAppended, HistorySummarized))
+        return False
 
     # -- placeholders ------------------------------------------------------------------------
 
