@@ -27,6 +27,7 @@ from eventstore.events import (
     MessageAppended,
     Redacted,
     SessionCreated,
+    Span,
 )
 from eventstore.ids import SYSTEM
 from eventstore.log.format import DICTIONARIES, NAMES, POSITION, REFS
@@ -365,13 +366,38 @@ def repaired(original: Original, place: Path, damage: Damage) -> Repaired:
     return report
 
 
-def test_a_lost_message_of_an_erased_session_is_no_hidden_line(encrypted, tmp_path):
-    """What stands for it was never erased, so the list of lines without payload has it not."""
-    report = repaired(encrypted, tmp_path, hit(encrypted, "private", 1))
-    assert report.sessions == [LostPart("private", 1, 1)]
-    with EventStore.open(tmp_path / "made", keyring=encrypted.keyring) as store:
-        assert "private" not in store.log.hidden()
-        assert store.headers.standing("private").status == "erased"
+def test_a_placeholder_is_no_hidden_line(plain, tmp_path):
+    """What stands for a redacted fact was not redacted, where the fact of that is lost too."""
+    summary, redacted = (
+        max(where[1] for where, event in plain.events.items() if isinstance(event, kind))
+        for kind in (HistorySummarized, Redacted)
+    )
+    repaired(plain, tmp_path, hit(plain, "bulk", summary, redacted))
+    with EventStore.open(tmp_path / "made") as store:
+        assert store.log.hidden() == {"bulk": [Span("bulk", 6, 7)]}
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_the_newest_copy_that_is_whole_is_taken(tmp_path, broken):
+    """Not one of before a redaction, whole or damaged, though it comes first in the file."""
+    place = tmp_path / "history"
+    with EventStore.open(place) as store:
+        store.create("a")
+        store.append("a", {"content": SECRET})
+        before = store.log.read_all(1)[0]
+        store.redact("a", 1)
+        after = store.log.read_all(1)[0]
+    older, newer = (POSITION.pack(each.last_position) + each.raw for each in (before, after))
+    older = older[:-1] + bytes([older[-1] ^ broken])
+    file = place / LOG / "data.mdb"
+    content = file.read_bytes().replace(older[:-1], bytes(len(older) - 1))
+    content = content.replace(newer, bytes(len(newer)))
+    file.write_bytes(content + older + bytes(9) + newer)
+    report = repair(place, tmp_path / "made")
+    assert (report.kept, report.sessions) == (3, [])
+    with EventStore.open(tmp_path / "made") as store:
+        (_, message, _) = store.events("a")
+        assert message.frame.raw == after.raw
 
 
 @pytest.mark.parametrize("versions", [[3], [1, 3], [2], [2, 3], [0, 1, 2]])
@@ -460,6 +486,28 @@ def test_pages_that_stand_where_the_first_two_should_are_looked_at(plain, tmp_pa
         content[:PAGE], content[leaf : leaf + PAGE] = content[leaf : leaf + PAGE], content[:PAGE]
 
     assert repaired(plain, tmp_path, trades).kept == plain.head.size
+
+
+def test_repair_brings_no_payload_of_an_erased_session_back(tmp_path):
+    """Nobody could open it, and what folds the session would meet it: it is taken away again."""
+    place, keyring = tmp_path / "history", Keyring.file(tmp_path / "keyring")
+    with EventStore.open(place, keyring=keyring) as store:
+        store.create("private")
+        store.append("private", {"content": SECRET})
+        store.create("other")
+        store.append("other", [{"role": "user", "content": f"{each}" * 900} for each in range(9)])
+        old = (place / LOG / "data.mdb").read_bytes()
+        store.erase("private", reason="asked for")
+        frames = [each for each in store.log.read_all(0) if each.session == "private"]
+    file = place / LOG / "data.mdb"
+    content = bytearray(file.read_bytes())
+    page = content.index(frames[1].raw) // PAGE * PAGE
+    file.write_bytes(content[:page] + bytes(PAGE) + content[page + PAGE :] + old)
+    report = repair(place, tmp_path / "made", keyring=keyring)
+    assert report.kept == report.size and not report.positions
+    with EventStore.open(tmp_path / "made", keyring=keyring) as store:
+        assert [each.erased for each in store.events("private")] == [True, True, False, False]
+        assert told(verify(store, deep=True)) == ""
 
 
 def test_a_lost_summary_that_was_redacted_is_a_placeholder(plain, tmp_path):

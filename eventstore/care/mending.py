@@ -134,8 +134,7 @@ class Mending:
         self.lost.add(self._next, self._salvage.size)
         self._name_keys()
         self._carrier.finish()
-        for each in self._gone:  # of what was redacted an older page may have had the payload still
-            self._log.shred(each._replace(whole=self._goes_whole(each)))
+        self._shred()
 
     # -- what there is -----------------------------------------------------------------------
 
@@ -237,6 +236,14 @@ class Mending:
             self._carrier.take_append(replace(made, key=key))
         self.kept += len(came)
         self._carrier.hide(frame, came)  # a placeholder is no line whose payload is gone
+
+    def _shred(self) -> None:
+        """Take away what was redacted or erased: an older page may have had the payload still."""
+        for each in self._gone:
+            self._log.shred(each._replace(whole=self._goes_whole(each)))
+        for session in self._erased:
+            last = self._stream(session).version
+            self._log.shred(Shred(session, 0, last, whole=True))
 
     def _goes_whole(self, redacted: Shred) -> bool:
         """Return True where not only words are to go.

@@ -206,7 +206,7 @@ class Salvage:
                 left -= tried
             if frame is not None and gaps.hold(frame.position, frame.last_position + 1):
                 known = found.setdefault(frame.position, frame)
-                if is_same(known, frame) and not is_whole(known):
+                if known is not frame and _worth(frame) > _worth(known):
                     found[frame.position] = frame
         return found
 
@@ -265,6 +265,14 @@ def is_whole(frame: Frame) -> bool:
             frame.stored(index)
         return True
     return False
+
+
+def _worth(frame: Frame) -> tuple[bool, int]:
+    """Return what makes a copy better than others: to be whole, then to have lost most payloads.
+
+    Nothing else ever changes in a frame, so that is the newest one.
+    """
+    return is_whole(frame), sum(map(frame.erased, range(frame.count)))
 
 
 def is_same(one: Frame, other: Frame) -> bool:
