@@ -11,7 +11,8 @@ facts say that it went. How many tokens lost messages had nobody knows, so the t
 session may be off, which verify says.
 
 Invariants: frames that are whole come over byte for byte, in order; every position that does not
-is named; what stands for a lost payload says that it is lost.
+is named; what stands for a lost payload says that it is lost; what a fact that came over took away
+stays away, whatever old copy of it was found.
 """
 
 from collections import deque
