@@ -30,8 +30,9 @@ from eventstore.events import (
     Span,
 )
 from eventstore.ids import SYSTEM
-from eventstore.log.format import DICTIONARIES, NAMES, POSITION, REFS
+from eventstore.log.format import DICTIONARIES, NAMES, POSITION, REF, REFS
 from eventstore.log.frame import Frame
+from eventstore.log.rows import checked_row
 from eventstore.place.directory import LOG
 from projections.session import SessionState
 
@@ -440,6 +441,24 @@ def test_a_name_without_checksum_is_believed_last(plain, tmp_path):
         content[names : names + PAGE] = bytes(PAGE)
 
     assert repaired(plain, tmp_path, renames).whole
+
+
+def test_a_name_of_another_is_not_believed(plain, tmp_path):
+    """A reference that is damaged where nothing checks it may be that of a name that is lost."""
+    s1, s2 = (REF.pack(ref_of(plain, name)) for name in ("s1", "s2"))
+
+    def mixes_up(_: random.Random, content: bytearray) -> None:
+        at = root_of(plain, REFS)
+        page = content[at : at + PAGE]
+        content[at : at + PAGE] = page.replace(b"ss2" + s2, b"ss2" + s1)
+        content[:] = content.replace(checked_row(b"ss1"), checked_row(b"ss1")[:-1] + b"x")
+
+    assert repaired(plain, tmp_path, mixes_up).whole
+
+
+def ref_of(original: Original, session: str) -> int:
+    """Return the reference of a session."""
+    return next(ref for ref, name in original.names.items() if name == session)
 
 
 def test_a_sound_store_needs_no_keyring(encrypted, tmp_path):

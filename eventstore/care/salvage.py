@@ -9,7 +9,8 @@ what is whole.
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -144,16 +145,21 @@ class Salvage:
         """Return the rows of names that the tree leads to, by their references."""
         return _numbered(self._rows(NAMES), SESSION_NAME, ACTOR_NAME)
 
-    def lost_names(self, wanted: set[int]) -> dict[int, bytes]:
+    def lost_names(self, wanted: set[int], known: Mapping[int, bytes]) -> dict[int, bytes]:
         """Return rows of names that no tree of them leads to any more.
 
-        The table from names to references has no checksums, so it is asked last.
+        The table from names to references has no checksums, so it is asked last, and not believed
+        where it has a name of another reference or two of one.
         """
         if not wanted:
             return {}
-        rows = {REF.unpack(row)[0]: key for key, row in self._rows(REFS) if len(row) == REF.size}
-        rows |= _numbered(self._loose_names(), SESSION_NAME, ACTOR_NAME)
-        return {number: row for number, row in rows.items() if number in wanted}
+        found = _numbered(self._loose_names(), SESSION_NAME, ACTOR_NAME)
+        others = {*known.values(), *found.values()}
+        left = [each for each in self._rows(REFS) if len(each[1]) == REF.size]
+        left = [(name, row) for name, row in left if name not in others]
+        times = Counter(row for _, row in left)
+        rows = {REF.unpack(row)[0]: name for name, row in left if times[row] == 1}
+        return {number: row for number, row in {**rows, **found}.items() if number in wanted}
 
     def content(self, key: bytes) -> bytes | None:
         """Return what the index of keys has for a kept key, None where that is lost."""
