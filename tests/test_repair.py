@@ -47,9 +47,9 @@ class Original:
     """A closed store as it was: its frames, what each event says, and the bytes of its file."""
 
     def __init__(
-        self, place: Path, keyring: Keyring | None, redacted: dict[tuple[str, int], str]
+        self, place: Path, keyring: Keyring | None, older: dict[tuple[str, int], str]
     ) -> None:
-        self.place, self.keyring, self.redacted = place, keyring, redacted
+        self.place, self.keyring, self.older = place, keyring, older
         self.content = (place / LOG / "data.mdb").read_bytes()
         with EventStore.open(place, read_only=True, keyring=keyring) as store:
             self.head = store.head()
@@ -137,17 +137,21 @@ def made(place: Path, keyring: Keyring | None = None, size: int = 60) -> Origina
             store.append("bulk", [line] * 9, key=f"key {number}")
         store.append("bulk", {"role": "tool", "content": random.Random(1).randbytes(9_000).hex()})
         summary = store.summarize("bulk", "in short", upto=9).version
-        redacted = {("bulk", version): shown(event_at(store, version)) for version in (7, summary)}
-        for _, version in redacted:
+        older = {("bulk", each): shown(event_at(store, each))[2] for each in (7, summary)}
+        for version in (7, summary):
             store.redact("bulk", version, reason="a password")
             store.append("bulk", [{"role": "user", "content": "more"}] * 3)
         if keyring is not None:
             store.create("private")
             store.append("private", {"content": SECRET})
+            first = next(store.events("private"))
+            # The key of an older copy is destroyed, so that not even its residue can be made.
+            said = None, (first.actor, first.occurred_at, first.recorded_at)
+            older["private", 0] = repr(said)
             store.erase("private", reason="asked for")
         for step in steps_of(12, size):
             driver.run(step)
-    return Original(place, keyring, {where: said[2] for where, said in redacted.items()})
+    return Original(place, keyring, older)
 
 
 def event_at(store: EventStore, version: int):
@@ -256,11 +260,11 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
                 for lost_name, name in names.items():
                     for end in "'#":
                         said = said.replace(lost_name + end, f"{name}{end}")
-                assert said in (was[where], original.redacted.get(where)), f"{where} was altered"
+                assert said in (was[where], original.older.get(where)), f"{where} was altered"
                 kept[where] = said
         assert intact <= kept.keys(), "all that was whole is there"
         back = {where for where, said in kept.items() if said != was[where]}
-        # An old page had what was redacted: only where nothing that is left tells that it was.
+        # Of an old page, and only where nothing that is left tells that it was redacted.
         assert not back & (intact | redacted_by(original, kept))
         assert report.kept == len(kept) and report.whole == (
             len(kept) == report.events and not report.unnamed and report.size_known
