@@ -168,10 +168,10 @@ class FormatTooNew(StoreUnavailable):
 class Corruption(EventStoreError):
     """Stored bytes are not what was written; `position` is -1 where no event is hit."""
 
-    def __init__(self, position: int, what: str) -> None:
+    def __init__(self, position: int, what: str, do: str = "run 'eventstore verify'") -> None:
         self.position, self.what = position, what
         where = f"position {position}" if position >= 0 else "the store"
-        super().__init__(f"damage at {where}: {what}; run 'eventstore verify'")
+        super().__init__(f"damage at {where}: {what}; {do}")
 
 
 class RollbackDetected(EventStoreError):

@@ -304,10 +304,25 @@ def test_verify_goes_on_where_the_last_run_ended(chat: Cli, tmp_path: Path):
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "root": "00" * 32}))
     ended = chat("verify", "--since-last")
     assert (ended.code, "found sound before" in " ".join(ended.out.split())) == (1, True)
-    kept.write_text("x")
-    chat.refused(2, "verify", "--since-last")
-    chat.fine("verify")
+
+
+@pytest.mark.parametrize("content", ["", "x", "{}", '{"size": -1, "root": "", "deep": true}', None])
+def test_a_damaged_note_of_the_last_run_stops_no_verification(chat: Cli, content: str | None):
+    """Where nothing says how far the last run came, all is read; that is said, and kept anew."""
     chat.fine("verify", "--since-last")
+    kept = audit_directory(chat.store) / "verified.json"
+    sound = kept.read_text()
+    if content is None:
+        kept.unlink()
+        kept.mkdir()
+    else:
+        kept.write_text(content)
+    ended = chat("verify", "--since-last", "--json")
+    assert (ended.code, ended.json["sound"], ended.json["checked"]["events"]) == (0, True, 4)
+    assert "warning: " in ended.err and "verified.json can't be read, so all is" in ended.err
+    if content is not None:
+        assert kept.read_text() == sound
+        assert chat.fine("verify", "--since-last", "--json").json["checked"]["events"] == 0
 
 
 # -- a new origin ----------------------------------------------------------------------------

@@ -115,6 +115,18 @@ def test_a_missing_or_emptied_log_is_told(place):
         diagnose(place.parent)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"format": 1, "stor'])
+def test_without_its_description_a_store_is_to_be_repaired(place, tmp_path, capsys, content):
+    """Where it is damaged or missing doctor and verify say what helps, and that does help."""
+    marker = place / "eventstore.json"
+    marker.unlink() if content is None else marker.write_bytes(content)
+    for command in ("doctor", "verify"):
+        assert run(["--store", str(place), command]) == 2
+        assert "'eventstore repair' makes a new store of its log" in capsys.readouterr().err
+    assert run(["repair", str(place), str(tmp_path / "made")]) == 0
+    assert run(["--store", str(tmp_path / "made"), "doctor"]) == 0
+
+
 def test_an_encrypted_store_is_looked_at_without_its_keys(tmp_path):
     """No key is needed to say how it is."""
     with EventStore.open(tmp_path / "h", keyring=Keyring.file(tmp_path / "keyring")) as store:

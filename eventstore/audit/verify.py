@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -43,7 +44,7 @@ SECONDS_MAX = 24 * 3_600.0
 class Verified(msgspec.Struct, frozen=True):
     """How far a log was found sound: its size and root (hex) then."""
 
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
     root: str
     deep: bool = False
 

@@ -114,9 +114,9 @@ class Carrier:
         if self._events >= CARRIED_EVENTS or self._bytes >= CARRIED_BYTES:
             self.commit()
 
-    def hide(self, frame: Frame) -> None:
-        """Remember which lines of a frame no list may show any more."""
-        lines = hidden_lines(frame)
+    def hide(self, frame: Frame, indexes: Iterable[int] | None = None) -> None:
+        """Remember which lines of a frame, or of some of its events, no list may show any more."""
+        lines = hidden_lines(frame, indexes)
         if lines:
             self._hidden.setdefault(frame.session, []).extend(lines)
 

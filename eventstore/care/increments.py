@@ -91,11 +91,18 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag="frame"):
             frame.session = shown(SESSION_NAME, self.session)
             frame.actor = shown(ACTOR_NAME, self.actor) if self.actor else None
         except ValueError as error:
-            raise Corruption(self.last_position, f"a name can't be read: {error}") from None
+            raise _damaged(self.last_position, f"a name can't be read: {error}") from None
         return frame
 
 
 Record = Span | Dictionary | Kept
+
+
+def _damaged(position: int, what: str) -> Corruption:
+    """Return the error of a damaged increment, which `verify` would not look at."""
+    do = "'eventstore compare' checks all of a backup; make a new full one"
+    return Corruption(position, what, do)
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
@@ -198,12 +205,12 @@ def spans_of(backup: Path) -> list[Span]:
     found: list[Span] = []
     for number, path in enumerate(_paths(backup), 1):
         if path.name != f"{number:08}":
-            raise Corruption(-1, f"{path}: increment {number:08} is missing")
+            raise _damaged(-1, f"{path}: increment {number:08} is missing")
         span = next(_read(path), None)
         if not isinstance(span, Span):
-            raise Corruption(-1, f"{path} does not say what it holds")
+            raise _damaged(-1, f"{path} does not say what it holds")
         if found and (found[-1].size, found[-1].root) != (span.first_size, span.first_root):
-            raise Corruption(span.first_size, f"{path} does not go on where the one before it ends")
+            raise _damaged(span.first_size, f"{path} does not go on where the one before it ends")
         found.append(span)
     return found
 
@@ -221,15 +228,15 @@ def _read(path: Path) -> Iterator[Record]:
     end = path.stat().st_size - DIGEST_BYTES
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise Corruption(-1, f"{path} is no increment of a backup")
+            raise _damaged(-1, f"{path} is no increment of a backup")
         while file.tell() < end:
             length = int.from_bytes(file.read(_LENGTH.size), "big")
             if length > min(RECORD_BYTES_MAX, end - file.tell()):
-                raise Corruption(-1, f"{path} ends in the midst of a record")
+                raise _damaged(-1, f"{path} ends in the midst of a record")
             try:
                 yield _decode(file.read(length))
             except UNDECODABLE as error:
-                raise Corruption(-1, f"{path}: {error}") from None
+                raise _damaged(-1, f"{path}: {error}") from None
 
 
 def check_increment(path: Path) -> None:
@@ -242,7 +249,7 @@ def check_increment(path: Path) -> None:
             digest.update(part)
             left -= len(part)
         if left < 0 or file.read() != digest.digest():
-            raise Corruption(-1, f"{path} does not match its checksum")
+            raise _damaged(-1, f"{path} does not match its checksum")
 
 
 def check_increments(backup: Path) -> None:
@@ -261,7 +268,7 @@ def replay(backup: Path, log: LmdbLog, keeps: Callable[[Frame], bool]) -> None:
     for path, span in zip(_paths(backup), spans_of(backup), strict=True):
         before = log.head()
         if (before.size, before.root) != (span.first_size, span.first_root):
-            raise Corruption(before.size, f"{path} does not go on where the backup ends")
+            raise _damaged(before.size, f"{path} does not go on where the backup ends")
         carrier = Carrier(log)
         contents: dict[int, bytes | None] = {}
         for frame in while_kept(_frames(path, log, contents), keeps):
@@ -271,7 +278,7 @@ def replay(backup: Path, log: LmdbLog, keeps: Callable[[Frame], bool]) -> None:
         if after.size < span.size:
             return
         if after.root != span.root:
-            raise Corruption(span.first_size, f"{path} does not lead to the head that it states")
+            raise _damaged(span.first_size, f"{path} does not lead to the head that it states")
 
 
 def _frames(path: Path, log: LmdbLog, contents: dict[int, bytes | None]) -> Iterator[Frame]:

@@ -11,7 +11,8 @@ facts say that it went. How many tokens lost messages had nobody knows, so the t
 session may be off, which verify says.
 
 Invariants: frames that are whole come over byte for byte, in order; every position that does not
-is named; what stands for a lost payload says that it is lost.
+is named; what stands for a lost payload says that it is lost; what a fact that came over took away
+stays away, whatever old copy of it was found.
 """
 
 from collections import deque
@@ -29,9 +30,11 @@ from ..events import (
     BranchCreated,
     BranchMerged,
     Custom,
+    EraseRequested,
     Event,
     HistorySummarized,
     KeyCreated,
+    KeyShredded,
     MessageAppended,
     MessagesPruned,
     Redacted,
@@ -39,7 +42,7 @@ from ..events import (
     Span,
 )
 from ..ids import SYSTEM
-from ..log.base import ANY, Append
+from ..log.base import ANY, Append, frames_at
 from ..log.draft import draft
 from ..log.format import ACTOR_NAME, MESSAGE, SESSION_NAME, TYPE_CODES
 from ..log.frame import Frame
@@ -50,7 +53,7 @@ from ..messages import Json, Message
 from .carrying import Carrier, append_of, draft_of
 from .salvage import Gaps, Salvage, is_same
 
-MERGED = TYPE_CODES[BranchMerged]
+MERGED, KEY_SHREDDED = TYPE_CODES[BranchMerged], TYPE_CODES[KeyShredded]
 
 LOST = "lost"
 """The name of the fact, and of the key in a message's metadata, that stand for what is lost."""
@@ -111,6 +114,7 @@ class Mending:
         self._streams: dict[str, _Stream] = {}
         self._half: _Half | None = None
         self._gone: list[Shred] = []
+        self._erased: set[str] = set()
         self._named: set[int] = set()
         self._time = self._next = self.kept = 0
         self.lost, self.parts = Gaps(), list[LostPart]()
@@ -121,6 +125,8 @@ class Mending:
         codec = self._log.codec
         gaps = self._salvage.gaps(codec)
         found = self._salvage.found(gaps, codec)
+        if found and codec.seal is not None:
+            codec.seal.opened()  # a later fact that redacted what an old page has must be readable
         self._find_names(found)
         self._find_holes(found)
         for frame in self._frames(found):
@@ -129,8 +135,7 @@ class Mending:
         self.lost.add(self._next, self._salvage.size)
         self._name_keys()
         self._carrier.finish()
-        for each in self._gone:  # of what was redacted an older page may have had the payload still
-            self._log.shred(each)
+        self._shred()
 
     # -- what there is -----------------------------------------------------------------------
 
@@ -145,7 +150,7 @@ class Mending:
         """Return the name behind a reference, or one that says it is lost, which is noted."""
         row = self._names.get(ref)
         with suppress(ValueError):
-            if row:
+            if row and row.startswith(kind):
                 return self._log.codec.names.shown(kind, row[1:])
         self.unnamed.add(f"lost name {ref}")
         return f"lost name {ref}"
@@ -158,7 +163,7 @@ class Mending:
             for ref in (frame.session_ref, frame.actor_ref)
             if ref and ref not in self._names
         }
-        self._names |= self._salvage.lost_names(lost)
+        self._names |= self._salvage.lost_names(lost, self._names)
 
     def _find_holes(self, found: dict[int, Frame]) -> None:
         """Note where sessions go on after what is lost of them."""
@@ -181,14 +186,19 @@ class Mending:
         stream = self._stream(frame.session)
         events = _facts(frame)
         unnamed = frame.session in self.unnamed and self._needs_name(frame.session, events)
-        if unnamed or _is_lost_merge(frame, events):
+        if unnamed or _comes_anew(frame):
             self.lost.add(frame.position, self._next)
             return
-        self._end_merge(_half_of(frame.session, events))
+        if events or frame.row(0)[3] != MERGED:
+            self._end_merge(_half_of(frame.session, events))
+        else:  # it is sealed and nobody has its key: it is whole, so both halves are there
+            self._half = None
         for event in events:
             self._found(event)
             if isinstance(event, KeyCreated):
                 self._named.add(event.key)
+            if isinstance(event, (EraseRequested, KeyShredded)):
+                self._erased.add(frame.session)
             if isinstance(event, Redacted):
                 self._gone.append(Shred(frame.session, event.version, event.version))
         if frame.version < stream.version:  # a frame that is there twice can only be damage
@@ -213,10 +223,11 @@ class Mending:
 
     def _take_apart(self, frame: Frame, content: bytes | None) -> None:
         """Carry the events of a frame one by one, placeholders for those that are damaged."""
+        came = []
         for index, row in enumerate(frame.rows()):
             try:
                 made = append_of(frame, content, draft_of(frame, index, index + 1))
-                self.kept += 1
+                came.append(index)
             except Corruption:
                 version, position = frame.version + index, frame.position + index
                 self.lost.add(position, position + 1)
@@ -224,7 +235,30 @@ class Mending:
                 made = self._placeholder(frame.session, _lost(version, row[3] == MESSAGE))
             key = frame.key if index == 0 else None
             self._carrier.take_append(replace(made, key=key))
-        self._carrier.hide(frame)
+        self.kept += len(came)
+        self._carrier.hide(frame, came)  # a placeholder is no line whose payload is gone
+
+    def _shred(self) -> None:
+        """Take away what was redacted or erased: an older page may have had the payload still."""
+        for each in self._gone:
+            self._log.shred(each._replace(whole=self._goes_whole(each)))
+        for session in self._erased:
+            last = self._stream(session).version
+            self._log.shred(Shred(session, 0, last, whole=True))
+
+    def _goes_whole(self, redacted: Shred) -> bool:
+        """Return True where not only words are to go.
+
+        Values go where a merge brought them from a session that is erased, and all of a
+        placeholder does that is no message.
+        """
+        with suppress(EventStoreError):
+            frame = frames_at(self._log, redacted.session, redacted.first, frames_max=1)[0]
+            fact = frame.structure(redacted.first - frame.version)
+            if isinstance(fact, BranchMerged):
+                return fact.source in self._erased
+            return not isinstance(fact, (MessageAppended, HistorySummarized))
+        return False
 
     # -- placeholders ------------------------------------------------------------------------
 
@@ -333,9 +367,18 @@ def _half_of(session: str, events: Iterable[AnyEvent]) -> _Half | None:
     return next((_Half(session, each) for each in events if isinstance(each, BranchMerged)), None)
 
 
-def _is_lost_merge(frame: Frame, events: list[AnyEvent]) -> bool:
-    """Return True for a merge that can't be read: its other half says what stands here."""
-    return frame.row(0)[3] == MERGED and not events
+def _comes_anew(frame: Frame) -> bool:
+    """Return True for a damaged fact that needs no placeholder, which would only be in the way.
+
+    What a merge's other half says stands there; the end of an erasure, after which nothing else
+    may come, is said again by whoever opens the store.
+    """
+    if frame.row(0)[3] not in (MERGED, KEY_SHREDDED):
+        return False
+    with suppress(Corruption):
+        draft_of(frame)
+        return False
+    return True
 
 
 def _without_values(marker: BranchMerged) -> BranchMerged:

@@ -7,9 +7,12 @@ what is whole.
 """
 
 import re
+import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -49,9 +52,14 @@ ZSTD_MAGIC = b"\x37\xa4\x30\xec"
 """How a dictionary begins, RFC 8878."""
 
 META_PAGES = (0, 1)
-_PAGE_HEAD_BYTES = 16
+
+READ_BYTES = 1 << 20
 _FRAME = re.compile(rb"\x01(?=[\x00\x01])")
 """How a frame begins: its format, then its flags, which may look like the beginning of another."""
+_NAME = re.compile(rb"\x00{4}(?=" + REF.size.to_bytes(2, sys.byteorder) + rb".{12}[sa])", re.DOTALL)
+"""How a node of the table of names goes on behind its low size, see pages.py: the rest of that, no
+flags, the size of the key; then there are the key, a checksum and the kind of the name."""
+_NAME_AHEAD = 18
 
 
 class Gaps:
@@ -128,24 +136,30 @@ class Salvage:
 
     def dictionaries(self) -> dict[int, bytes]:
         """Return the compression dictionaries that are whole, by their numbers."""
-        found = _numbered(self._rows(DICTIONARIES))
+        found = _numbered(self._rows(DICTIONARIES), ZSTD_MAGIC)
         if found and len(found) == self._tables[DICTIONARIES].entries:
             return found
-        rows = _numbered(self._leaf_rows())
-        return {**{n: row for n, row in rows.items() if row[:4] == ZSTD_MAGIC}, **found}
+        return {**_numbered(self._leaf_rows(), ZSTD_MAGIC), **found}
 
     def names(self) -> dict[int, bytes]:
-        """Return the rows of names by their references, from either of the two tables of them."""
-        found = {
-            REF.unpack(row)[0]: key for key, row in self._rows(REFS) if len(row) == REF.size and key
-        }
-        return {**found, **_numbered(self._rows(NAMES))}
+        """Return the rows of names that the tree leads to, by their references."""
+        return _numbered(self._rows(NAMES), SESSION_NAME, ACTOR_NAME)
 
-    def lost_names(self, wanted: set[int]) -> dict[int, bytes]:
-        """Return rows of names that no tree leads to any more."""
-        kinds = (SESSION_NAME, ACTOR_NAME)
-        rows = _numbered(self._leaf_rows()) if wanted else {}
-        return {n: row for n, row in rows.items() if n in wanted and row[:1] in kinds}
+    def lost_names(self, wanted: set[int], known: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Return rows of names that no tree of them leads to any more.
+
+        The table from names to references has no checksums, so it is asked last, and not believed
+        where it has a name of another reference or two of one.
+        """
+        if not wanted:
+            return {}
+        found = _numbered(self._loose_names(), SESSION_NAME, ACTOR_NAME)
+        others = {*known.values(), *found.values()}
+        left = [each for each in self._rows(REFS) if len(each[1]) == REF.size]
+        left = [(name, row) for name, row in left if name not in others]
+        times = Counter(row for _, row in left)
+        rows = {REF.unpack(row)[0]: name for name, row in left if times[row] == 1}
+        return {number: row for number, row in {**rows, **found}.items() if number in wanted}
 
     def content(self, key: bytes) -> bytes | None:
         """Return what the index of keys has for a kept key, None where that is lost."""
@@ -183,29 +197,48 @@ class Salvage:
 
     def _end(self, codec: Codec) -> int:
         """Return the size of a log that has lost a head: behind the last frame anywhere."""
-        frames = (_frame(raw, key, codec) for key, raw in self._leaf_rows())
+        rows = chain(self._leaf_rows(), (row for _, *row in self._loose_frames()))
+        frames = (_frame(raw, key, codec) for key, raw in rows)
         return max((frame.last_position + 1 for frame in frames if frame), default=0)
 
     def found(self, gaps: Gaps, codec: Codec) -> dict[int, Frame]:
         """Return frames for missing positions, found anywhere in the file."""
         found: dict[int, Frame] = {}
         left = TRIES_MAX
-        whole_or_cut = -(-self._file.size // self._file.page_bytes)
-        for number in range(2, whole_or_cut if gaps.stretches else 0):
-            page = self._file.read(number * self._file.page_bytes, self._file.page_bytes)
-            for at in (match.start() for match in _FRAME.finditer(page, _PAGE_HEAD_BYTES)):
-                raw = None if at % 2 else self._framed(number * self._file.page_bytes + at)
-                if raw is None:
-                    continue
-                frame = _frame(raw, page[at - POSITION.size : at], codec)
-                if frame is None and left > 0:
-                    frame, tried = _tried(raw, gaps, codec, left)
-                    left -= tried
-                if frame is not None and gaps.hold(frame.position, frame.last_position + 1):
-                    known = found.setdefault(frame.position, frame)
-                    if is_same(known, frame) and not is_whole(known):
-                        found[frame.position] = frame
+        for offset, key, raw in self._loose_frames() if gaps.stretches else ():
+            frame = _frame(raw, key, codec)
+            if frame is None and left > 0 and not offset % 2:  # LMDB's own places are even
+                frame, tried = _tried(raw, gaps, codec, left)
+                left -= tried
+            if frame is not None and gaps.hold(frame.position, frame.last_position + 1):
+                known = found.setdefault(frame.position, frame)
+                if known is not frame and _worth(frame) > _worth(known):
+                    found[frame.position] = frame
         return found
+
+    def _loose_frames(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Iterate over what may be frames: offset, what would be the key before it, and bytes."""
+        for offset in self._matches(_FRAME, 1):
+            raw = self._framed(offset)
+            if raw is not None:
+                yield offset, self._file.read(offset - POSITION.size, POSITION.size), raw
+
+    def _loose_names(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over what may be rows of names."""
+        for offset in self._matches(_NAME, _NAME_AHEAD):
+            size = int.from_bytes(self._file.read(offset - 2, 2), sys.byteorder)
+            row = self._file.read(offset + 6, REF.size + size)
+            yield row[: REF.size], row[REF.size :]
+
+    def _matches(self, pattern: re.Pattern[bytes], ahead: int) -> Iterator[int]:
+        """Iterate over the offsets where a pattern matches that looks so many bytes ahead.
+
+        No page is asked for: where bytes were lost none is at its place any more.
+        """
+        for start in range(0, self._file.size, READ_BYTES):
+            block = self._file.read(start, READ_BYTES + ahead)
+            found = (match.start() for match in pattern.finditer(block))
+            yield from (start + at for at in found if at < READ_BYTES)
 
     def _framed(self, offset: int) -> bytes | None:
         """Return the bytes from an offset on that a frame beginning there would have."""
@@ -224,7 +257,7 @@ class Salvage:
 
     def _leaf_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over all rows in leaf pages, whether a tree leads to them or not."""
-        for number in range(2, self._file.pages):
+        for number in range(self._file.pages):
             page = self._file.page(number)
             for _, key, row in self._file.nodes(page) if page_kind(page) == LEAF else ():
                 if row is not None:
@@ -240,18 +273,29 @@ def is_whole(frame: Frame) -> bool:
     return False
 
 
+def _worth(frame: Frame) -> tuple[bool, int]:
+    """Return what makes a copy better than others: to be whole, then to have lost most payloads.
+
+    Nothing else ever changes in a frame, so that is the newest one.
+    """
+    return is_whole(frame), sum(map(frame.erased, range(frame.count)))
+
+
 def is_same(one: Frame, other: Frame) -> bool:
     """Return True for copies of one frame: its head's checksum covers those of its bodies."""
     same_head = one.raw[:FRAME_HEAD_BYTES] == other.raw[:FRAME_HEAD_BYTES]
     return same_head and one.position == other.position
 
 
-def _numbered(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, bytes]:
-    """Return the values of rows that have a number for a key and are whole."""
+def _numbered(rows: Iterable[tuple[bytes, bytes]], *begins: bytes) -> dict[int, bytes]:
+    """Return the values of rows that have a number for a key, are whole and begin like this.
+
+    A page of one table that stands where another's should has rows that are as whole.
+    """
     return {
         int(REF.unpack(key)[0]): value
         for key, row in rows
-        if len(key) == REF.size and (value := checked(row))
+        if len(key) == REF.size and (value := checked(row)) and value.startswith(begins)
     }
 
 

@@ -19,7 +19,7 @@ from projections.branches import BranchesProjection
 from projections.catalog import CatalogProjection
 from projections.statistics import StatisticsProjection
 
-from .. import EventStore, InvalidEvent, StoreUnavailable
+from .. import EventStore, InvalidEvent
 from ..audit.report import Finding, Report
 from ..audit.trust import VERIFIED
 from ..audit.verify import Verified, verify_directory
@@ -91,13 +91,14 @@ def verify(
 
 
 def _last_verified(terminal: Terminal, *, deep: bool) -> Verified | None:
-    """Return how far the last run came, None where none was or it looked less deep."""
+    """Return how far the last run came, None where nothing says so or it looked less deep."""
     try:
         kept = msgspec.json.decode((terminal.audit / VERIFIED).read_bytes(), type=Verified)
     except FileNotFoundError:
         return None
-    except UNDECODABLE as error:
-        raise StoreUnavailable(f"{terminal.audit / VERIFIED} is damaged: {error}") from None
+    except (OSError, *UNDECODABLE) as error:
+        terminal.warn(f"{terminal.audit / VERIFIED} can't be read, so all is verified: {error}")
+        return None
     return kept if kept.deep or not deep else None
 
 

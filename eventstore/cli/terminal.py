@@ -88,7 +88,7 @@ class Terminal:
             self.path, read_only=read_only, trust=trust, keyring=keys, **options
         )
         if store.distrust is not None:
-            self.err.print(f"eventstore: warning: {store.distrust}", style="red", markup=False)
+            self.warn(str(store.distrust))
         return store
 
     def keys(self) -> Keyring | None:
@@ -132,6 +132,10 @@ class Terminal:
                 self.out.print(each, no_wrap=each.no_wrap, overflow=each.overflow)
             else:
                 self.out.print(each)
+
+    def warn(self, text: str) -> None:
+        """Tell people and logs what is wrong, while the command goes on."""
+        self.err.print(f"eventstore: warning: {text}", style="red", markup=False)
 
     def remark(self, text: str) -> None:
         """Tell people something that is no part of the answer."""

@@ -178,7 +178,7 @@ class Plan:
         self.erasing: dict[int, bool] = {}
         """Reference of a stream -> True where its erasure begins, False where it is complete."""
         self.erases = False
-        """Whether any erasure begins, also one that a later append of the batch completes."""
+        """Whether any erasure begins here, also one that a later append of the batch completes."""
         self._receipts: dict[int, Receipt] = {}
 
     def decide(self, append: Append) -> Outcome:
@@ -269,8 +269,9 @@ class Plan:
         tail = Tail(tail.ref, version + draft.count - 1, messages, last)
         self.tails[session] = tail
         begun = _erasing(tail.ref, draft)
+        # An end whose beginning was lost, as a repair carries it, counts like a beginning.
+        self.erases |= any(begun.values()) or (bool(begun) and not self._erased(tail.ref))
         self.erasing |= begun
-        self.erases |= any(begun.values())
         self.frames.append((last, frame))
         self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(tail.version, messages, last)))
         return Receipt(session, version, tail.version, last, self.recorded_at, last + 1)

@@ -174,9 +174,10 @@ def _heads_at(frame: Frame) -> int:
 _NOTES = frozenset(TYPE_CODES[kind] for kind in (ev.HistorySummarized, ev.BranchMerged))
 
 
-def hidden_lines(frame: Frame) -> list[Span]:
-    """Return the lines that no list may show, because their payloads are gone."""
-    lines = (hidden_line(frame, index) for index in range(frame.count) if frame.erased(index))
+def hidden_lines(frame: Frame, indexes: Iterable[int] | None = None) -> list[Span]:
+    """Return the lines that no list may show, their payloads being gone: of all events or some."""
+    asked = range(frame.count) if indexes is None else indexes
+    lines = (hidden_line(frame, index) for index in asked if frame.erased(index))
     return [line for line in lines if line is not None]
 
 

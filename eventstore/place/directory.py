@@ -70,14 +70,24 @@ def describe(path: Path) -> dict[str, Any]:
         found, store = int(marker["format"]), str(marker["store"])
         origin, restored = str(marker.get("origin", store)), dict(marker.get("restored", {}))
     except FileNotFoundError:
+        if (path / LOG).is_dir():
+            raise _undescribed(path, "is missing") from None
         raise StoreUnavailable(f"{path} holds no event store") from None
     except OSError as error:
         raise StoreUnavailable(f"{path} can't be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        raise StoreUnavailable(f"{path / MARKER} is no store's description") from None
+        raise _undescribed(path, "is no store's description") from None
     if found > FORMAT:
         raise FormatTooNew(found, FORMAT)
     return {**marker, "store": store, "origin": origin, "restored": restored}
+
+
+def _undescribed(path: Path, what: str) -> StoreUnavailable:
+    """Return the error of a directory that does not say what it is: its log knows that too."""
+    helps = "'eventstore repair' makes a new store of its log"
+    return StoreUnavailable(
+        f"{path / MARKER} {what}" + (f"; {helps}" if (path / LOG).is_dir() else "")
+    )
 
 
 def _check_free(path: Path) -> None:
