@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from eventstore import EventStore, InvalidEvent, Recorded
-from eventstore.engine.reading import type_codes
+from eventstore.engine.reading import PAGE_FRAMES, type_codes
 from eventstore.ids import SYSTEM
 from eventstore.log.base import Log, frames_at
 from eventstore.log.format import MESSAGE
@@ -113,7 +113,7 @@ def log_stretches(log: Log, last: int) -> Iterator[Stretch]:
     """Iterate over the log up to and with position `last`, without what is about the store."""
     position = 0
     while position <= last:
-        for frame in log.read_all(position):
+        for frame in log.read_all(position, PAGE_FRAMES):
             if frame.position > last:
                 return
             stop = frame.version + min(last, frame.last_position) - frame.position
@@ -127,7 +127,7 @@ def segment_stretches(log: Log, segments: Iterable[Segment]) -> Iterator[Stretch
     for segment in segments:
         version = segment.first
         while version <= segment.last:
-            for frame in frames_at(log, segment.session, version):
+            for frame in frames_at(log, segment.session, version, frames_max=PAGE_FRAMES):
                 if frame.version > segment.last:
                     break
                 yield frame, max(version, frame.version), min(segment.last, frame.last_version)

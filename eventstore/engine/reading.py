@@ -5,7 +5,7 @@ was committed when it took its page and never one twice; damage raises Corruptio
 """
 
 from collections.abc import Collection, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from ..errors import InvalidEvent, brief
 from ..log.base import Log, frames_at
@@ -13,6 +13,9 @@ from ..log.format import TYPE_CODES
 from ..log.frame import Recorded
 
 Page = list[Recorded]
+
+PAGE_FRAMES = 256
+"""Frames in one page: with 2,048 they fall out of the processor's cache, and cost a sixth more."""
 
 POSITION_MAX = (1 << 63) - 1
 """Beyond any log: a reader that is sent further waits there."""
@@ -27,7 +30,7 @@ def stream_pages(
     version = last if reverse else first
     while first <= version <= last:
         page: Page = []
-        for frame in frames_at(log, session, version, reverse=reverse):
+        for frame in frames_at(log, session, version, reverse=reverse, frames_max=PAGE_FRAMES):
             if frame.last_version < first or frame.version > last:
                 break
             page += frame.recorded(first, min(last, version) if reverse else last, reverse=reverse)
@@ -41,14 +44,15 @@ def log_pages(log: Log, position: int, types: Collection[str] | None = None) -> 
     """Iterate over the log from `position` on; `types` are names of event types to keep."""
     codes = None if types is None else type_codes(types)
     position = min(max(position, 0), POSITION_MAX)
-    while frames := log.read_all(position):
+    while frames := log.read_all(position, PAGE_FRAMES):
         page: Page = []
         for frame in frames:
-            first = frame.version + max(position - frame.position, 0)
-            if codes is None:
-                page += frame.recorded(first)
+            if frame.count == 1:  # so is mostly every frame: a list each would cost a tenth more
+                if codes is None or frame.row(0)[3] in codes:
+                    page.append(Recorded(frame, 0))
             else:
-                page += (each for each in frame.recorded(first) if each.type_code in codes)
+                found = frame.recorded(frame.version + max(position - frame.position, 0))
+                page += (each for each in found if codes is None or each.type_code in codes)
             position = frame.last_position + 1
         yield page
 
@@ -65,7 +69,13 @@ def type_codes(types: Collection[str]) -> set[int]:
 
 def flat(pages: Iterator[Page], limit: int | None) -> Iterator[Recorded]:
     """Iterate over the events of pages, at most `limit`. Raises InvalidEvent below 0."""
-    return islice((recorded for page in pages for recorded in page), checked_limit(limit))
+    return islice(chain.from_iterable(map(_drained, pages)), checked_limit(limit))
+
+
+def _drained(page: Page) -> Iterator[Recorded]:
+    page.reverse()
+    while page:
+        yield page.pop()
 
 
 def checked_limit(limit: int | None) -> int | None:

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from hashlib import sha256
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -326,11 +327,11 @@ def plan(batch: Sequence[Append], ground: Ground, now: int) -> Plan:
 def page(frames: Iterable[Frame], frames_max: int | None = None) -> list[Frame]:
     """Take a bounded page: PAGE_EVENTS_MAX or PAGE_BYTES_MAX, rounded up to whole frames."""
     taken, events, size = [], 0, 0
-    for frame in frames:
+    for frame in islice(frames, frames_max):
         taken.append(frame)
         events += frame.count
         size += len(frame.raw)
-        if events >= PAGE_EVENTS_MAX or size >= PAGE_BYTES_MAX or len(taken) == frames_max:
+        if events >= PAGE_EVENTS_MAX or size >= PAGE_BYTES_MAX:
             break
     return taken
 

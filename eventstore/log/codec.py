@@ -14,7 +14,6 @@ import zstandard
 
 from ..errors import Corruption, EventTooLarge, InvalidEvent, SessionNotFound
 from ..events import AnyEvent, Event, MessageAppended
-from ..ids import message_id
 from ..limits import DICTIONARY_BYTES_MAX, EVENT_BYTES_MAX
 from ..messages import Message
 from ..upcast import schema_of, upcast
@@ -80,13 +79,19 @@ def decode(code: int, schema: int, payload: bytes, session: str, version: int) -
         payload = _encode(upcast(TYPES[code].__name__, schema, msgspec.msgpack.decode(payload)))
     if code != MESSAGE:
         return _decoders[code](payload)
+    return decode_message(payload, session, version)
+
+
+def decode_message(payload: bytes, session: str, version: int) -> MessageAppended:
+    """Return the message of a payload that is written as today."""
     stored = _decode_message(payload)
-    given = stored.message.get("id") or message_id(session, version)
-    return MessageAppended(Message(stored.message, given), stored.tokens)
+    fields = stored.message
+    given = fields.get("id") or f"{session}#{version}"  # message_id() without its call
+    return MessageAppended(Message(fields, given), stored.tokens)
 
 
-class _Contexts:
-    """One thread's compressors and decompressors, by dictionary number."""
+class _Contexts(threading.local):
+    """Each thread's compressors and decompressors, by dictionary number: zstd shares none."""
 
     def __init__(self) -> None:
         self.compress: dict[int, zstandard.ZstdCompressor] = {}
@@ -109,7 +114,7 @@ class Codec:
         self.current = current
         self.seal = seal
         self._load = load
-        self._local = threading.local()  # zstd contexts must not be shared between threads
+        self._contexts = _Contexts()
 
     @property
     def names(self) -> Names:
@@ -162,7 +167,9 @@ class Codec:
             raise ValueError("payload is compressed and has 0 bytes")
         else:
             try:
-                payload = self._decompressor(number)(stored, size)
+                payload = (self._contexts.decompress.get(number) or self._decompressor(number))(
+                    stored, size
+                )
             except (zstandard.ZstdError, MemoryError) as error:
                 raise ValueError(f"payload can't be decompressed: {error}") from None
         if len(payload) != size:
@@ -170,7 +177,7 @@ class Codec:
         return payload
 
     def _compressor(self, number: int) -> zstandard.ZstdCompressor:
-        contexts = self._contexts()
+        contexts = self._contexts
         if number not in contexts.compress:
             contexts.compress[number] = zstandard.ZstdCompressor(
                 compression_params=_parameters(), dict_data=self._dictionary(number, compress=True)
@@ -178,19 +185,11 @@ class Codec:
         return contexts.compress[number]
 
     def _decompressor(self, number: int) -> Callable[[bytes, int], bytes]:
-        contexts = self._contexts()
-        if number not in contexts.decompress:
-            contexts.decompress[number] = zstandard.ZstdDecompressor(
-                dict_data=self._dictionary(number), format=zstandard.FORMAT_ZSTD1_MAGICLESS
-            ).decompress
-        return contexts.decompress[number]
-
-    def _contexts(self) -> _Contexts:
-        try:
-            return self._local.contexts  # type: ignore[no-any-return]
-        except AttributeError:
-            self._local.contexts = made = _Contexts()
-            return made
+        made = zstandard.ZstdDecompressor(
+            dict_data=self._dictionary(number), format=zstandard.FORMAT_ZSTD1_MAGICLESS
+        ).decompress
+        self._contexts.decompress[number] = made
+        return made
 
     def _dictionary(
         self, number: int, *, compress: bool = False

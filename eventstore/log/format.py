@@ -67,6 +67,8 @@ FRAME_FORMAT = 1
 FRAME_HEAD = Struct(">BBHIIIIBBBBQQ")
 """format, flags, count, session, actor, version, number, three name lengths, 0, previous, time."""
 FRAME_HEAD_BYTES = FRAME_HEAD.size + CHECKSUM.size
+NAME_LENGTHS = slice(20, 23)
+"""Where the three lengths stand in a frame: one byte each."""
 
 EVENT_HEAD = Struct(">IIIBBBBHH")
 """end, size, tokens, type, schema, flags, role, dictionary, 0."""

@@ -23,7 +23,7 @@ from ..audit.entry import (
 from ..errors import UNDECODABLE, Corruption, KeyShredded
 from ..events import AnyEvent
 from ..messages import ROLES
-from .codec import Codec, decode
+from .codec import SCHEMA_OF, Codec, decode, decode_message
 from .format import (
     ACTOR_NAME,
     CAUSATION_NAME,
@@ -36,9 +36,11 @@ from .format import (
     FRAME_HEAD_BYTES,
     KEY_NAME,
     MESSAGE,
+    NAME_LENGTHS,
     OCCURRED,
     OCCURRED_TIME,
     ONLY_MESSAGES,
+    REF,
     RESIDUE_SCHEMA,
     SEALED,
     SHREDDED,
@@ -49,6 +51,13 @@ from .seal import COMMITMENT_BYTES, bound_of
 from .vault import sealed_with
 
 _U32_MAX = (1 << 32) - 1
+
+_HEAD = struct.Struct(FRAME_HEAD.format + CHECKSUM.format.removeprefix(">"))
+"""The fixed head and its checksum, read at once."""
+
+_MESSAGE_SCHEMA = SCHEMA_OF[MESSAGE]
+
+_row_at, _end_at = EVENT_ROW.unpack_from, REF.unpack_from
 
 Row = tuple[int, ...]
 """An event head as EVENT_ROW has it."""
@@ -61,13 +70,14 @@ class Frame:
         "_bodies_at",
         "_digest",
         "_heads_at",
-        "_lengths",
         "_numbers",
         "actor_ref",
         "actor",
         "codec",
         "count",
         "flags",
+        "last_position",
+        "last_version",
         "number",
         "position",
         "previous",
@@ -81,7 +91,11 @@ class Frame:
     actor: str | None
     count: int
     flags: int
+    last_position: int
+    last_version: int
     number: int
+    position: int
+    previous: int
     recorded_at: int
     session: str
     version: int
@@ -91,42 +105,37 @@ class Frame:
             (
                 layout,
                 self.flags,
-                self.count,
+                count,
                 self.session_ref,
                 self.actor_ref,
                 self.version,
                 self.number,
-                *lengths,
+                key_bytes,
+                correlation_bytes,
+                causation_bytes,
                 _,
                 previous,
                 self.recorded_at,
-            ) = FRAME_HEAD.unpack_from(raw)
-            self._heads_at = FRAME_HEAD_BYTES + sum(lengths)
-            self._bodies_at = self._heads_at + self.count * EVENT_ROW.size
-            checksum = CHECKSUM.unpack_from(raw, FRAME_HEAD.size)[0]
+                checksum,
+            ) = _HEAD.unpack_from(raw)
+            heads_at = FRAME_HEAD_BYTES + key_bytes + correlation_bytes + causation_bytes
+            bodies_at = heads_at + count * EVENT_ROW.size
+            position = last_position - count + 1
+            covered = raw[: FRAME_HEAD.size] + raw[FRAME_HEAD_BYTES:bodies_at]
+            if position < 0 or xxh3_64_intdigest(covered, position) != checksum:
+                raise Corruption(last_position, "frame head does not match its checksum")
+            end = bodies_at + _end_at(raw, bodies_at - EVENT_ROW.size)[0]
         except struct.error:
             raise Corruption(last_position, f"frame has only {len(raw)} bytes") from None
-        self.raw, self.codec = raw, codec
-        self.position = last_position - self.count + 1
+        if layout != FRAME_FORMAT or len(raw) != end:
+            raise Corruption(last_position, f"frame of layout {layout} has {len(raw)} bytes")
+        self.raw, self.codec, self.count = raw, codec, count
+        self.position, self.last_position = position, last_position
+        self.last_version = self.version + count - 1
         self.previous = previous - 1
-        self._lengths = lengths
+        self._heads_at, self._bodies_at = heads_at, bodies_at
         self._numbers: list[int] | None = None
         self._digest: bytes | None = None
-        covered = raw[: FRAME_HEAD.size] + raw[FRAME_HEAD_BYTES : self._bodies_at]
-        if self.position < 0 or xxh3_64_intdigest(covered, self.position) != checksum:
-            raise Corruption(last_position, "frame head does not match its checksum")
-        if layout != FRAME_FORMAT or len(raw) != self._bodies_at + self.row(self.count - 1)[0]:
-            raise Corruption(last_position, f"frame of layout {layout} has {len(raw)} bytes")
-
-    @property
-    def last_position(self) -> int:
-        """Position of the newest event of the frame."""
-        return self.position + self.count - 1
-
-    @property
-    def last_version(self) -> int:
-        """Version of the newest event of the frame."""
-        return self.version + self.count - 1
 
     @property
     def only_messages(self) -> bool:
@@ -154,8 +163,9 @@ class Frame:
         return self._kept(0)
 
     def _kept(self, index: int) -> bytes:
-        start = FRAME_HEAD_BYTES + sum(self._lengths[:index])
-        return self.raw[start : start + self._lengths[index]]
+        lengths = self.raw[NAME_LENGTHS]
+        start = FRAME_HEAD_BYTES + sum(lengths[:index])
+        return self.raw[start : start + lengths[index]]
 
     def _name(self, kind: bytes, kept: bytes) -> str | None:
         try:
@@ -174,7 +184,7 @@ class Frame:
 
     def row(self, index: int) -> Row:
         """Return one event's head: end, size, tokens, type, schema, flags, role, dictionary."""
-        return EVENT_ROW.unpack_from(self.raw, self._heads_at + index * EVENT_ROW.size)
+        return _row_at(self.raw, self._heads_at + index * EVENT_ROW.size)
 
     def rows(self, low: int = 0, high: int | None = None) -> Iterator[Row]:
         """Iterate over the event heads `low <= index < high` without touching a payload."""
@@ -184,13 +194,13 @@ class Frame:
     def message_indexes(self, start: int, stop: int) -> Sequence[int]:
         """Return the indexes of the messages whose number is in `start <= number < stop`."""
         low, high = max(start - self.number, 0), max(stop - self.number, 0)
-        if self.only_messages:
+        if self.flags & ONLY_MESSAGES:
             return range(low, min(high, self.count))
         return [index for index, row in enumerate(self.rows()) if row[3] == MESSAGE][low:high]
 
     def message_number(self, index: int) -> int:
         """Return how many messages of the stream come before the event at `index`."""
-        if self.only_messages:
+        if self.flags & ONLY_MESSAGES:
             return self.number + index
         if self._numbers is None:
             marks = (row[3] == MESSAGE for row in self.rows())
@@ -199,15 +209,17 @@ class Frame:
 
     def next_number(self) -> int:
         """Return how many messages the stream holds up to and with this frame."""
+        if self.flags & ONLY_MESSAGES:
+            return self.number + self.count
         return self.message_number(self.count)
 
     def stored(self, index: int) -> tuple[Row, bytes]:
         """Return one event's head and its body as it is on disk, checked."""
-        at = self._heads_at + index * EVENT_ROW.size
-        row = EVENT_ROW.unpack_from(self.raw, at)
-        start = EVENT_ROW.unpack_from(self.raw, at - EVENT_ROW.size)[0] if index else 0
-        body = self.raw[self._bodies_at + start : self._bodies_at + row[0]]
-        if xxh3_64_intdigest(self.raw[at : at + EVENT_HEAD.size] + body) & _U32_MAX != row[9]:
+        raw, at, bodies_at = self.raw, self._heads_at + index * EVENT_ROW.size, self._bodies_at
+        row = _row_at(raw, at)
+        start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if index else bodies_at
+        body = raw[start : bodies_at + row[0]]
+        if xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + body) & _U32_MAX != row[9]:
             raise Corruption(self.position + index, "event does not match its checksum")
         return row, body
 
@@ -296,7 +308,25 @@ class Frame:
             raise Corruption(self.position + index, str(error)) from None
 
     def event(self, index: int) -> AnyEvent:
-        """Return one event, decoded."""
+        """Return one event, decoded.
+
+        Plain messages take a way with fewer calls, 2.6 instead of 3.6 us; what is not in order
+        there is found again, and named, on the way that all others take.
+        """
+        raw, at, bodies_at = self.raw, self._heads_at + index * EVENT_ROW.size, self._bodies_at
+        end, size, _, code, schema, flags, _, number, _, checksum = _row_at(raw, at)
+        if code == MESSAGE and schema == _MESSAGE_SCHEMA and not flags:
+            start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if index else bodies_at
+            body = raw[start : bodies_at + end]
+            if xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + body) & _U32_MAX == checksum:
+                try:
+                    payload = self.codec.decompress(number, body[SALT_BYTES:], size)
+                    return decode_message(payload, self.session, self.version + index)
+                except UNDECODABLE:
+                    return self._event(index)
+        return self._event(index)
+
+    def _event(self, index: int) -> AnyEvent:
         row, _, payload = self.opened(index)
         return self._decoded(index, row[3], row[4], payload)
 
@@ -314,12 +344,12 @@ class Frame:
 
     def recorded(
         self, first_version: int = 0, last_version: int = _U32_MAX, *, reverse: bool = False
-    ) -> Iterator["Recorded"]:
-        """Iterate over the events whose version is in the (inclusive) range."""
+    ) -> list["Recorded"]:
+        """Return the events whose version is in the (inclusive) range."""
         low = max(first_version - self.version, 0)
         high = min(last_version - self.version + 1, self.count)
         indexes = range(low, high)
-        return (Recorded(self, index) for index in (reversed(indexes) if reverse else indexes))
+        return [Recorded(self, index) for index in (reversed(indexes) if reverse else indexes)]
 
 
 class Recorded:
@@ -429,9 +459,10 @@ class Recorded:
     @property
     def event(self) -> AnyEvent:
         """The typed event; raises KeyShredded where it was erased, Corruption where damaged."""
-        if self._event is None:
-            self._event = self.frame.event(self.index)
-        return self._event
+        event = self._event
+        if event is None:
+            event = self._event = self.frame.event(self.index)
+        return event
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recorded) and _facts(self) == _facts(other)
