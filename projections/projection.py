@@ -70,6 +70,15 @@ class Projection(ABC, Generic[State]):
                 state = self.evolve(state, recorded)
         return state
 
+    def evolve_all(self, state: State, stretches: Iterable[Stretch]) -> State:
+        """Return the state after many frames.
+
+        Override it where many at once are cheaper than frame by frame.
+        """
+        for frame, first, last in stretches:
+            state = self.evolve_frame(state, frame, first, last)
+        return state
+
     @cached_property
     def _codes(self) -> set[int] | None:
         return None if self.types is None else type_codes(self.types)
@@ -103,10 +112,7 @@ def fold(
         stretches = log_stretches(store.log, moment_position(store, at_position, at_time))
     else:
         raise InvalidEvent("at_version and inherited need the session they are about")
-    state = projection.initial()
-    for frame, first, last in stretches:
-        state = projection.evolve_frame(state, frame, first, last)
-    return state
+    return projection.evolve_all(projection.initial(), stretches)
 
 
 def log_stretches(log: Log, last: int) -> Iterator[Stretch]:
@@ -116,10 +122,10 @@ def log_stretches(log: Log, last: int) -> Iterator[Stretch]:
         for frame in log.read_all(position, PAGE_FRAMES):
             if frame.position > last:
                 return
-            stop = frame.version + min(last, frame.last_position) - frame.position
-            if frame.session != SYSTEM:
-                yield frame, frame.version, stop
             position = frame.last_position + 1
+            if frame.session != SYSTEM:
+                stop = frame.last_version - max(position - 1 - last, 0)
+                yield frame, frame.version, stop
 
 
 def segment_stretches(log: Log, segments: Iterable[Segment]) -> Iterator[Stretch]:

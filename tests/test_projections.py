@@ -55,6 +55,7 @@ class Slow(StatisticsProjection):
 
     name = "slow"
     evolve_frame = Projection.evolve_frame
+    evolve_all = Projection.evolve_all
 
 
 def say(store: EventStore, session: str, *texts: str) -> None:
