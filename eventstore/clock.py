@@ -14,6 +14,8 @@ Clock = Callable[[], int]
 
 system_clock: Clock = time.time_ns
 
+DAY_NS = 86_400 * 10**9
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NS_MAX = (1 << 63) - 1
 

@@ -70,13 +70,14 @@ class Projection(ABC, Generic[State]):
                 state = self.evolve(state, recorded)
         return state
 
-    def evolve_all(self, state: State, stretches: Iterable[Stretch]) -> State:
-        """Return the state after many frames.
+    def evolve_log(self, state: State, log: Log, last: int) -> State:
+        """Return the state after the log up to and with position `last`.
 
-        Override it where many at once are cheaper than frame by frame.
+        What is about the store itself is left out. Override it where of messages only heads are
+        looked at, see Log.tally().
         """
-        for frame, first, last in stretches:
-            state = self.evolve_frame(state, frame, first, last)
+        for frame, first, stop in log_stretches(log, last):
+            state = self.evolve_frame(state, frame, first, stop)
         return state
 
     @cached_property
@@ -102,17 +103,19 @@ def fold(
     """
     store.flush()
     check_one_moment(at_version, at_position, at_time)
-    if session is not None:
-        version = moment_version(store, session, at_version, at_position, at_time)
-        segments = [Segment(session, 0, version)]
-        if inherited:
-            _, segments = lineage(store.log, session, version)
-        stretches = segment_stretches(store.log, segments)
-    elif at_version is None and not inherited:
-        stretches = log_stretches(store.log, moment_position(store, at_position, at_time))
-    else:
-        raise InvalidEvent("at_version and inherited need the session they are about")
-    return projection.evolve_all(projection.initial(), stretches)
+    state = projection.initial()
+    if session is None:
+        if at_version is not None or inherited:
+            raise InvalidEvent("at_version and inherited need the session they are about")
+        last = moment_position(store, at_position, at_time)
+        return projection.evolve_log(state, store.log, last)
+    version = moment_version(store, session, at_version, at_position, at_time)
+    segments = [Segment(session, 0, version)]
+    if inherited:
+        _, segments = lineage(store.log, session, version)
+    for frame, first, stop in segment_stretches(store.log, segments):
+        state = projection.evolve_frame(state, frame, first, stop)
+    return state
 
 
 def log_stretches(log: Log, last: int) -> Iterator[Stretch]:

@@ -5,7 +5,7 @@ said: the numbers of a store are the sums of its sessions'. Of messages only the
 the payloads of the rarer events are decoded where a number is in them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -14,15 +14,17 @@ import msgspec
 
 from eventstore import EventStore, Recorded
 from eventstore import events as ev
-from eventstore.clock import to_datetime
-from eventstore.log.format import MESSAGE, OCCURRED, TYPE_CODES
+from eventstore.clock import DAY_NS, to_datetime
+from eventstore.ids import SYSTEM
+from eventstore.log.base import Log
+from eventstore.log.format import MESSAGE, TYPE_CODES
 from eventstore.log.frame import Frame
+from eventstore.log.tally import Tally, Times
 from eventstore.messages import ROLES
 from eventstore.state.lineage import Headers
 
-from .projection import Projection, Stretch, fold
+from .projection import Projection, fold
 
-DAY_NS = 86_400 * 10**9
 ROLE_NAMES = tuple(role or "other" for role in ROLES)
 _ASSISTANT = ROLES.index("assistant")
 _MESSAGE_NAME = ev.MessageAppended.__name__
@@ -141,13 +143,13 @@ class StatisticsProjection(Projection[Statistics]):
     def evolve(self, state: Statistics, recorded: Recorded) -> Statistics:
         """Count one event."""
         now = recorded.recorded_at
-        _count(state, recorded.type, 1, recorded.size, now, now)
+        _count(state, recorded.type, 1, recorded.size, (now, now))
         if recorded.type_code == MESSAGE:
             code = recorded.frame.row(recorded.index)[6]
             _say(state, code, 1, recorded.tokens)
             occurred_at = recorded.occurred_at
             moment = now if occurred_at is None else occurred_at
-            _date(state, moment, moment, {moment // DAY_NS: 1})
+            _date(state, (moment, moment), {moment // DAY_NS: 1})
             return state
         step = _STEPS.get(recorded.type_code)
         if step is not None:
@@ -160,17 +162,27 @@ class StatisticsProjection(Projection[Statistics]):
 
     def evolve_frame(self, state: Statistics, frame: Frame, first: int, last: int) -> Statistics:
         """Count a frame of nothing but messages by its heads alone."""
-        return self.evolve_all(state, [(frame, first, last)])
+        if not frame.only_messages:
+            return super().evolve_frame(state, frame, first, last)
+        counted = Tally()
+        counted.add(frame, first, last)
+        _add(state, counted)
+        return state
 
-    def evolve_all(self, state: Statistics, stretches: Iterable[Stretch]) -> Statistics:
-        """Count messages in plain numbers before they go into the state: twice as fast."""
-        tally = _Tally()
-        for frame, first, last in stretches:
-            if frame.only_messages:
-                tally.add(frame, first, last)
-            else:
-                state = super().evolve_frame(state, frame, first, last)
-        tally.into(state)
+    def evolve_log(self, state: Statistics, log: Log, last: int) -> Statistics:
+        """Count messages in a tally, a quarter of the cost, and then in the state."""
+        counted, position = Tally(), 0
+        while position <= last:
+            position, frames = log.tally(counted, position, last)
+            for frame in frames:
+                stop = frame.version + min(last, frame.last_position) - frame.position
+                if frame.session == SYSTEM:
+                    continue
+                if frame.only_messages:
+                    counted.add(frame, frame.version, stop)
+                else:
+                    state = self.evolve_frame(state, frame, frame.version, stop)
+        _add(state, counted)
         return state
 
     def _change_status(self, state: Statistics, recorded: Recorded) -> None:
@@ -181,71 +193,21 @@ class StatisticsProjection(Projection[Statistics]):
         setattr(state, after, getattr(state, after) + 1)
 
 
-class _Tally:
-    """Numbers of messages, in the order of the log, before they go into a state."""
-
-    __slots__ = ("bytes", "days", "first", "first_at", "last", "last_at", "said", "tokens")
-
-    def __init__(self) -> None:
-        self.said, self.tokens, self.bytes = [0] * len(ROLES), [0] * len(ROLES), 0
-        self.days: dict[int, int] = {}
-        self.first_at = self.last_at = 0
-        self.first = self.last = 0
-
-    def add(self, frame: Frame, first: int, last: int) -> None:
-        """Count versions `first..last` of a frame of nothing but messages."""
-        if frame.count == 1:
-            low, high, rows = 0, 1, iter((frame.row(0),))
-        else:
-            low, high = max(first - frame.version, 0), min(last - frame.version + 1, frame.count)
-            rows = frame.rows(low, high)
-        said, tokens, size, marks = self.said, self.tokens, 0, 0
-        for _, bytes_, tokens_, _, _, flags, role, _, _, _ in rows:
-            said[role] += 1
-            tokens[role] += tokens_
-            size += bytes_
-            marks |= flags
-        self.bytes += size
-        self.last_at = frame.recorded_at
-        if not self.days:
-            self.first_at = self.last_at
-        if marks & OCCURRED:
-            given = [frame.occurred_at(index) for index in range(low, high)]
-            for moment in given:
-                self._date(self.last_at if moment is None else moment, 1)
-        else:
-            self._date(self.last_at, high - low)
-
-    def _date(self, moment: int, count: int) -> None:
-        """Note when so many messages were said."""
-        if not self.days:
-            self.first = self.last = moment
-        elif moment > self.last:
-            self.last = moment
-        elif moment < self.first:
-            self.first = moment
-        day = moment // DAY_NS
-        self.days[day] = self.days.get(day, 0) + count
-
-    def into(self, state: Statistics) -> None:
-        """Add the numbers to a state."""
-        if not self.days:
-            return
-        _count(state, _MESSAGE_NAME, sum(self.said), self.bytes, self.first_at, self.last_at)
-        for role, count in enumerate(self.said):
-            if count:
-                _say(state, role, count, self.tokens[role])
-        _date(state, self.first, self.last, self.days)
+def _add(state: Statistics, counted: Tally) -> None:
+    if counted.recorded is None or counted.moments is None:
+        return
+    _count(state, _MESSAGE_NAME, sum(counted.said), counted.bytes, counted.recorded)
+    for role, count in enumerate(counted.said):
+        if count:
+            _say(state, role, count, counted.tokens[role])
+    _date(state, counted.moments, counted.days)
 
 
-def _count(
-    state: Statistics, kind: str, count: int, size: int, first_at: int, last_at: int
-) -> None:
+def _count(state: Statistics, kind: str, count: int, size: int, times: Times) -> None:
     state.events += count
     state.bytes += size
     state.by_type[kind] = state.by_type.get(kind, 0) + count
-    state.first_at = _earlier(state.first_at, first_at)
-    state.last_at = _later(state.last_at, last_at)
+    state.first_at, state.last_at = _widened(state.first_at, state.last_at, times)
 
 
 def _say(state: Statistics, code: int, count: int, tokens: int) -> None:
@@ -257,21 +219,19 @@ def _say(state: Statistics, code: int, count: int, tokens: int) -> None:
         state.tokens_in += tokens
 
 
-def _date(state: Statistics, first: int, last: int, days: Mapping[int, int]) -> None:
-    """Note when messages were said: between `first` and `last`, so many on each day."""
-    state.first_message_at = _earlier(state.first_message_at, first)
-    state.last_message_at = _later(state.last_message_at, last)
+def _date(state: Statistics, times: Times, days: Mapping[int, int]) -> None:
+    """Note when messages were said: the first and the last, and how many on each day."""
+    first, last = state.first_message_at, state.last_message_at
+    state.first_message_at, state.last_message_at = _widened(first, last, times)
     for number, count in days.items():
         day = _day(number)
         state.days[day] = state.days.get(day, 0) + count
 
 
-def _earlier(known: int | None, moment: int) -> int:
-    return moment if known is None else min(known, moment)
-
-
-def _later(known: int | None, moment: int) -> int:
-    return moment if known is None else max(known, moment)
+def _widened(first: int | None, last: int | None, times: Times) -> Times:
+    if first is None or last is None:
+        return times
+    return min(first, times[0]), max(last, times[1])
 
 
 @lru_cache(maxsize=4_096)

@@ -55,7 +55,7 @@ class Slow(StatisticsProjection):
 
     name = "slow"
     evolve_frame = Projection.evolve_frame
-    evolve_all = Projection.evolve_all
+    evolve_log = Projection.evolve_log
 
 
 def say(store: EventStore, session: str, *texts: str) -> None:

@@ -45,6 +45,7 @@ from .format import (
 from .frame import Frame
 from .names import Names
 from .shredding import Shred
+from .tally import Tally
 
 
 class Expected(enum.Enum):
@@ -449,6 +450,13 @@ class Log(Protocol):
 
     def read_all(self, position: int, frames_max: int | None = None) -> list[Frame]:
         """Return a page of frames from the one that holds `position` on."""
+
+    def tally(self, counted: Tally, position: int, last: int) -> tuple[int, list[Frame]]:
+        """Count lone messages of a page of the log that begins at `position`, at most up to `last`.
+
+        Return the position after the page, and its frames that were not counted. A page ends
+        where a gap begins; one that begins there raises Corruption.
+        """
 
     def read_stream(
         self, session: str, version: int, *, reverse: bool = False, frames_max: int | None = None

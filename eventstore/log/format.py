@@ -75,6 +75,9 @@ EVENT_HEAD = Struct(">IIIBBBBHH")
 EVENT_ROW = Struct(">IIIBBBBHHI")
 """The same with its checksum: the low 32 bits of xxh3-64 over the head and the stored bytes."""
 
+LONE_HEADS = Struct(FRAME_HEAD.format + "Q" + EVENT_ROW.format.removeprefix(">"))
+"""Frame head, its checksum and the event's head, where a frame has one event and no names."""
+
 ONLY_MESSAGES = 0x01
 """Frame flag: every event is a MessageAppended."""
 

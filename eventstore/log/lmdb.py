@@ -72,10 +72,14 @@ from .newest import Edge, Newest
 from .rows import checked_row, checked_value
 from .seal import Seal
 from .shredding import Shred, hidden_lines, shredded
+from .tally import Tally
 from .vault import Vault
 
 FRAMES_CACHED_MAX, FRAME_CACHED_BYTES_MAX = 1_024, 4_096
 """Frames that a log remembers, and how large one may be: 4 MiB in all."""
+
+PAGE_CACHED_FRAMES_MAX = 64
+"""Larger pages of a stream are read past that memory: to fill it costs as much as the reading."""
 
 
 def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool = False) -> None:
@@ -432,6 +436,30 @@ class LmdbLog:
         with self.env.begin() as txn:
             return self._page(txn, position, frames_max)
 
+    def tally(self, counted: Tally, position: int, last: int) -> tuple[int, list[Frame]]:
+        """Count the lone messages of a page; return where it ends and the frames of all else."""
+        self._check_open()
+        others: list[Frame] = []
+        start, size = position, 0
+        with self.env.begin() as txn:
+            cursor = txn.cursor(self._frames)
+            found = cursor.set_range(POSITION.pack(position))
+            rows = cast("Iterator[tuple[bytes, bytes]]", iter(cursor if found else ()))
+            page = islice(rows, PAGE_EVENTS_MAX)
+            while position <= last and size < PAGE_BYTES_MAX:
+                position, row = counted.take(page, position, last, self._name_of)
+                if row is None:
+                    break
+                key, raw = row
+                frame = self._adopted(txn, Frame(raw, _position(key), self.codec))
+                if not frame.position <= position <= frame.last_position:
+                    break
+                others.append(frame)
+                position, size = frame.last_position + 1, size + len(raw)
+            if position == start:
+                self._page(txn, position, 1)  # says what is missing here
+        return position, others
+
     def _page(
         self, txn: lmdb.Transaction, position: int, frames_max: int | None = None
     ) -> list[Frame]:
@@ -466,7 +494,8 @@ class LmdbLog:
         """Return a page of a stream's frames, from `version` on or back."""
         self._check_open()
         with self.env.begin() as txn:
-            recent = self._look(txn)
+            seen = self._look(txn)
+            recent = seen if frames_max is not None and frames_max <= PAGE_CACHED_FRAMES_MAX else {}
             return page(self._stream(txn, session, version, recent, reverse=reverse), frames_max)
 
     def _stream(

@@ -33,6 +33,7 @@ from .codec import Codec
 from .format import KEY_NAME, KEY_ROW, RAW, REF, SESSION_NAME, STARTER, STREAM_ROW
 from .frame import Frame
 from .shredding import Shred, hidden_lines, hidden_with, shredded
+from .tally import Tally
 
 
 class MemoryLog:
@@ -205,6 +206,11 @@ class MemoryLog:
             self._check_open()
             start = bisect_left(self._lasts, position)
             return page(map(self._frame, range(start, len(self._lasts))), frames_max)
+
+    def tally(self, counted: Tally, position: int, last: int) -> tuple[int, list[Frame]]:  # noqa: ARG002
+        """Return where a page ends and its frames: what is in memory needs no faster way."""
+        frames = [frame for frame in self.read_all(position) if frame.position <= last]
+        return (frames[-1].last_position + 1 if frames else position), frames
 
     def read_stream(
         self, session: str, version: int, *, reverse: bool = False, frames_max: int | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import overload
 
 from ..errors import Corruption
-from ..events import AnyEvent, BranchMerged, HistorySummarized, MessageAppended, Span
+from ..events import BranchMerged, HistorySummarized, MessageAppended, Span
 from ..ids import message_id
 from ..log.base import Log, frames_at
 from ..log.format import MESSAGE
@@ -56,7 +56,9 @@ class Transcript(Sequence[Message]):
                 continue
             for frame, indexes in _run(self._log, span):
                 for index in indexes:
-                    yield _message(frame.event(index))
+                    event = frame.event(index)
+                    assert isinstance(event, MessageAppended)
+                    yield event.message
 
     def lines(self, start: int, stop: int) -> Iterator[tuple[Span, Recorded, Message]]:
         """Iterate over lines as (span of that one line, event behind it, message)."""
@@ -70,7 +72,9 @@ class Transcript(Sequence[Message]):
                 for index in indexes:
                     recorded = Recorded(frame, index)
                     line = Span(span.session, number, number + 1)
-                    yield line, recorded, _message(recorded.event)
+                    event = recorded.event
+                    assert isinstance(event, MessageAppended)
+                    yield line, recorded, event.message
                     number += 1
 
 
@@ -90,11 +94,6 @@ def _noted(log: Log, span: Span) -> Recorded:
     """Return the event behind a span that is a summary."""
     frame = frames_at(log, span.session, span.start, frames_max=1)[0]
     return frame.recorded(span.start, span.start)[0]
-
-
-def _message(event: AnyEvent) -> Message:
-    assert isinstance(event, MessageAppended)
-    return event.message
 
 
 def note_message(recorded: Recorded) -> Message:
