@@ -19,7 +19,7 @@ from eventstore.ids import SYSTEM
 from eventstore.log.base import Log
 from eventstore.log.format import MESSAGE, TYPE_CODES
 from eventstore.log.frame import Frame
-from eventstore.log.tally import Tally, Times
+from eventstore.log.lone import Tally, Times
 from eventstore.messages import ROLES
 from eventstore.state.lineage import Headers
 

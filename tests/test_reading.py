@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from eventstore import (
     EventStoreError,
     Keyring,
     KeyShredded,
+    Message,
     Recorded,
     upcast,
 )
@@ -24,6 +26,8 @@ from eventstore.log import codec, frame
 from eventstore.log.codec import train
 from eventstore.log.format import EVENT_ROW, FRAMES, MESSAGE
 from eventstore.log.frame import Frame
+from eventstore.log.lone import LONE_BYTES_MAX
+from eventstore.state.transcript import Transcript
 from projections import Projection, SessionState, Statistics, fold
 from projections.statistics import StatisticsProjection
 
@@ -97,6 +101,11 @@ def test_every_way_to_an_event_gives_the_same(kind, steps):
                 ]
 
 
+def listed(messages: Transcript) -> list[Message]:
+    """Return messages by way of their events."""
+    return [message for _, _, message in messages.lines(0, len(messages))]
+
+
 @given(st.sampled_from(KINDS), STEPS)
 def test_a_list_of_messages_is_its_lines(kind, steps):
     """Messages as a list, one by one, and behind the lines with their events are the same."""
@@ -105,7 +114,7 @@ def test_a_list_of_messages_is_its_lines(kind, steps):
             state = outcome(lambda session=session: SessionState.of(store, session))
             if isinstance(state, SessionState):
                 messages = state.messages
-                lines = [message for _, _, message in messages.lines(0, len(messages))]
+                lines = listed(messages)
                 assert list(messages) == messages[:] == lines
                 assert [messages[index] for index in range(len(messages))] == lines
                 assert messages[2:-1] == lines[2:-1]
@@ -197,14 +206,51 @@ def walked(store: EventStore) -> Any:
 @given(data=st.data())
 def test_damage_is_named_where_it_is(plain, data):
     """With a bit flipped anywhere, each walk names the position that reading one by one names."""
-    frames = [each for each in plain.log.read_all(0) if not each.flags & 0xFE]
-    frame = data.draw(st.sampled_from(frames))
+    frame = data.draw(st.sampled_from(plain.log.read_all(0)))
     at, bit = data.draw(st.integers(0, len(frame.raw) - 1)), data.draw(st.integers(0, 7))
     with altered(plain, frame, flipped(frame.raw, at, bit)):
         expected = first_failure(plain)
         assert expected is not None and walked(plain) == expected
         slow = outcome(lambda: fold(plain, Slow(plain.headers)))
         assert outcome(lambda: Statistics.of(plain)) == slow
+        spans = plain.headers.now("last").spans
+        messages = Transcript(plain.log, spans)
+        assert outcome(lambda: list(messages)) == outcome(lambda: listed(messages))
+
+
+def test_a_damaged_message_stops_its_list_where_it_stands(plain):
+    """With any byte of a lone message altered, its list fails as its lines do, not before it."""
+    place = plain.append("last", [{"role": "user", "content": f"tell {n}"} for n in range(2)])
+    for number in range(3):
+        place = plain.append("last", {"role": "user", "content": f"alone {number}"})
+    frame = plain.log.read_stream("last", place.version)[0]
+    spans = plain.headers.now("last").spans
+    for at in range(len(frame.raw)):
+        with altered(plain, frame, flipped(frame.raw, at, at % 8)):
+            messages = Transcript(plain.log, spans)
+            lines = outcome(partial(listed, messages))
+            assert lines[0] is Corruption and outcome(partial(list, messages)) == lines
+            if at >= 48 + EVENT_ROW.size:
+                found = iter(messages)
+                before = [next(found) for _ in range(len(messages) - 1)]
+                assert before[-1].content == "alone 1" and lines[1] == place.position
+
+
+def test_only_lone_messages_come_without_a_frame(plain):
+    """Flags, keys, other facts and large payloads have a frame; so has all of a sealed store."""
+    plain.append("last", {"role": "user", "content": "alone"})
+    plain.append("last", {"role": "user", "content": "x" * LONE_BYTES_MAX})
+    plain.append("last", {"role": "user", "content": "with a key"}, key="lone key")
+    plain.append("last", {"role": "user", "content": "then"}, occurred_at=7)
+    plain.append("last", {"role": "user", "content": "why"}, causation_id="because")
+    page = plain.log.read_messages("last", 0, 100)
+    frames = plain.log.read_stream("last", 0)
+    kinds = [isinstance(each, Frame) for each in page]
+    assert kinds[-5:] == [False, True, True, True, True] and kinds[:3] == [True] * 3
+    shown = [each.event(0) if isinstance(each, Frame) else each for each in page[-5:]]
+    assert shown == [each.event(0) for each in frames[-5:]]
+    with told("sealed", []) as store:
+        assert all(isinstance(each, Frame) for each in store.log.read_messages("last", 0, 9))
 
 
 def test_each_byte_of_a_lone_message_is_under_a_check(plain):
@@ -214,7 +260,6 @@ def test_each_byte_of_a_lone_message_is_under_a_check(plain):
         for each in reversed(plain.log.read_all(0))
         if each.count == 1 and each.only_messages and not each.kept_key and not each.row(0)[5]
     )
-    assert frame.session != "last" or frame.version > 3
     for at in range(48 + EVENT_ROW.size):
         with altered(plain, frame, flipped(frame.raw, at, at % 8)):
             slow = outcome(lambda: fold(plain, Slow(plain.headers)))

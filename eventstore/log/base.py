@@ -27,7 +27,7 @@ from ..errors import (
     SessionNotFound,
     VersionConflict,
 )
-from ..events import Span
+from ..events import MessageAppended, Span
 from ..limits import NAME_BYTES_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from .codec import Codec
 from .draft import Draft, pack_all, place
@@ -43,9 +43,9 @@ from .format import (
     TYPE_CODES,
 )
 from .frame import Frame
+from .lone import Tally
 from .names import Names
 from .shredding import Shred
-from .tally import Tally
 
 
 class Expected(enum.Enum):
@@ -462,6 +462,14 @@ class Log(Protocol):
         self, session: str, version: int, *, reverse: bool = False, frames_max: int | None = None
     ) -> list[Frame]:
         """Return a page of a stream's frames from the one that holds `version` on."""
+
+    def read_messages(
+        self, session: str, version: int, frames_max: int
+    ) -> list[MessageAppended | Frame]:
+        """Return a page of a stream from `version` on, lone messages perhaps decoded already.
+
+        One stands for the frame that holds nothing else; damaged payloads are left in theirs.
+        """
 
     def locate(self, session: str, number: int) -> int:
         """Return the version of the stream's message of that number."""

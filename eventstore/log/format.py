@@ -75,9 +75,6 @@ EVENT_HEAD = Struct(">IIIBBBBHH")
 EVENT_ROW = Struct(">IIIBBBBHHI")
 """The same with its checksum: the low 32 bits of xxh3-64 over the head and the stored bytes."""
 
-LONE_HEADS = Struct(FRAME_HEAD.format + "Q" + EVENT_ROW.format.removeprefix(">"))
-"""Frame head, its checksum and the event's head, where a frame has one event and no names."""
-
 ONLY_MESSAGES = 0x01
 """Frame flag: every event is a MessageAppended."""
 
@@ -87,6 +84,15 @@ SEALED = 0x02
 """Event flag: the commitment to the payload stands in front of salt and payload, encrypted."""
 SHREDDED = 0x04
 """Event flag: salt and payload are gone, the entry's two digests and a residue stand instead."""
+
+LONE_HEADS = Struct(">IIIIIIQQQIIIHBBHHI")
+"""Both heads of a frame of one event without names, some of their fields read as one.
+
+format, flags and count; session, actor, version, number; name lengths; previous, time, checksum;
+end, size, tokens; type and schema; flags, role, dictionary, 0, checksum.
+"""
+LONE = FRAME_FORMAT << 24 | ONLY_MESSAGES << 16 | 1
+"""What the first field is for one message."""
 
 OCCURRED_TIME = Struct(">q")
 RESIDUE_SCHEMA = Struct(">B")

@@ -16,7 +16,7 @@ import lmdb
 
 from ..audit.tree import HASH_BYTES, Frontier
 from ..errors import Corruption, FormatTooNew, StoreUnavailable
-from ..events import Span
+from ..events import MessageAppended, Span
 from ..limits import MAP_BYTES_DEFAULT, PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from .base import (
     FORGOTTEN,
@@ -68,11 +68,11 @@ from .format import (
 )
 from .frame import Frame
 from .listing import Listing
+from .lone import Tally, lone_message
 from .newest import Edge, Newest
 from .rows import checked_row, checked_value
 from .seal import Seal
 from .shredding import Shred, hidden_lines, shredded
-from .tally import Tally
 from .vault import Vault
 
 FRAMES_CACHED_MAX, FRAME_CACHED_BYTES_MAX = 1_024, 4_096
@@ -511,10 +511,48 @@ class LmdbLog:
         frames = txn.cursor(self._frames)
         for row in self._index(txn, session, version, reverse=reverse):
             frame = self._indexed(txn, frames, session, row, recent)
-            if not frame.version <= version <= frame.last_version:
-                raise Corruption(row[2], f"version {version} of {session!r} is missing here")
+            _check_holds(frame, version)
             yield frame
             version = frame.version - 1 if reverse else frame.last_version + 1
+        self._check_whole(txn, session, version)
+
+    def read_messages(
+        self, session: str, version: int, frames_max: int
+    ) -> list[MessageAppended | Frame]:
+        """Return a page of a stream from `version` on, lone messages decoded."""
+        if self.codec.seal:  # there a frame for each is the only way
+            return [*self.read_stream(session, version, frames_max=frames_max)]
+        self._check_open()
+        with self.env.begin() as txn:
+            self._look(txn)
+            return self._messages(txn, session, version, frames_max)
+
+    def _messages(
+        self, txn: lmdb.Transaction, session: str, version: int, frames_max: int
+    ) -> list[MessageAppended | Frame]:
+        taken: list[MessageAppended | Frame] = []
+        frames, names, size = txn.cursor(self._frames), self._name_of, 0
+        found = cast("Callable[[bytes, bytes], bytes]", frames.get)
+        for row in islice(self._index(txn, session, version), frames_max):
+            raw = found(POSITION.pack(row[2]), b"")
+            lone = lone_message(raw, row, session, names, self.codec) if row[0] == version else None
+            if lone is not None:
+                taken.append(lone)
+                version += 1
+            else:
+                frame = self._indexed(txn, frames, session, row, {})
+                _check_holds(frame, version)
+                taken.append(frame)
+                version = frame.last_version + 1
+            size += len(raw)
+            if size >= PAGE_BYTES_MAX:
+                return taken
+        if len(taken) != frames_max:
+            self._check_whole(txn, session, version)
+        return taken
+
+    def _check_whole(self, txn: lmdb.Transaction, session: str, version: int) -> None:
+        """Raise Corruption if a stream has a version behind which its index gave no more."""
         if 0 <= version <= self._newest(txn, session):
             raise Corruption(-1, f"version {version} of session {session!r} is missing")
 
@@ -728,3 +766,9 @@ class _Ground:
 
 def _position(key: bytes) -> int:
     return int(POSITION.unpack(key)[0])
+
+
+def _check_holds(frame: Frame, version: int) -> None:
+    if not frame.version <= version <= frame.last_version:
+        what = f"version {version} of {frame.session!r} is missing here"
+        raise Corruption(frame.last_position, what)

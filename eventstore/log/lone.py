@@ -1,25 +1,31 @@
-"""A tally of messages by what the heads of their frames say, without a payload being looked at.
+"""Lone messages, counted and read without a Frame for each.
 
 Most frames of an agent that saves each message as it is said hold one message and nothing
-special: a lone message. Invariants: to be counted as one it passes every check that Frame makes
-of heads; whatever does not pass, damage too, is handed back, and Frame says what it is.
+special: no key, no ids, no flags. Invariants: what is taken for one here passes every check that
+Frame makes; whatever does not pass, damage too, is left to Frame, which says what it is.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from xxhash import xxh3_64_intdigest
 
+from ..audit.entry import SALT_BYTES
 from ..clock import DAY_NS
+from ..errors import UNDECODABLE
+from ..events import MessageAppended
 from ..ids import SYSTEM
+from ..limits import KIB
 from ..messages import ROLES
+from .codec import SCHEMA_OF, Codec, decode_message
 from .format import (
-    FRAME_FORMAT,
+    EVENT_HEAD,
     FRAME_HEAD,
     FRAME_HEAD_BYTES,
+    LONE,
     LONE_HEADS,
+    MESSAGE,
     OCCURRED,
-    ONLY_MESSAGES,
     POSITION,
 )
 from .frame import Frame
@@ -30,8 +36,51 @@ Row = tuple[bytes, bytes]
 Times = tuple[int, int]
 """The first and the last time, ns."""
 
+LONE_BYTES_MAX = 16 * KIB
+"""Larger payloads are decoded one by one, when they are looked at."""
+
 _COVERED_BYTES, _HEADS_BYTES = FRAME_HEAD.size, LONE_HEADS.size
+_EVENT_HEAD_END = FRAME_HEAD_BYTES + EVENT_HEAD.size
+_KIND = MESSAGE << 8 | SCHEMA_OF[MESSAGE]
+_U32_MAX = (1 << 32) - 1
 _heads, _position = LONE_HEADS.unpack_from, POSITION.unpack
+
+
+def lone_message(
+    raw: bytes, row: Sequence[int], session: str, names: Mapping[int, str], codec: Codec
+) -> MessageAppended | None:
+    """Return the lone message of a session that its index row leads to, None where it is none.
+
+    2.7 us where a Frame and its event take 4.5.
+    """
+    if len(raw) < _HEADS_BYTES:
+        return None
+    (
+        start, session_ref, actor, version, number, names_bytes, _, _, checksum,
+        end, size, _, kind, flags, _, dictionary, _, event_checksum,
+    ) = _heads(raw)  # fmt: skip
+    head = raw[:_COVERED_BYTES] + raw[FRAME_HEAD_BYTES:_HEADS_BYTES]
+    event = raw[FRAME_HEAD_BYTES:_EVENT_HEAD_END] + raw[_HEADS_BYTES:]
+    if (
+        start != LONE
+        or names_bytes
+        or flags
+        or kind != _KIND
+        or size > LONE_BYTES_MAX
+        or names.get(session_ref) != session
+        or (actor and actor not in names)
+        or version != row[0]
+        or number + 1 != row[1]
+        or len(raw) != _HEADS_BYTES + end
+        or xxh3_64_intdigest(head, row[2]) != checksum
+        or xxh3_64_intdigest(event) & _U32_MAX != event_checksum
+    ):
+        return None
+    try:
+        payload = codec.decompress(dictionary, raw[_HEADS_BYTES + SALT_BYTES :], size)
+        return decode_message(payload, session, version)
+    except UNDECODABLE:
+        return None
 
 
 class Tally:
@@ -56,7 +105,7 @@ class Tally:
         The row is None at the end. One loop for all of it, 1.0 us a message: with calls, and
         with a Frame for each, it would be 2.8.
         """
-        said, tokens, days, start = self.said, self.tokens, self.days, position
+        said, tokens, days, first = self.said, self.tokens, self.days, position
         size = began = ended = 0
         other: Row | None = None
         for row in islice(rows, last + 1 - position):
@@ -65,23 +114,19 @@ class Tally:
                 other = row
                 break
             (
-                layout, frame_flags, count, session, actor, _, _, key_bytes, correlation, causation,
-                _, _, time, checksum, end, bytes_, tokens_, _, _, flags, role, _, _, _,
+                start, session, actor, _, _, names_bytes, _, time, checksum,
+                end, bytes_, tokens_, _, flags, role, _, _, _,
             ) = _heads(raw)  # fmt: skip
-            covered = raw[:_COVERED_BYTES] + raw[FRAME_HEAD_BYTES:_HEADS_BYTES]
+            head = raw[:_COVERED_BYTES] + raw[FRAME_HEAD_BYTES:_HEADS_BYTES]
             if (
-                layout != FRAME_FORMAT
-                or frame_flags != ONLY_MESSAGES
-                or count != 1
-                or key_bytes
-                or correlation
-                or causation
+                start != LONE
+                or names_bytes
                 or flags
                 or names.get(session, SYSTEM) == SYSTEM
                 or (actor and actor not in names)
-                or len(raw) != _HEADS_BYTES + end
                 or _position(key)[0] != position
-                or xxh3_64_intdigest(covered, position) != checksum
+                or len(raw) != _HEADS_BYTES + end
+                or xxh3_64_intdigest(head, position) != checksum
             ):
                 other = row
                 break
@@ -90,12 +135,12 @@ class Tally:
             size += bytes_
             day = time // DAY_NS
             days[day] = days.get(day, 0) + 1
-            if position == start:
+            if position == first:
                 began = time
             ended = time
             position += 1
         self.bytes += size
-        if position > start:
+        if position > first:
             self._date((began, ended), (began, ended))
         return position, other
 
