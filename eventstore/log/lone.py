@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from ..audit.entry import SALT_BYTES
 from ..clock import DAY_NS
-from ..errors import UNDECODABLE
+from ..errors import UNDECODABLE, Corruption
 from ..events import MessageAppended
 from ..ids import SYSTEM
 from ..limits import KIB
@@ -79,7 +79,7 @@ def lone_message(
     try:
         payload = codec.decompress(dictionary, raw[_HEADS_BYTES + SALT_BYTES :], size)
         return decode_message(payload, session, version)
-    except UNDECODABLE:
+    except (Corruption, *UNDECODABLE):  # Corruption: its dictionary is missing
         return None
 
 
