@@ -99,16 +99,17 @@ def draft(
     """
     payloads = _payloads(events)
     marks = [_mark(event) for event in events]
+    loose = Loose(payloads, marks, salts, occurred)
     made = Draft(
         session,
         len(events),
         sum([code == MESSAGE for code, _, _ in marks]),
         isinstance(events[0], (SessionCreated, BranchCreated)),
         _leads(SEALED if codec.seal else 0, marks, occurred),
-        loose=Loose(payloads, marks, salts, occurred),
+        loose=loose,
     )
     if codec.seal:
-        _pack(made, codec.compress_all(payloads), codec, key)
+        _pack(made, loose, codec.compress_all(payloads), codec, key)
     return made
 
 
@@ -119,14 +120,12 @@ def pack_all(drafts: Iterable[Draft], codec: Codec) -> None:
         return
     packed = codec.compress_all([payload for _, loose in some for payload in loose.payloads])
     start = 0
-    for each, _ in some:
-        _pack(each, packed[start : start + each.count], codec)
+    for each, loose in some:
+        _pack(each, loose, packed[start : start + each.count], codec)
         start += each.count
 
 
-def _pack(made: Draft, packed: Packed, codec: Codec, key: int = STORE_KEY) -> None:
-    loose = made.loose
-    assert loose is not None, "a draft is packed once"
+def _pack(made: Draft, loose: Loose, packed: Packed, codec: Codec, key: int = STORE_KEY) -> None:
     texts, proofs = _salted(loose, packed)
     if codec.seal is None:
         digests = [entry_digests(each) for each in proofs]
