@@ -114,6 +114,11 @@ class Tail(NamedTuple):
     messages: int
     position: int
 
+    @property
+    def others(self) -> int:
+        """Number of events of the stream that are no messages."""
+        return self.version + 1 - self.messages
+
 
 class Row(NamedTuple):
     """One frame in a stream's index: its last version, the messages up to it, its position."""

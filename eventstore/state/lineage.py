@@ -249,14 +249,28 @@ class Headers:
         """Return what commands must know of a session. Raises SessionNotFound."""
         tail = self._log.settled_tail(session) if type(session) is str else None
         known = self._standing.get(session) if tail else None
-        while tail is None or known is None or known.others != tail.version + 1 - tail.messages:
-            header = self.whole(session)
+        if tail is None or known is None or known.others != tail.others:
+            return self._stand(session)
+        return known
+
+    def _stand(self, session: str) -> Standing:
+        """Fold a session for its standing, and anew where somebody writes meanwhile."""
+        failed = False
+        while True:
+            try:
+                header = self.whole(session)
+            except KeyShredded:  # its key is gone, and its payloads are just about to go
+                if session in self._log.erasing():
+                    return Standing("erased", None, 0)
+                if failed:
+                    raise
+                failed = True
+                continue
             tail = self._log.tail(session)
             if tail is not None and header.version == tail.version:
-                others = tail.version + 1 - tail.messages
-                known = Standing(header.status, header.expires_at, others)
+                known = Standing(header.status, header.expires_at, tail.others)
                 self._note(session, known)
-        return known
+                return known
 
     def _note(self, session: str, standing: Standing) -> None:
         """Remember a standing, unless a later one came meanwhile."""
