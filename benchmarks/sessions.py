@@ -2,7 +2,8 @@
 
 The promises are those of the third system in the feature table (docs/features.md). Ours are
 durable: create, add and the summary return after their fsync. What that costs alone, on the disk
-and in the minute of the run, the limit says: one bare commit of LMDB.
+and in the minute of the run, the limit says: one bare commit of LMDB. The 500 kB are that manager's
+memory; what 1,000 messages take on the disk is shown beside it, and promised by nobody.
 """
 
 import tracemalloc
@@ -25,7 +26,6 @@ PROMISES = {
     "context": (20.0, "ms"),
     "cached lookup": (1.0, "ms"),
     "summary of 50": (100.0, "ms"),
-    "disk of 1,000 messages": (500.0, "kB"),
     "memory of 1,000 messages": (500.0, "kB"),
 }
 TIMES = 10.0
@@ -68,7 +68,7 @@ def run(bench: Bench) -> Result:
         "memory of 1,000 messages": memory(manager, list(work.long)),
     }
     found = {"create": result.ours, **result.figures}
-    result.reach = [kept(name, value) for name, value in found.items()]
+    result.reach = [kept(name, found[name]) for name in PROMISES]
     result.figures |= {f"{name}, p95": value for name, value in work.slow().items()}
     result.note = (
         f"p50 in ms, sizes in kB, bounds are promise over ours; sessions of {MESSAGES:,} messages;"
