@@ -7,6 +7,7 @@ transaction stays open between them; what was appended after the start is left o
 
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 import lmdb
@@ -43,6 +44,7 @@ from ..log.rows import checked_value
 from .relations import Place
 from .report import Notes
 from .tree import KEPT_BITS, Frontier
+from .usual import Indexes, UsualFrames
 from .walk import Tile, Walk
 
 Taken = list[tuple[int, Frame | None]]
@@ -57,8 +59,8 @@ class Tables:
     def __init__(self, log: LmdbLog, store: str, notes: Notes) -> None:
         self._log, self._store, self._notes = log, store, notes
         self._erasures = log.erasures()
-        self._keys = 0
         self._misses = self._start = 0
+        self._after: TableRow | None = None
         self._names: dict[int, str] = {}
         with log.env.begin() as txn:
             tables = {name: log.env.table(name, dupfixed=name == STREAMS) for name in TABLES}
@@ -107,20 +109,49 @@ class Tables:
             if key is None:
                 return
 
-    def pages(self, start: int = 0) -> Iterator[Taken]:
-        """Iterate over all frames from a position on, in order, a page a transaction."""
-        self._start = start
-        after = (POSITION.pack(start - 1), b"") if start else None
+    def start(self, position: int) -> None:
+        """Begin at a position, where a frame ended that was verified before."""
+        self._start, self._after = position, (POSITION.pack(position - 1), b"")
+
+    def follow(self, walk: Walk, usual: UsualFrames, stop: int | None = None) -> Iterator[None]:
+        """Let a walk take the frames that end before a position, all by default, page by page."""
         while True:
             with self._log.env.begin() as txn:
-                rows = self._rows(txn, FRAMES, after)
-                taken = [self._taken(txn, key, raw) for key, raw in rows]
+                rows = self._rows(txn, FRAMES, self._after, stop)
+                heads = usual.look(rows, self._indexes(txn))
             if not rows:
                 return
-            after = rows[-1]
-            if taken[0][0] >= self.size and self._entries[FRAMES] <= self._notes.checked["frames"]:
+            self._after = rows[-1]
+            first = POSITION.unpack(rows[0][0])[0]
+            if first >= self.size and self._entries[FRAMES] <= self._notes.checked["frames"]:
                 return  # all that follows was appended after the start
-            yield [each for each in taken if each[0] < self.size]
+            at = 0
+            while at < len(rows):
+                before, at = at, usual.take(rows, heads, at)
+                self._notes.checked["frames"] += at - before
+                if at < len(rows):
+                    self._take(walk, usual, *rows[at])
+                    at += 1
+            self.check_tiles(walk.grow())
+            yield
+
+    def _take(self, walk: Walk, usual: UsualFrames, key: bytes, raw: bytes) -> None:
+        """Let a walk take one frame that is not usual."""
+        with self._log.env.begin() as txn:
+            last, frame = self._taken(txn, key, raw)
+        if last < self.size:
+            walk.take(last, frame)
+        if frame is not None:
+            walk.keys += frame.kept_key != b""
+            usual.learn(frame)
+
+    def _indexes(self, txn: lmdb.Transaction) -> Indexes:
+        def leads(key: bytes, position: int) -> bool:
+            found = txn.get(key, db=self._tables[KEYS])
+            return found is not None and _key_position(bytes(found)) == position
+
+        frames, streams = self._tables[FRAMES], self._tables[STREAMS]
+        return Indexes(partial(txn.cursor, frames), partial(txn.cursor, streams), leads)
 
     def _taken(self, txn: lmdb.Transaction, key: bytes, raw: bytes) -> tuple[int, Frame | None]:
         last = int(POSITION.unpack(key)[0])
@@ -151,17 +182,14 @@ class Tables:
 
     def _check_rows(self, txn: lmdb.Transaction, frame: Frame) -> None:
         """Look for a frame where readers do: by position, in its stream, and by its key."""
-        last = frame.last_position
-        if not txn.cursor(self._tables[FRAMES]).set_key(POSITION.pack(last)):
+        last, indexes = frame.last_position, self._indexes(txn)
+        if not indexes.frames().set_key(POSITION.pack(last)):
             self._miss(last, "the frame that ends here can't be found by its position")
         row = STREAM_ROW.pack(frame.last_version, frame.next_number(), last)
-        if not txn.cursor(self._tables[STREAMS]).set_key_dup(REF.pack(frame.session_ref), row):
+        if not indexes.streams().set_key_dup(REF.pack(frame.session_ref), row):
             self._miss(last, f"the index of session {frame.session!r} does not lead here")
-        if frame.kept_key:
-            self._keys += 1
-            found = txn.get(frame.kept_key, db=self._tables[KEYS])
-            if found is None or _key_position(bytes(found)) != frame.position:
-                self._miss(frame.position, f"the index of keys does not lead {frame.key!r} here")
+        if frame.kept_key and not indexes.key_leads(frame.kept_key, frame.position):
+            self._miss(frame.position, f"the index of keys does not lead {frame.key!r} here")
 
     def _miss(self, position: int, what: str) -> None:
         self._misses += 1
@@ -297,7 +325,7 @@ class Tables:
     def _check_keys(self, walk: Walk) -> None:
         """Name the rows whose append has no such key, unless they are known to be as many."""
         self._notes.checked["keys"] = self._entries[KEYS]
-        if not self._misses and walk.whole and self._entries[KEYS] == self._keys:
+        if not self._misses and walk.whole and self._entries[KEYS] == walk.keys:
             return
         for key, row in self._all(KEYS):
             position = _key_position(row)
@@ -359,8 +387,15 @@ class Tables:
             yield from rows
             after = rows[-1]
 
-    def _rows(self, txn: lmdb.Transaction, table: bytes, after: TableRow | None) -> list[TableRow]:
-        """Return a page of rows from the beginning or behind a row."""
+    def _rows(
+        self,
+        txn: lmdb.Transaction,
+        table: bytes,
+        after: TableRow | None,
+        stop: int | None = None,
+    ) -> list[TableRow]:
+        """Return a page of rows from the beginning or behind a row, of frames up to a position."""
+        end = None if stop is None else POSITION.pack(stop)
         cursor = txn.cursor(self._tables[table])
         if after is None:
             found = cursor.first()
@@ -372,7 +407,10 @@ class Tables:
         rows: list[TableRow] = []
         size = 0
         for key, value in islice(cursor, PAGE_EVENTS_MAX) if found else ():
-            rows.append((bytes(key), bytes(value)))
+            row = bytes(key), bytes(value)
+            if end is not None and row[0] >= end:
+                break
+            rows.append(row)
             size += len(value)
             if size >= PAGE_BYTES_MAX:
                 break

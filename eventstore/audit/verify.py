@@ -29,6 +29,7 @@ from .report import Finding, Notes, Report
 from .states import check_states
 from .structure import check_structure, child_environment, ending
 from .tables import Tables, Taken
+from .usual import UsualFrames
 from .walk import Walk
 
 Progress = Callable[[int, int], None]
@@ -96,11 +97,11 @@ def _verify_tables(
 ) -> tuple[int, bytes]:
     tables = Tables(log, store, notes)
     walk = Walk(tables.size, tables.named, notes, log.codec.seal, deep=deep)
+    usual = UsualFrames(walk, log.codec, deep=deep)
     try:
         if since is not None:
             _resume(log, tables, walk, since, notes)
-        for page in tables.pages(walk.start):
-            tables.check_tiles([tile for each in page for tile in walk.take(*each)])
+        for _ in tables.follow(walk, usual):
             _tell(progress, walk)
     except EventStoreError as error:
         notes.add_error(error, walk.next)
@@ -123,6 +124,7 @@ def _resume(log: LmdbLog, tables: Tables, walk: Walk, since: Verified, notes: No
     elif since.size:
         at = log.read_all(since.size - 1, 1)[0].recorded_at
         walk.resume(frontier, tables.places(since.size), at)
+        tables.start(since.size)
 
 
 def _verify_frames(
@@ -139,6 +141,7 @@ def _verify_frames(
     for page in _pages(log, head.size, notes):
         for each in page:
             walk.take(*each)
+        walk.grow()
         _tell(progress, walk)
     walk.finish()
     if walk.whole and walk.frontier.root() != head.root:

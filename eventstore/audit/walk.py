@@ -65,7 +65,9 @@ class Walk:
     """Takes frames in order and checks each against all that came before.
 
     `start` is where it began, `next` the position it expects, `recorded_at` the time of the newest
-    frame, `erasures` what is gone; `frontier` is the tree so far, the log's own where `whole`.
+    frame, `places` how far each stream has come, `erasures` what is gone; `frontier` is the tree up
+    to the last grow(), the log's own where `whole`, and `leaves` what it takes next; `keys` counts
+    the frames with an idempotency key.
     """
 
     def __init__(
@@ -73,9 +75,12 @@ class Walk:
     ) -> None:
         self.size, self.start, self.next, self.recorded_at = size, 0, 0, 0
         self.frontier, self.losses = Frontier(), Losses()
+        self.leaves: list[bytes] = []
+        self.keys = 0
         self.places = Places()
         self.erasures = Erasures(notes)
         self._tree_lost = False
+        self._tiles: list[Tile] = []
         self._relations = Relations(self.places, named, notes)
         self._seals, self._locked = Seals(seal, notes), seal is not None and seal.vault is None
         self._notes, self._deep = notes, deep
@@ -92,60 +97,61 @@ class Walk:
         """True if every event so far could be hashed."""
         return not self.losses
 
-    def take(self, last: int, frame: Frame | None) -> list[Tile]:
-        """Check the frame whose last position is `last`, None for one that can't be read.
-
-        Returns the tiles it completes, without those that hold damage.
-        """
+    def take(self, last: int, frame: Frame | None) -> None:
+        """Check the frame whose last position is `last`, None for one that can't be read."""
         if not self.next <= last < self.size:
             self._notes.add(last, f"a frame ends here where position {self.next} should be next")
-            return []
-        if frame is None:
-            return self._lose(last + 1)
-        if frame.position < self.next:
+        elif frame is None:
+            self._lose(last + 1)
+        elif frame.position < self.next:
             self._notes.add(frame.position, "two frames hold this position")
-            return self._lose(last + 1)
-        tiles = self._gap(frame.position)
-        self._check_place(frame)
-        leaves = self._leaves(frame)
-        self.next = last + 1
-        self.places.move(frame.session_ref, frame.last_version + 1, frame.next_number(), last)
-        return tiles + self._grown(leaves)
+            self._lose(last + 1)
+        else:
+            self._gap(frame.position)
+            self._check_place(frame)
+            self.leaves += self._leaves(frame)
+            self.next = last + 1
+            self.places.move(frame.session_ref, frame.last_version + 1, frame.next_number(), last)
+
+    def grow(self) -> list[Tile]:
+        """Add the leaves to the tree; return the tiles they complete, without those with damage."""
+        leaves, self.leaves = self.leaves, []
+        if not self._tree_lost:
+            return self._undamaged(self.frontier.extend(leaves))
+        tiles, self._tiles = self._tiles, []
+        return tiles
 
     def finish(self) -> list[Tile]:
-        """Take the end of the log; returns tiles as take() does."""
+        """Take the end of the log; returns tiles as grow() does."""
         if not self._seals.gone:  # else the other half of a merge may be there, unread
             self._relations.finish()
         if self.whole and not self._locked:
             self._seals.finish()
             self.erasures.finish()
-        return self._gap(self.size)
+        self._gap(self.size)
+        return self.grow()
 
     # -- places --------------------------------------------------------------------------
 
-    def _gap(self, stop: int) -> list[Tile]:
-        if stop <= self.next:
-            return []
-        self._notes.add(self.next, f"no frame holds positions {self.next} to {stop - 1}")
-        return self._lose(stop)
+    def _gap(self, stop: int) -> None:
+        if stop > self.next:
+            self._notes.add(self.next, f"no frame holds positions {self.next} to {stop - 1}")
+            self._lose(stop)
 
-    def _lose(self, stop: int) -> list[Tile]:
+    def _lose(self, stop: int) -> None:
         """Go on behind positions whose events can't be read."""
         start, self.next = self.next, stop
         self.losses.add(start, stop)
         if stop - start > STAND_INS_MAX or len(self.losses) > LOSSES_MAX:
+            self._tiles += self.grow()
             self._tree_lost = True
-            return []
-        return self._grown([_STAND_IN] * (stop - start))
+        else:
+            self.leaves += [_STAND_IN] * (stop - start)
 
-    def _grown(self, leaves: list[bytes]) -> list[Tile]:
-        """Add leaves to the tree and return the tiles they complete that hold no damage."""
-        if self._tree_lost:
-            return []
-        made = self.frontier.extend(leaves)
+    def _undamaged(self, tiles: list[Tile]) -> list[Tile]:
         if self.whole:
-            return made
-        return [tile for tile in made if not self.losses.touch(*_range(tile))]
+            return tiles
+        return [tile for tile in tiles if not self.losses.touch(*_range(tile))]
 
     def _check_place(self, frame: Frame) -> None:
         """Compare the numbers in the frame's head with what came before."""
