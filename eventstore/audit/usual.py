@@ -125,10 +125,11 @@ class UsualFrames:
             if head is None:
                 return index
             key, raw = rows[index]
-            _, _, count, ref, actor, version, number, *lengths = head[:10]
-            _, previous, recorded_at, checksum = head[10:]
+            _, _, count, ref, actor, version, number, key_bytes, what_bytes, why_bytes, *rest = head
+            _, previous, recorded_at, checksum = rest
             (last,) = POSITION.unpack(key)
-            heads_at = FRAME_HEAD_BYTES + sum(lengths)
+            ids_at = FRAME_HEAD_BYTES + key_bytes
+            heads_at = ids_at + what_bytes + why_bytes
             bodies_at = heads_at + count * EVENT_ROW.size
             covered = raw[: FRAME_HEAD.size] + raw[FRAME_HEAD_BYTES:bodies_at]
             names = known.get((ref, actor))
@@ -140,9 +141,8 @@ class UsualFrames:
                 or recorded_at < walk.recorded_at
             ):
                 return index
-            ids_at = FRAME_HEAD_BYTES + lengths[0]
             try:
-                ids = _NO_IDS if ids_at == heads_at else _ids(raw, ids_at, lengths[1], heads_at)
+                ids = _NO_IDS if ids_at == heads_at else _ids(raw, ids_at, what_bytes, heads_at)
                 place = version, previous, recorded_at, names + ids
                 leaves = self._leaves(raw, heads_at, bodies_at, place)
             except _UNUSUAL:
@@ -152,7 +152,7 @@ class UsualFrames:
             walk.leaves += leaves
             walk.next, walk.recorded_at = last + 1, recorded_at
             places.move(ref, version + count, number + count, last)
-            walk.keys += lengths[0] > 0
+            walk.keys += key_bytes > 0
         return len(rows)
 
     def _leaves(
