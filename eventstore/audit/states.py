@@ -77,7 +77,10 @@ def check_states(store: "EventStore", size: int, notes: Notes) -> None:
                 notes.add(-1, f"snapshots can't be read: {error}")
             finally:
                 kept.close()
-    _check_newest(store, notes)
+    try:
+        _check_newest(store, notes)
+    except EventStoreError as error:
+        notes.add(-1, f"sessions can't be listed: {error}")
 
 
 def _check_snapshots(log: Log, kept: LmdbSnapshots, size: int, notes: Notes) -> None:
