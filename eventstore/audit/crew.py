@@ -21,8 +21,8 @@ from .stretches import Task
 from .structure import child_environment
 from .walk import Stretch
 
-EVENTS_MIN = 50_000
-"""A smaller log is walked before a child, which needs 0.2 s to start, has begun."""
+EVENTS_MIN = 100_000
+"""A smaller log is walked in a second; a child needs 0.25 s of a core before it has begun."""
 
 WORKERS_MAX = 8
 """Processes that share a log, this one among them; each takes some 50 MB."""

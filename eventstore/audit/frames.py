@@ -110,7 +110,7 @@ class Frames:
                 before, at = at, usual.take(rows, heads, at)
                 self._notes.checked["frames"] += at - before
                 if at < len(rows):
-                    self._take(walk, usual, *rows[at])
+                    self._take(walk, *rows[at])
                     at += 1
             self.check_tiles(walk.grow())
             yield
@@ -126,7 +126,7 @@ class Frames:
         self.check_tiles(tiles)
         return True
 
-    def _take(self, walk: Walk, usual: UsualFrames, key: bytes, raw: bytes) -> None:
+    def _take(self, walk: Walk, key: bytes, raw: bytes) -> None:
         """Let a walk take one frame that is not usual."""
         with self._log.env.begin() as txn:
             last, frame = self._taken(txn, key, raw)
@@ -134,7 +134,6 @@ class Frames:
             walk.take(last, frame)
         if frame is not None:
             walk.keys += frame.kept_key != b""
-            usual.learn(frame)
 
     def _indexes(self, txn: lmdb.Transaction) -> Indexes:
         def leads(key: bytes, position: int) -> bool:
@@ -162,6 +161,14 @@ class Frames:
         frame.session = self._name(txn, frame.session_ref)
         frame.actor = self._name(txn, frame.actor_ref) if frame.actor_ref else None
         return frame
+
+    def name(self, ref: int) -> str:
+        """Return the name that a reference stands for. Raises Corruption."""
+        known = self._names.get(ref)
+        if known is not None:
+            return known
+        with self._log.env.begin() as txn:
+            return self._name(txn, ref)
 
     def _name(self, txn: lmdb.Transaction, ref: int) -> str:
         name = self._names.get(ref)

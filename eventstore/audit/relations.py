@@ -48,6 +48,10 @@ class Places:
             return 0, 0, -1
         return self._versions[ref], self._messages[ref], self._positions[ref]
 
+    def fits(self, ref: int, place: Place) -> bool:
+        """Return True if a stream has come just so far."""
+        return self.at(ref) == place
+
     def move(self, ref: int, version: int, messages: int, position: int) -> None:
         """Note where a stream goes on."""
         missing = ref + 1 - len(self._versions)

@@ -56,7 +56,10 @@ def tasks_of(begin: int, size: int, frames: int, *, deep: bool) -> list[Task]:
 
 
 class _Claims(Places):
-    """The places of the streams that come up, each as its index says where the stretch begins."""
+    """The places of the streams that come up, each as it is said to be where the stretch begins.
+
+    It is said by the stream's first frame, or by the index if it is only spoken of before that.
+    """
 
     def __init__(self, indexed: Callable[[int], Place]) -> None:
         super().__init__()
@@ -66,9 +69,18 @@ class _Claims(Places):
     def at(self, ref: int) -> Place:
         """Return how far a stream has come."""
         if ref not in self._begun:
-            self._begun[ref] = self._indexed(ref)
-            self.move(ref, *self._begun[ref])
+            self._claim(ref, self._indexed(ref))
         return super().at(ref)
+
+    def fits(self, ref: int, place: Place) -> bool:
+        """Return True if a stream has come just so far, as one may that nothing is known of."""
+        if ref not in self._begun:
+            self._claim(ref, place)
+        return super().at(ref) == place
+
+    def _claim(self, ref: int, place: Place) -> None:
+        self._begun[ref] = place
+        self.move(ref, *place)
 
     def moved(self) -> list[tuple[int, Place, Place]]:
         """Return reference, place at the beginning and place now of each."""
@@ -128,7 +140,8 @@ def _walked(log: LmdbLog, task: Task, notes: Notes) -> Stretch | None:
     )
     walk.start = walk.next = begin
     frames.begin(begin)
-    for _ in frames.follow(walk, UsualFrames(walk, log.codec, deep=task.deep), task.stop):
+    usual = UsualFrames(walk, log.codec, frames.name, deep=task.deep)
+    for _ in frames.follow(walk, usual, task.stop):
         if notes.findings:
             return None
     loose, tree = task.start - begin, Frontier()

@@ -31,10 +31,15 @@ from ..log.format import (
     REF,
     STREAM_ROW,
 )
-from ..log.frame import Frame
 from ..messages import role_code
-from .entry import NAMES_CACHED_MAX, PAYLOAD_TAG, SALT_BYTES, entry_lead, name_digest
-from .leaves import frame_common
+from .entry import (
+    NAMES_CACHED_MAX,
+    PAYLOAD_TAG,
+    SALT_BYTES,
+    entry_lead,
+    name_digest,
+    session_digest,
+)
 from .walk import Walk
 
 _HEAD = Struct(f"{FRAME_HEAD.format}Q")
@@ -43,8 +48,6 @@ _LEAF = Struct(">17sQQQ128s32s32x")
 """0 and the lead of an entry, version, previous, time, names, payload, nothing sealed."""
 _SCHEMA = SCHEMA_OF[MESSAGE]
 _LEAD = b"\x00" + entry_lead(0, MESSAGE, _SCHEMA, 0)
-_NAMES_AT, _IDS_AT = 8, 72
-"""Where session and actor, and then the two ids, stand in what the entries of a frame share."""
 _NO_IDS = bytes(64)
 _U32_MAX = (1 << 32) - 1
 
@@ -72,19 +75,15 @@ class Indexes(NamedTuple):
 
 
 class UsualFrames:
-    """Takes usual frames for a walk, as long as they come one after the other."""
+    """Takes usual frames for a walk, as long as they come one after the other.
 
-    def __init__(self, walk: Walk, codec: Codec, *, deep: bool) -> None:
-        self._walk, self._codec, self._deep = walk, codec, deep
+    `name` returns what a reference stands for, or raises Corruption.
+    """
+
+    def __init__(self, walk: Walk, codec: Codec, name: Callable[[int], str], *, deep: bool) -> None:
+        self._walk, self._codec, self._name, self._deep = walk, codec, name, deep
         self._names: dict[tuple[int, int], bytes] = {}
         self._unpack: dict[int, Callable[[bytes, int], bytes]] = {}
-
-    def learn(self, frame: Frame) -> None:
-        """Remember whose frame that is: session and actor, as entries hash them."""
-        if len(self._names) >= NAMES_CACHED_MAX:
-            self._names.clear()
-        names = frame_common(frame)[_NAMES_AT:_IDS_AT]
-        self._names[frame.session_ref, frame.actor_ref] = names
 
     def look(self, rows: Rows, indexes: Indexes) -> list[Head | None]:
         """Return the heads of frames that readers find and that may be usual, None for others."""
@@ -132,16 +131,15 @@ class UsualFrames:
             heads_at = ids_at + what_bytes + why_bytes
             bodies_at = heads_at + count * EVENT_ROW.size
             covered = raw[: FRAME_HEAD.size] + raw[FRAME_HEAD_BYTES:bodies_at]
-            names = known.get((ref, actor))
             if (
-                names is None
-                or not last - count + 1 == walk.next <= last < size
+                not last - count + 1 == walk.next <= last < size
                 or xxh3_64_intdigest(covered, walk.next) != checksum
-                or places.at(ref) != (version, number, previous - 1)
+                or not places.fits(ref, (version, number, previous - 1))
                 or recorded_at < walk.recorded_at
             ):
                 return index
             try:
+                names = known.get((ref, actor)) or self._named(ref, actor)
                 ids = _NO_IDS if ids_at == heads_at else _ids(raw, ids_at, what_bytes, heads_at)
                 place = version, previous, recorded_at, names + ids
                 leaves = self._leaves(raw, heads_at, bodies_at, place)
@@ -192,6 +190,14 @@ class UsualFrames:
             position += 1
             previous = position  # as an entry has it: 1 more than the position
         return leaves if start == len(raw) else []
+
+    def _named(self, ref: int, actor: int) -> bytes:
+        """Return session and actor as entries of a plain log hash them. Raises Corruption."""
+        if len(self._names) >= NAMES_CACHED_MAX:
+            self._names.clear()
+        names = session_digest(self._name(ref)) + name_digest(self._name(actor) if actor else None)
+        self._names[ref, actor] = names
+        return names
 
     def _learnt(self, number: int) -> Callable[[bytes, int], bytes]:
         """Return what unpacks payloads of a dictionary, from now on without asking the codec."""

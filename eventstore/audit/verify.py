@@ -131,7 +131,7 @@ def _followed(
 
     Pages end where stretches do, however many share them: so all is told in the same order.
     """
-    usual = UsualFrames(walk, log.codec, deep=deep)
+    usual = UsualFrames(walk, log.codec, frames.name, deep=deep)
     tasks = tasks_of(walk.next, rows.size, rows.entries[FRAMES], deep=deep)
     with crew(log, tasks, workers_for(log, rows.size - walk.next, workers)) as others:
         for index, task in enumerate(tasks):

@@ -150,7 +150,7 @@ class Walk:
 
         Returns tiles as grow() does; None where it does not go on from here, and nothing changed.
         """
-        claimed = all(self.places.at(ref) == begun for ref, begun, _ in stretch.places)
+        claimed = all(self.places.fits(ref, begun) for ref, begun, _ in stretch.places)
         if not claimed or stretch.begin != self.next or stretch.first_at < self.recorded_at:
             return None
         if self._tree_lost:
@@ -221,9 +221,9 @@ class Walk:
 
     def _check_place(self, frame: Frame) -> None:
         """Compare the numbers in the frame's head with what came before."""
-        due = self.places.at(frame.session_ref)
         here = frame.version, frame.number, frame.previous
-        if here != due and not self._follows_a_loss(frame, due):
+        if not self.places.fits(frame.session_ref, here) and not self._follows_a_loss(frame):
+            due = self.places.at(frame.session_ref)
             what = f"session {frame.session!r} has (version, message number, previous position)"
             self._notes.add(frame.position, f"{what} {here} where {due} belongs")
         if frame.recorded_at < self.recorded_at:
@@ -232,8 +232,9 @@ class Walk:
         if frame.only_messages != all(row[3] == MESSAGE for row in frame.rows()):
             self._notes.add(frame.position, "the frame's flag about its types is wrong")
 
-    def _follows_a_loss(self, frame: Frame, due: Place) -> bool:
+    def _follows_a_loss(self, frame: Frame) -> bool:
         """Return True if the event before this frame is one that could not be read."""
+        due = self.places.at(frame.session_ref)
         lost = self.losses.touch(frame.previous, frame.previous + 1)
         return (
             lost and frame.previous > due[2] and frame.version > due[0] and frame.number >= due[1]
