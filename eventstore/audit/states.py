@@ -4,20 +4,23 @@ Invariants: a snapshot is compared with the fold from the snapshots strictly bef
 induction either all are right or one is named; nothing is written.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import lmdb
 
 from ..errors import EventStoreError
 from ..events import MessageAppended, Span
+from ..limits import PAGE_EVENTS_MAX
 from ..log.base import Log, frames_at
-from ..log.frame import Recorded
+from ..log.frame import Frame, Recorded
 from ..messages import Message
 from ..state.caches import SNAPSHOTS, cache_directory
 from ..state.header import SessionHeader
-from ..state.lineage import fold_segments, lineage, young
+from ..state.lineage import fold_segments, lineage, young_of
 from ..state.snapshots import LmdbSnapshots, Snapshots
 from ..state.transcript import PAGE_FRAMES, Transcript, line_tokens, note_message, tokens_of
 from .report import Notes
@@ -119,13 +122,16 @@ def _check_session(
 ) -> int:
     """Check one session unless its lineage is longer than `room`; returns its length if checked.
 
-    Of a log that was found `sound` the frames are read twice and one payload; of another one in
-    every way there is, so that whatever stops a reader is told.
+    Of a log that was found `sound` a session is read once, if it can be, and the payload of its
+    last line; of another one in every way there is, so that whatever stops a reader is told.
     """
-    header = store.headers.now(session)
-    folded = young(store.log, session, header.version) if sound and header.version < room else None
+    header, frames = store.headers.now(session), list[Frame]()
+    if sound and header.version < min(room, PAGE_EVENTS_MAX):
+        frames = frames_at(store.log, session, 0, frames_max=header.version + 1)
+    folded = young_of(frames, header.version)
     length = header.version + 1
     if folded is None:
+        frames = []
         _, segments = lineage(store.log, session, header.version)
         length = sum(segment.last - segment.first + 1 for segment in segments)
         if length > room:
@@ -138,7 +144,7 @@ def _check_session(
         notes.add(header.position, what)
     lines = Transcript(store.log, folded.spans)
     if sound:
-        shown, last = _forwards(store.log, folded.spans)
+        shown, last = _forwards(store.log, folded.spans, frames)
     else:
         shown, last = tokens_of(store.log, folded.spans), []
     if shown != folded.tokens:
@@ -149,24 +155,39 @@ def _check_session(
     return length
 
 
-def _forwards(log: Log, spans: Sequence[Span]) -> tuple[int, list[Message]]:
+def _forwards(log: Log, spans: Sequence[Span], known: list[Frame]) -> tuple[int, list[Message]]:
     """Return the tokens of lines and the last one, read from the first on by their heads."""
     total, last = 0, None
     for span in spans:
-        number, version = span.start, span.start
-        if not span.note:
-            version = log.locate(span.session, span.start)
-        while number < span.stop:
-            frames_max = min(span.stop - number, PAGE_FRAMES)
-            for frame in frames_at(log, span.session, version, frames_max=frames_max):
-                indexes = frame.message_indexes(number, span.stop)
-                if span.note:
-                    indexes = [version - frame.version]
-                lines = [Recorded(frame, index) for index in indexes]
-                total += sum(map(line_tokens, lines))
-                number += len(lines)
-                version, last = frame.last_version + 1, lines[-1] if lines else last
+        left = span.stop - span.start
+        for frame in _frames(log, span, known):
+            indexes = frame.message_indexes(span.start, span.stop)
+            if span.note:
+                indexes = [span.start - frame.version]
+            for index in indexes:
+                last = Recorded(frame, index)
+                total += line_tokens(last)
+            left -= len(indexes)
+            if left <= 0:
+                break
     return total, [] if last is None else [_line(last)]
+
+
+def _frames(log: Log, span: Span, known: list[Frame]) -> Iterator[Frame]:
+    """Iterate over frames from the one on that holds the first line of a span.
+
+    `known` are all frames of a session, or none.
+    """
+    if known and known[0].session == span.session:
+        holds = attrgetter("version" if span.note else "number")
+        yield from known[bisect_right(known, span.start, key=holds) - 1 :]
+        return
+    version = span.start if span.note else log.locate(span.session, span.start)
+    while True:
+        frames_max = min(span.stop - span.start, PAGE_FRAMES)
+        for frame in frames_at(log, span.session, version, frames_max=frames_max):
+            yield frame
+            version = frame.last_version + 1
 
 
 def _line(recorded: Recorded) -> Message:
