@@ -124,8 +124,8 @@ class UsualFrames:
             if head is None:
                 return index
             key, raw = rows[index]
-            _, _, count, ref, actor, version, number, key_bytes, what_bytes, why_bytes, *rest = head
-            _, previous, recorded_at, checksum = rest
+            _, _, count, ref, actor, version, number, key_bytes, what_bytes, why_bytes = head[:10]
+            _, previous, recorded_at, checksum = head[10:]
             (last,) = POSITION.unpack(key)
             ids_at = FRAME_HEAD_BYTES + key_bytes
             heads_at = ids_at + what_bytes + why_bytes
@@ -162,6 +162,7 @@ class UsualFrames:
         """
         version, previous, recorded_at, names = place
         leaves: list[bytes] = []
+        unpackers, deep = self._unpack, self._deep
         at, start, position = heads_at, bodies_at, self._walk.next
         for head in EVENT_ROW.iter_unpack(raw[heads_at:bodies_at]):
             end, size, tokens, code, schema, flags, role, number, _, checksum = head
@@ -175,10 +176,11 @@ class UsualFrames:
                 or xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + stored) & _U32_MAX != checksum
             ):
                 return []
-            payload = (self._unpack.get(number) or self._learnt(number))(stored[SALT_BYTES:], size)
+            unpack = unpackers.get(number) or self._learnt(number)
+            payload = unpack(stored[SALT_BYTES:], size)
             if len(payload) != size:
                 return []
-            if self._deep:
+            if deep:
                 said = decode_stored(payload)
                 copies = min(said.tokens, _U32_MAX), role_code(said.message)
                 if copies != (tokens, role):
