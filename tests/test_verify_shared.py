@@ -17,7 +17,10 @@ from test_tamper import TAMPERINGS, Tables, Tamper, last, tables
 from eventstore import EventStore, Keyring
 from eventstore.audit import crew, stretches
 from eventstore.audit import verify as verifying
-from eventstore.audit.report import Report
+from eventstore.audit.frames import Frames
+from eventstore.audit.relations import Place
+from eventstore.audit.report import Notes, Report
+from eventstore.audit.rows import Rows
 from eventstore.audit.stretches import FRAME_EVENTS_MAX, Task, tasks_of
 from eventstore.audit.tree import Frontier
 from eventstore.audit.usual import UsualFrames
@@ -259,6 +262,23 @@ def test_a_small_store_is_walked_by_one_process(
     """By default children are started only where that pays."""
     assert verify_directory(history, deep=True).sound
     assert not [child for child in started if stretches.__name__ in str(child.args)]
+
+
+def test_the_index_tells_how_far_each_stream_had_come(made: Path):
+    """Where each frame begins, the places by bisection are those that the frames before give."""
+    with EventStore.open(made, read_only=True) as store:
+        assert isinstance(store.log, LmdbLog)
+        rows, due = Rows(store.log), dict[int, Place]()
+        frames = Frames(rows, rows.size, Notes())
+        position = 0
+        while position < rows.size:
+            assert {ref: each for ref, each in frames.places(position) if each[0]} == due
+            assert all(frames.place(ref, position) == each for ref, each in due.items())
+            frame = store.log.read_all(position, 1)[0]
+            place = frame.last_version + 1, frame.next_number(), frame.last_position
+            due[frame.session_ref] = place
+            position = frame.last_position + 1
+        assert frames.place(len(due) + 1_000, position) == (0, 0, -1)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 3_000))

@@ -8,7 +8,8 @@ in a child process, so that whoever asks stays alive.
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -113,8 +114,9 @@ def _verify_tables(
     try:
         if since is not None:
             _resume(log, frames, walk, since, notes)
-        for _ in _followed(log, rows, frames, walk, workers, deep=deep):
-            _tell(progress, walk)
+        with closing(_followed(log, rows, frames, walk, workers, deep=deep)) as pages:
+            for _ in pages:
+                _tell(progress, walk)
     except EventStoreError as error:
         notes.add_error(error, walk.next)
     frames.check_tiles(walk.finish())
@@ -126,7 +128,7 @@ def _verify_tables(
 
 def _followed(
     log: LmdbLog, rows: Rows, frames: Frames, walk: Walk, workers: int | None, *, deep: bool
-) -> Iterator[None]:
+) -> Generator[None]:
     """Take the walk to the end of the log, over all that somebody else found sound.
 
     Pages end where stretches do, however many share them: so all is told in the same order.
