@@ -145,8 +145,10 @@ def _walked(log: LmdbLog, task: Task, notes: Notes) -> Stretch | None:
         if notes.findings:
             return None
     loose, tree = task.start - begin, Frontier()
-    for level, index, node in tree.extend(walk.leaves[loose:]):
-        frames.check_tiles([(level, index + (task.start >> level), node)])
+    tiles = tree.extend(walk.leaves[loose:])
+    frames.check_tiles(
+        [(level, index + (task.start >> level), node) for level, index, node in tiles]
+    )
     levels = [level for level in range(STRETCH_BITS, -1, -1) if tree.size >> level & 1]
     return Stretch(
         begin,
