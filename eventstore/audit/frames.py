@@ -5,7 +5,7 @@ one; pages are bounded and no transaction stays open between them; what was appe
 start is left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import lmdb
@@ -27,10 +27,13 @@ from ..log.format import (
 from ..log.frame import Frame
 from ..log.rows import checked_value
 from .relations import Place
-from .report import Notes
+from .report import Finding, Notes
 from .rows import Rows, TableRow
-from .usual import Indexes, UsualFrames
+from .usual import Head, Indexes, UsualFrames
 from .walk import Stretch, Tile, Walk
+
+Taken = tuple[int, Frame | None, list[Finding]]
+"""Last position, the frame or None where it can't be read, and what is wrong with its rows."""
 
 
 class Frames:
@@ -110,8 +113,8 @@ class Frames:
                 before, at = at, usual.take(rows, heads, at)
                 self._notes.checked["frames"] += at - before
                 if at < len(rows):
-                    self._take(walk, *rows[at])
-                    at += 1
+                    before, at = at, _run_end(heads, at)
+                    self._take(walk, rows[before:at])
             self.check_tiles(walk.grow())
             yield
 
@@ -126,14 +129,18 @@ class Frames:
         self.check_tiles(tiles)
         return True
 
-    def _take(self, walk: Walk, key: bytes, raw: bytes) -> None:
-        """Let a walk take one frame that is not usual."""
+    def _take(self, walk: Walk, rows: Sequence[TableRow]) -> None:
+        """Let a walk take frames that are not usual; each one's own rows come before it."""
         with self._log.env.begin() as txn:
-            last, frame = self._taken(txn, key, raw)
-        if last < self.size:
-            walk.take(last, frame)
-        if frame is not None:
-            walk.keys += frame.kept_key != b""
+            indexes = self._indexes(txn)
+            taken = [self._taken(txn, indexes, key, raw) for key, raw in rows]
+        for last, frame, said in taken:
+            for each in said:
+                self._notes.add(each.position, each.what)
+            if last < self.size:
+                walk.take(last, frame)
+            if frame is not None:
+                walk.keys += frame.kept_key != b""
 
     def _indexes(self, txn: lmdb.Transaction) -> Indexes:
         def leads(key: bytes, position: int) -> bool:
@@ -143,18 +150,20 @@ class Frames:
         frames, streams = self._tables[FRAMES], self._tables[STREAMS]
         return Indexes(partial(txn.cursor, frames), partial(txn.cursor, streams), leads)
 
-    def _taken(self, txn: lmdb.Transaction, key: bytes, raw: bytes) -> tuple[int, Frame | None]:
+    def _taken(self, txn: lmdb.Transaction, indexes: Indexes, key: bytes, raw: bytes) -> Taken:
         last = int(POSITION.unpack(key)[0])
         if last >= self.size:
-            return last, None
+            return last, None, []
         self._notes.checked["frames"] += 1
         try:
             frame = self._adopted(txn, Frame(raw, last, self._log.codec))
         except Corruption as error:
-            self._notes.add_error(error, last)
-            return last, None
-        self._check_rows(txn, frame)
-        return last, frame
+            notes = Notes()
+            notes.add_error(error, last)
+            return last, None, notes.findings
+        misses = self._missed(indexes, frame)
+        self.misses += len(misses)
+        return last, frame, misses
 
     def _adopted(self, txn: lmdb.Transaction, frame: Frame) -> Frame:
         """Give a frame the names that its references stand for."""
@@ -182,20 +191,20 @@ class Frames:
                 raise Corruption(-1, f"name {ref}: {error}") from None
         return name
 
-    def _check_rows(self, txn: lmdb.Transaction, frame: Frame) -> None:
+    def _missed(self, indexes: Indexes, frame: Frame) -> list[Finding]:
         """Look for a frame where readers do: by position, in its stream, and by its key."""
-        last, indexes = frame.last_position, self._indexes(txn)
+        first, last, missed = frame.position, frame.last_position, list[Finding]()
         if not indexes.frames().set_key(POSITION.pack(last)):
-            self._miss(last, "the frame that ends here can't be found by its position")
+            what = "the frame that ends here can't be found by its position"
+            missed.append(Finding(last, what))
         row = STREAM_ROW.pack(frame.last_version, frame.next_number(), last)
         if not indexes.streams().set_key_dup(REF.pack(frame.session_ref), row):
-            self._miss(last, f"the index of session {frame.session!r} does not lead here")
-        if frame.kept_key and not indexes.key_leads(frame.kept_key, frame.position):
-            self._miss(frame.position, f"the index of keys does not lead {frame.key!r} here")
-
-    def _miss(self, position: int, what: str) -> None:
-        self.misses += 1
-        self._notes.add(position, what)
+            what = f"the index of session {frame.session!r} does not lead here"
+            missed.append(Finding(last, what))
+        if frame.kept_key and not indexes.key_leads(frame.kept_key, first):
+            what = f"the index of keys does not lead {frame.key!r} here"
+            missed.append(Finding(first, what))
+        return missed
 
     def check_tiles(self, tiles: list[Tile]) -> None:
         """Compare tiles made from the frames with those that are kept."""
@@ -224,6 +233,12 @@ def _place_before(cursor: lmdb.Cursor, size: int) -> Place:
             high = probe - 1
         probe = (low + high) // 2
     return found
+
+
+def _run_end(heads: Sequence[Head | None], at: int) -> int:
+    """Return where the frames end that are not usual, of which the one at `at` is the first."""
+    rest = range(at + 1, len(heads))
+    return next((index for index in rest if heads[index] is not None), len(heads))
 
 
 def key_position(row: bytes) -> int:

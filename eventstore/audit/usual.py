@@ -3,8 +3,8 @@
 Invariants: whatever is unusual, let alone damaged, is left to the careful walk, which names it; a
 frame is taken only if that walk would have found nothing, and gives the same leaves.
 
-What it buys: a store of one message an append is walked three times as fast as through Frame and
-Walk, where two thirds of the time go into calls of small functions.
+What it buys: a log of one message an append is walked in half the time that it takes through Frame
+and Walk (12 us instead of 23 an event), where calls of small functions take most of it.
 """
 
 from collections.abc import Callable, Sequence
