@@ -14,6 +14,9 @@ from .report import Notes
 
 _ERASE_REQUESTED, _KEY_SHREDDED = TYPE_CODES[EraseRequested], TYPE_CODES[KeyShredded]
 
+REASONS = frozenset((_ERASE_REQUESTED, _KEY_SHREDDED, TYPE_CODES[Redacted]))
+"""Types of facts that say why something is gone."""
+
 
 class Erasures:
     """Collects what is gone, by the references of sessions."""

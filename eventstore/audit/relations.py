@@ -26,7 +26,7 @@ from ..spans import length
 from .report import Notes
 
 _CREATING = (TYPE_CODES[SessionCreated], TYPE_CODES[BranchCreated])
-_MERGED = TYPE_CODES[BranchMerged]
+MERGED = TYPE_CODES[BranchMerged]
 
 Complaint = str | None
 Place = tuple[int, int, int]
@@ -48,6 +48,10 @@ class Places:
             return 0, 0, -1
         return self._versions[ref], self._messages[ref], self._positions[ref]
 
+    def fits(self, ref: int, place: Place) -> bool:
+        """Return True if a stream has come just so far."""
+        return self.at(ref) == place
+
     def move(self, ref: int, version: int, messages: int, position: int) -> None:
         """Note where a stream goes on."""
         missing = ref + 1 - len(self._versions)
@@ -59,14 +63,40 @@ class Places:
         self._positions[ref] = position
 
 
-class Relations:
-    """Forks, merges, rewinds and spans of lines, one event after the other."""
+class Merges:
+    """The two halves of each merge, which stand in two streams, in any order."""
 
-    def __init__(self, places: Places, named: Named, notes: Notes) -> None:
-        self._places, self._named, self._notes = places, named, notes
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
         self._halves: dict[tuple[str, int], tuple[BranchMerged, str, int]] = {}
         self._silent: set[str] = set()
         """Sessions of which a merge was erased that nobody could read any more."""
+
+    def take(self, frame: Frame, index: int, event: AnyEvent | None) -> None:
+        """Put a half to the other one, if that came before; `event` is None where it is gone."""
+        if not isinstance(event, BranchMerged):
+            self._silent.add(frame.session)
+            return
+        key, position = (event.into, event.into_version), frame.position + index
+        half = self._halves.pop(key, None)
+        if half is None:
+            self._halves[key] = event, frame.session, position
+        elif stripped(half[0]) != stripped(event) or half[1] == frame.session:
+            self._notes.add(position, "BranchMerged: its two halves differ")
+
+    def finish(self) -> None:
+        """Note every merge of which only one half was seen."""
+        for event, session, position in self._halves.values():
+            other = event.into if session == event.source else event.source
+            if other not in self._silent:
+                self._notes.add(position, f"BranchMerged: no such fact in session {other!r}")
+
+
+class Relations:
+    """Forks, merges, rewinds and spans of lines, one event after the other."""
+
+    def __init__(self, places: Places, named: Named, merges: Merges, notes: Notes) -> None:
+        self._places, self._named, self._merges, self._notes = places, named, merges, notes
 
     def check(self, frame: Frame, index: int, event: AnyEvent | None) -> None:
         """Check an event that is no message, or what is left of any event that was erased."""
@@ -76,26 +106,17 @@ class Relations:
         code = frame.row(index)[3]
         if (version == 0) != (code in _CREATING):
             self._notes.add(position, f"{Recorded(frame, index).type} at version {version}")
-        if code == _MERGED and event is None:
-            self._silent.add(frame.session)
+        if code == MERGED:
+            self._merges.take(frame, index, event)
         try:
-            complaint = self._complaint(event, frame.session, version, position)
+            complaint = self._complaint(event, frame.session, version)
         except EventStoreError as error:
             self._notes.add_error(error, position)
         else:
             if complaint:
                 self._notes.add(position, f"{type(event).__name__}: {complaint}")
 
-    def finish(self) -> None:
-        """Note every merge of which only one half was seen."""
-        for event, session, position in self._halves.values():
-            other = event.into if session == event.source else event.source
-            if other not in self._silent:
-                self._notes.add(position, f"BranchMerged: no such fact in session {other!r}")
-
-    def _complaint(
-        self, event: AnyEvent | None, session: str, version: int, position: int
-    ) -> Complaint:
+    def _complaint(self, event: AnyEvent | None, session: str, version: int) -> Complaint:
         if isinstance(event, BranchCreated):
             return self._missing(event.parent, event.at_version)
         if isinstance(event, (SessionRewound, Redacted)):
@@ -104,7 +125,7 @@ class Relations:
         if isinstance(event, (MessagesPruned, HistorySummarized)):
             return self._lines(event.spans, event.count)
         if isinstance(event, BranchMerged):
-            return self._merge(event, session, version, position)
+            return self._merge(event, session, version)
         return None
 
     def _missing(self, session: str, version: int) -> Complaint:
@@ -129,8 +150,7 @@ class Relations:
             return f"session {span.session!r} had no messages {span.start} to {span.stop - 1}"
         return None
 
-    def _merge(self, event: BranchMerged, session: str, version: int, position: int) -> Complaint:
-        self._match(event, session, position)
+    def _merge(self, event: BranchMerged, session: str, version: int) -> Complaint:
         if session not in {event.source, event.into}:
             return f"it stands in session {session!r}"
         if session == event.source:
@@ -140,12 +160,3 @@ class Relations:
         return self._missing(event.source, event.source_version) or self._lines(
             event.brought + event.hidden, length(event.brought) + length(event.hidden)
         )
-
-    def _match(self, event: BranchMerged, session: str, position: int) -> None:
-        """Put the two halves of a merge together, whichever comes first."""
-        key = event.into, event.into_version
-        half = self._halves.pop(key, None)
-        if half is None:
-            self._halves[key] = event, session, position
-        elif stripped(half[0]) != stripped(event) or half[1] == session:
-            self._notes.add(position, "BranchMerged: its two halves differ")

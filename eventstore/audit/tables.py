@@ -1,19 +1,12 @@
-"""The tables of the LMDB log, read row by row and compared with what the frames say.
+"""The tables of the LMDB log beside its frames, read row by row and compared with what those say.
 
-Invariants: rows are read raw, since the log's own readers stop at damage; each frame must have its
-rows, and as many rows as frames must have are all there may be; pages are bounded and no
-transaction stays open between them; what was appended after the start is left out.
+Invariants: as many rows as frames must have are all there may be, where each frame has its own;
+what was appended after the start is left out.
 """
 
 import struct
-from collections.abc import Callable, Iterator
-from itertools import islice
-
-import lmdb
 
 from ..errors import Corruption, EventStoreError
-from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
-from ..log.base import session_row
 from ..log.format import (
     ACTOR_NAME,
     DICTIONARIES,
@@ -21,7 +14,6 @@ from ..log.format import (
     FORMAT_KEY,
     FRAMES,
     HEAD_KEY,
-    KEY_ROW,
     KEYS,
     META,
     NAMES,
@@ -33,157 +25,41 @@ from ..log.format import (
     STORE_KEY,
     STREAM_ROW,
     STREAMS,
-    TABLES,
-    TILE_KEY,
     TILES,
 )
 from ..log.frame import Frame
-from ..log.lmdb import LmdbLog
 from ..log.rows import checked_value
-from .relations import Place
+from .frames import key_position
 from .report import Notes
+from .rows import Rows
 from .tree import KEPT_BITS, Frontier
-from .walk import Tile, Walk
-
-Taken = list[tuple[int, Frame | None]]
-"""A page of frames with their last positions, None for one that can't be read."""
-
-TableRow = tuple[bytes, bytes]
+from .walk import Walk
 
 
 class Tables:
     """The tables of one log, as they stood when this was made."""
 
-    def __init__(self, log: LmdbLog, store: str, notes: Notes) -> None:
-        self._log, self._store, self._notes = log, store, notes
-        self._erasures = log.erasures()
-        self._keys = 0
-        self._misses = self._start = 0
-        self._names: dict[int, str] = {}
-        with log.env.begin() as txn:
-            tables = {name: log.env.table(name, dupfixed=name == STREAMS) for name in TABLES}
-            self._tables = tables
-            self._entries = {name: int(txn.stat(db)["entries"]) for name, db in tables.items()}
-            last = txn.cursor(tables[FRAMES])
-            self.size = POSITION.unpack(last.key())[0] + 1 if last.last() else 0
-            last = txn.cursor(tables[NAMES])
-            self._newest_ref = REF.unpack(last.key())[0] if last.last() else 0
-            self.edge = self._edge(txn)
+    def __init__(self, rows: Rows, store: str, notes: Notes) -> None:
+        self._rows, self._log, self._store, self._notes = rows, rows.log, store, notes
+        self._erasures, self._entries, self._size = rows.log.erasures(), rows.entries, rows.size
+        self._misses = 0
+        self.edge = self._edge()
 
-    def _edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int] | None:
+    def _edge(self) -> tuple[Frontier, int] | None:
         """Return the frontier and time that the head row states, None where it is damaged."""
-        try:
-            edge = self._log.edge(txn)
-        except Corruption as error:
-            self._notes.add_error(error)
+        edge = self._rows.edge
+        if isinstance(edge, Corruption):
+            self._notes.add_error(edge)
             return None
-        if edge[0].size != self.size:
-            what = f"the tree head has size {edge[0].size}, the frames end at {self.size}"
-            self._notes.add(min(edge[0].size, self.size), what)
-        self.size = edge[0].size
+        if self._size != self._rows.end:
+            what = f"the tree head has size {self._size}, the frames end at {self._rows.end}"
+            self._notes.add(min(self._size, self._rows.end), what)
         return edge
 
-    def named(self, session: str) -> int | None:
-        """Return the reference of a session's name."""
-        with self._log.env.begin() as txn:
-            found = txn.get(session_row(self._log.codec.names, session), db=self._tables[REFS])
-        return None if found is None else int(REF.unpack(found)[0])
-
-    # -- frames, and the rows that each of them must have --------------------------------
-
-    def places(self, size: int) -> Iterator[tuple[int, Place]]:
-        """Iterate over the streams and how far each had come when the log held `size` events."""
-        key = None
-        while True:
-            with self._log.env.begin() as txn:
-                cursor = txn.cursor(self._tables[STREAMS])
-                found = cursor.first() if key is None else cursor.set_range(key)
-                page: list[tuple[int, Place]] = []
-                while found and len(page) < PAGE_EVENTS_MAX:
-                    page += _place_before(cursor, size)
-                    found = cursor.next_nodup()
-                key = bytes(cursor.key()) if found else None
-            yield from page
-            if key is None:
-                return
-
-    def pages(self, start: int = 0) -> Iterator[Taken]:
-        """Iterate over all frames from a position on, in order, a page a transaction."""
-        self._start = start
-        after = (POSITION.pack(start - 1), b"") if start else None
-        while True:
-            with self._log.env.begin() as txn:
-                rows = self._rows(txn, FRAMES, after)
-                taken = [self._taken(txn, key, raw) for key, raw in rows]
-            if not rows:
-                return
-            after = rows[-1]
-            if taken[0][0] >= self.size and self._entries[FRAMES] <= self._notes.checked["frames"]:
-                return  # all that follows was appended after the start
-            yield [each for each in taken if each[0] < self.size]
-
-    def _taken(self, txn: lmdb.Transaction, key: bytes, raw: bytes) -> tuple[int, Frame | None]:
-        last = int(POSITION.unpack(key)[0])
-        if last >= self.size:
-            return last, None
-        self._notes.checked["frames"] += 1
-        try:
-            frame = Frame(raw, last, self._log.codec)
-            frame.session = self._name(txn, frame.session_ref)
-            frame.actor = self._name(txn, frame.actor_ref) if frame.actor_ref else None
-        except Corruption as error:
-            self._notes.add_error(error, last)
-            return last, None
-        self._check_rows(txn, frame)
-        return last, frame
-
-    def _name(self, txn: lmdb.Transaction, ref: int) -> str:
-        name = self._names.get(ref)
-        if name is None:
-            row = checked_value(txn.get(REF.pack(ref), db=self._tables[NAMES]), f"name {ref}")
-            if len(self._names) >= PAGE_EVENTS_MAX:
-                self._names.clear()
-            try:
-                name = self._names[ref] = self._log.codec.names.shown(row[:1], row[1:])
-            except ValueError as error:
-                raise Corruption(-1, f"name {ref}: {error}") from None
-        return name
-
-    def _check_rows(self, txn: lmdb.Transaction, frame: Frame) -> None:
-        """Look for a frame where readers do: by position, in its stream, and by its key."""
-        last = frame.last_position
-        if not txn.cursor(self._tables[FRAMES]).set_key(POSITION.pack(last)):
-            self._miss(last, "the frame that ends here can't be found by its position")
-        row = STREAM_ROW.pack(frame.last_version, frame.next_number(), last)
-        if not txn.cursor(self._tables[STREAMS]).set_key_dup(REF.pack(frame.session_ref), row):
-            self._miss(last, f"the index of session {frame.session!r} does not lead here")
-        if frame.kept_key:
-            self._keys += 1
-            found = txn.get(frame.kept_key, db=self._tables[KEYS])
-            if found is None or _key_position(bytes(found)) != frame.position:
-                self._miss(frame.position, f"the index of keys does not lead {frame.key!r} here")
-
-    def _miss(self, position: int, what: str) -> None:
-        self._misses += 1
-        self._notes.add(position, what)
-
-    # -- the other tables ----------------------------------------------------------------
-
-    def check_tiles(self, tiles: list[Tile]) -> None:
-        """Compare tiles made from the frames with those that are kept."""
-        if not tiles:
-            return
-        with self._log.env.begin() as txn:
-            for level, index, node in tiles:
-                self._notes.checked["tiles"] += 1
-                kept = txn.get(TILE_KEY.pack(level, index), db=self._tables[TILES])
-                if kept != node:
-                    what = f"tile {index} of level {level}, which starts here, is wrong or missing"
-                    self._notes.add(index << level, what)
-
-    def finish(self, walk: Walk) -> None:
-        """Check every table against the walk that is over."""
-        checks: dict[bytes, Callable[[Walk], None]] = {
+    def finish(self, walk: Walk, misses: int) -> None:
+        """Check every table against the walk that is over; `misses` are those of its frames."""
+        self._misses = misses
+        checks = {
             META: self._check_meta,
             DICTIONARIES: self._check_dictionaries,
             NAMES: self._check_names,
@@ -199,7 +75,7 @@ class Tables:
                 self._notes.add(-1, f"table {name.decode()!r} can't be read: {error}")
 
     def _check_meta(self, walk: Walk) -> None:
-        rows = dict(self._all(META))
+        rows = dict(self._rows.all(META))
         due = {FORMAT_KEY, STORE_KEY}
         if self._log.codec.seal:
             due.add(ENCRYPTED_KEY)
@@ -240,7 +116,7 @@ class Tables:
                     self._notes.add(-1, what)
 
     def _check_dictionaries(self, _: Walk) -> None:
-        for due, (key, row) in enumerate(self._all(DICTIONARIES), STARTER):
+        for due, (key, row) in enumerate(self._rows.all(DICTIONARIES), STARTER):
             number = REF.unpack(key)[0]
             if number != due:
                 self._notes.add(-1, f"dictionary {number} stands where {due} should")
@@ -249,9 +125,9 @@ class Tables:
 
     def _check_names(self, walk: Walk) -> None:
         """Check that names are numbered densely, lead back to themselves, and have facts."""
-        for due, (key, row) in enumerate(self._all(NAMES), 1):
+        for due, (key, row) in enumerate(self._rows.all(NAMES), 1):
             ref = REF.unpack(key)[0]
-            if ref > self._newest_ref:
+            if ref > self._rows.newest_ref:
                 break
             if ref != due:
                 self._notes.add(-1, f"name {ref} stands where {due} should")
@@ -259,7 +135,7 @@ class Tables:
             name = self._opened(row, f"name {ref}")
             if name is None:
                 continue
-            if self._value(REFS, name) != key:
+            if self._rows.value(REFS, name) != key:
                 self._notes.add(-1, f"{self._drawn(name)} does not lead to its reference {ref}")
             if name[:1] == SESSION_NAME:
                 self._notes.checked["sessions"] += 1
@@ -267,8 +143,8 @@ class Tables:
                     self._notes.add(-1, f"{self._drawn(name)} has no facts")
 
     def _check_refs(self, _: Walk) -> None:
-        for name, key in self._all(REFS):
-            row = self._value(NAMES, key) if len(key) == REF.size else None
+        for name, key in self._rows.all(REFS):
+            row = self._rows.value(NAMES, key) if len(key) == REF.size else None
             if row is None or row[8:] != name:
                 self._notes.add(-1, f"{self._drawn(name)} leads to a reference that is not its own")
         if self._entries[REFS] != self._entries[NAMES]:
@@ -280,13 +156,15 @@ class Tables:
         self._notes.checked["stream rows"] = self._entries[STREAMS]
         if not self._misses and walk.whole and self._entries[STREAMS] == self._entries[FRAMES]:
             return
-        for key, row in self._all(STREAMS):
+        for key, row in self._rows.all(STREAMS):
             version, messages, last = STREAM_ROW.unpack(row)
-            if last < self.size and self._leads_astray(last, REF.unpack(key)[0], version, messages):
+            if last < self._size and self._leads_astray(
+                last, REF.unpack(key)[0], version, messages
+            ):
                 self._notes.add(last, f"a row of the index of streams (version {version}) is wrong")
 
     def _leads_astray(self, last: int, ref: int, version: int, messages: int) -> bool:
-        raw = self._value(FRAMES, POSITION.pack(last))
+        raw = self._rows.value(FRAMES, POSITION.pack(last))
         try:
             frame = Frame(raw, last, self._log.codec) if raw is not None else None
         except Corruption:
@@ -297,20 +175,17 @@ class Tables:
     def _check_keys(self, walk: Walk) -> None:
         """Name the rows whose append has no such key, unless they are known to be as many."""
         self._notes.checked["keys"] = self._entries[KEYS]
-        if not self._misses and walk.whole and self._entries[KEYS] == self._keys:
+        if not self._misses and walk.whole and self._entries[KEYS] == walk.keys:
             return
-        for key, row in self._all(KEYS):
-            position = _key_position(row)
-            if self._within(position) and (position < 0 or self._other_key(position, key)):
+        for key, row in self._rows.all(KEYS):
+            position = key_position(row)
+            walked = walk.start <= position < self._size
+            if position < 0 or (walked and self._other_key(position, key)):
                 self._notes.add(position, f"a row of the index of keys ({key!r}) is wrong")
-
-    def _within(self, position: int) -> bool:
-        """Return True for a position that was walked, or for none at all."""
-        return position < 0 or self._start <= position < self.size
 
     def _other_key(self, position: int, key: bytes) -> bool:
         with self._log.env.begin() as txn:
-            cursor = txn.cursor(self._tables[FRAMES])
+            cursor = txn.cursor(self._rows.tables[FRAMES])
             if not cursor.set_range(POSITION.pack(position)):
                 return True
             last, raw = POSITION.unpack(cursor.key())[0], bytes(cursor.value())
@@ -323,9 +198,9 @@ class Tables:
     def _check_tile_rows(self, _: Walk) -> None:
         """Name tiles that the tree doesn't have."""
         levels = range(KEPT_BITS, 64, KEPT_BITS)
-        if self._entries[TILES] == sum(self.size >> level for level in levels):
+        if self._entries[TILES] == sum(self._size >> level for level in levels):
             return
-        self._notes.add(-1, f"{self._entries[TILES]} tiles are kept for {self.size} events")
+        self._notes.add(-1, f"{self._entries[TILES]} tiles are kept for {self._size} events")
 
     # -- rows ----------------------------------------------------------------------------
 
@@ -342,58 +217,3 @@ class Tables:
         except Corruption as error:
             self._notes.add_error(error)
             return None
-
-    def _value(self, table: bytes, key: bytes) -> bytes | None:
-        with self._log.env.begin() as txn:
-            found = txn.get(key, db=self._tables[table])
-            return None if found is None else bytes(found)
-
-    def _all(self, table: bytes) -> Iterator[TableRow]:
-        """Iterate over all rows of a table."""
-        after = None
-        while True:
-            with self._log.env.begin() as txn:
-                rows = self._rows(txn, table, after)
-            if not rows:
-                return
-            yield from rows
-            after = rows[-1]
-
-    def _rows(self, txn: lmdb.Transaction, table: bytes, after: TableRow | None) -> list[TableRow]:
-        """Return a page of rows from the beginning or behind a row."""
-        cursor = txn.cursor(self._tables[table])
-        if after is None:
-            found = cursor.first()
-        else:
-            found = cursor.set_key_dup(*after) if table == STREAMS else cursor.set_key(after[0])
-            if not found:
-                raise Corruption(-1, f"table {table.decode()!r}: row {after[0]!r} is found no more")
-            found = cursor.next()
-        rows: list[TableRow] = []
-        size = 0
-        for key, value in islice(cursor, PAGE_EVENTS_MAX) if found else ():
-            rows.append((bytes(key), bytes(value)))
-            size += len(value)
-            if size >= PAGE_BYTES_MAX:
-                break
-        return rows
-
-
-def _place_before(cursor: lmdb.Cursor, size: int) -> list[tuple[int, Place]]:
-    """Return the place of the cursor's stream before a position, nothing where it began later."""
-    ref = int(REF.unpack(cursor.key())[0])
-    more = cursor.last_dup()
-    while more:
-        version, messages, last = STREAM_ROW.unpack(cursor.value())
-        if last < size:
-            return [(ref, (version + 1, messages, last))]
-        more = cursor.prev_dup()
-    return []
-
-
-def _key_position(row: bytes) -> int:
-    """Return the position in a row of the index of keys, -1 where the row is damaged."""
-    try:
-        return int(KEY_ROW.unpack(checked_value(row, "row"))[0])
-    except Corruption:
-        return -1

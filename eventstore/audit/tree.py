@@ -69,6 +69,19 @@ class Frontier:
             self.size += 1
         return kept
 
+    def join(self, level: int, node: bytes) -> list[tuple[int, int, bytes]]:
+        """Add a full subtree of 2**level leaves behind as many full ones; returns as extend()."""
+        index, kept = self.size >> level, []
+        assert index << level == self.size, "a subtree begins at a multiple of its leaves"
+        self.size += 1 << level
+        while index & 1:
+            node = sha256(b"\x01" + self.nodes.pop() + node).digest()
+            index, level = index >> 1, level + 1
+            if not level % KEPT_BITS:
+                kept.append((level, index, node))
+        self.nodes.append(node)
+        return kept
+
     def root(self) -> bytes:
         """Return the root of the tree as it stands (RFC 6962, 2.1)."""
         if not self.nodes:

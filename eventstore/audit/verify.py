@@ -8,7 +8,8 @@ in a child process, so that whoever asks stays alive.
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -17,19 +18,29 @@ import msgspec
 from ..errors import Corruption, EventStoreError, FormatTooNew, StoreUnavailable
 from ..keyring import Keyring
 from ..log.base import Log
+from ..log.format import FRAMES
+from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
 from ..place import presence
 from ..place.directory import LOG, check_store
 from ..store import EventStore
+from .crew import crew, workers_for
+from .frames import Frames
 from .leaves import LogLeaves
 from .outside import Outside, check_outside
 from .pages import FILE
 from .proof import Prover
 from .report import Finding, Notes, Report
+from .rows import Rows
 from .states import check_states
+from .stretches import tasks_of
 from .structure import check_structure, child_environment, ending
-from .tables import Tables, Taken
+from .tables import Tables
+from .usual import UsualFrames
 from .walk import Walk
+
+Taken = list[tuple[int, Frame | None]]
+"""A page of frames with their last positions, None for one that can't be read."""
 
 Progress = Callable[[int, int], None]
 """Called with the events done and the events in all."""
@@ -57,6 +68,7 @@ def verify(
     views: Views | None = None,
     outside: Outside | None = None,
     since: Verified | None = None,
+    workers: int | None = None,
 ) -> Report:
     """Check an open store: frames, payloads, versions, indexes, names, times and the whole tree.
 
@@ -65,13 +77,14 @@ def verify(
     that needs no payload: its tree, its sealed bytes and whose key sealed them. `outside` is what
     is kept of the store elsewhere: signed heads and tiles that it must lead on from; `since` how
     far it was found sound before: only what follows is read, if the tree up to there is still the
-    same. What is appended meanwhile is left out.
+    same. What is appended meanwhile is left out. `workers` processes share the work, by default as
+    many as there are cores where that pays; what is found does not depend on them.
     """
     store.flush()
     notes = Notes()
     log = store.log
     if isinstance(log, LmdbLog):
-        size, root = _verify_tables(log, store.id, notes, progress, since, deep=deep)
+        size, root = _verify_tables(log, store.id, notes, progress, since, workers, deep=deep)
     else:
         size, root = _verify_frames(log, notes, progress, deep=deep)
     if deep and not log.codec.locked:
@@ -91,29 +104,50 @@ def _verify_tables(
     notes: Notes,
     progress: Progress | None,
     since: Verified | None,
+    workers: int | None,
     *,
     deep: bool,
 ) -> tuple[int, bytes]:
-    tables = Tables(log, store, notes)
-    walk = Walk(tables.size, tables.named, notes, log.codec.seal, deep=deep)
+    rows = Rows(log)
+    frames, tables = Frames(rows, rows.size, notes), Tables(rows, store, notes)
+    walk = Walk(rows.size, rows.named, notes, log.codec.seal, deep=deep)
     try:
         if since is not None:
-            _resume(log, tables, walk, since, notes)
-        for page in tables.pages(walk.start):
-            tables.check_tiles([tile for each in page for tile in walk.take(*each)])
-            _tell(progress, walk)
+            _resume(log, frames, walk, since, notes)
+        with closing(_followed(log, rows, frames, walk, workers, deep=deep)) as pages:
+            for _ in pages:
+                _tell(progress, walk)
     except EventStoreError as error:
         notes.add_error(error, walk.next)
-    tables.check_tiles(walk.finish())
-    tables.finish(walk)
+    frames.check_tiles(walk.finish())
+    tables.finish(walk, frames.misses)
     _count(walk, notes)
     frontier = tables.edge[0] if tables.edge else walk.frontier
-    return tables.size, frontier.root()
+    return rows.size, frontier.root()
 
 
-def _resume(log: LmdbLog, tables: Tables, walk: Walk, since: Verified, notes: Notes) -> None:
+def _followed(
+    log: LmdbLog, rows: Rows, frames: Frames, walk: Walk, workers: int | None, *, deep: bool
+) -> Generator[None]:
+    """Take the walk to the end of the log, over all that somebody else found sound.
+
+    Pages end where stretches do, however many share them: so all is told in the same order.
+    """
+    usual = UsualFrames(walk, log.codec, frames.name, deep=deep)
+    tasks = tasks_of(walk.next, rows.size, rows.entries[FRAMES], deep=deep)
+    with crew(log, tasks, workers_for(log, rows.size - walk.next, workers)) as others:
+        for index, task in enumerate(tasks):
+            stretch = others.found(index)
+            if stretch is None or not frames.leap(walk, stretch):
+                yield from frames.follow(walk, usual, task.stop)
+            else:
+                yield
+    yield from frames.follow(walk, usual)
+
+
+def _resume(log: LmdbLog, frames: Frames, walk: Walk, since: Verified, notes: Notes) -> None:
     """Let the walk begin where the last one ended, if the tree up to there is the same."""
-    same = since.size <= tables.size
+    same = since.size <= frames.size
     if same:
         frontier = Prover(LogLeaves(log)).frontier(since.size)
         same = frontier.root().hex() == since.root
@@ -122,7 +156,8 @@ def _resume(log: LmdbLog, tables: Tables, walk: Walk, since: Verified, notes: No
         notes.add(-1, f"{what}: the log was set back or rewritten; verify all of it")
     elif since.size:
         at = log.read_all(since.size - 1, 1)[0].recorded_at
-        walk.resume(frontier, tables.places(since.size), at)
+        walk.resume(frontier, frames.places(since.size), at)
+        frames.begin(since.size)
 
 
 def _verify_frames(
@@ -139,6 +174,7 @@ def _verify_frames(
     for page in _pages(log, head.size, notes):
         for each in page:
             walk.take(*each)
+        walk.grow()
         _tell(progress, walk)
     walk.finish()
     if walk.whole and walk.frontier.root() != head.root:
@@ -190,6 +226,7 @@ def verify_directory(
     outside: Outside | None = None,
     since: Verified | None = None,
     keyring: Keyring | None = None,
+    workers: int | None = None,
 ) -> Report:
     """Check the store in a directory: the structure of its files first, then all they hold.
 
@@ -204,7 +241,7 @@ def verify_directory(
     with presence.reading(path):  # else a compaction might swap the files below the walk
         damage = check_structure(path)
     if not damage:
-        return _verify_opened(path, progress, views, outside, since, keyring, deep=deep)
+        return _verify_opened(path, progress, views, outside, since, keyring, workers, deep=deep)
     return _joined(damage, _verify_apart(path, progress, deep=deep))
 
 
@@ -222,6 +259,7 @@ def _verify_opened(
     outside: Outside | None = None,
     since: Verified | None = None,
     keyring: Keyring | None = None,
+    workers: int | None = None,
     *,
     deep: bool,
 ) -> Report:
@@ -233,7 +271,13 @@ def _verify_opened(
         return notes.report()
     with store:
         return verify(
-            store, deep=deep, progress=progress, views=views, outside=outside, since=since
+            store,
+            deep=deep,
+            progress=progress,
+            views=views,
+            outside=outside,
+            since=since,
+            workers=workers,
         )
 
 
@@ -273,7 +317,7 @@ def _main(path: Path, *, deep: bool) -> None:
         sys.stdout.buffer.flush()
 
     try:
-        say(_verify_opened(path, lambda done, total: say((done, total)), deep=deep))
+        say(_verify_opened(path, lambda done, total: say((done, total)), workers=1, deep=deep))
     except EventStoreError as error:
         say(Report(0, "", [Finding(-1, str(error))]))
 

@@ -8,6 +8,8 @@ not grow with the number of events.
 from bisect import bisect_right
 from collections.abc import Iterable
 
+import msgspec
+
 from ..errors import UNDECODABLE, Corruption, KeyShredded
 from ..events import KeyCreated, MessageAppended
 from ..limits import EVENT_BYTES_MAX
@@ -17,9 +19,9 @@ from ..log.frame import Frame, Row
 from ..log.seal import Seal
 from ..messages import role_code
 from .entry import entry_digests, payload_commitment
-from .erasures import Erasures
+from .erasures import REASONS, Erasures
 from .leaves import frame_common, frame_entry
-from .relations import Named, Place, Places, Relations
+from .relations import MERGED, Merges, Named, Place, Places, Relations
 from .report import Notes
 from .seals import Seals
 from .tree import Frontier, leaf_hash
@@ -35,6 +37,27 @@ _U32_MAX = (1 << 32) - 1
 
 Tile = tuple[int, int, bytes]
 """Level, index and root of a full tile."""
+
+
+class Stretch(msgspec.Struct, frozen=True, array_like=True):
+    """What a walk along some frames found, all of which are sound if what was claimed is true.
+
+    They hold the positions `begin <= position < end` and were recorded from `first_at` to
+    `last_at`. Each of `places` is a stream's reference, how far its index says that it had come in
+    front of them, and how far it came. `loose` are the first leaves, `subtrees` level and root of
+    full subtrees over the others. `open` are the last positions of the frames that judge() needs.
+    """
+
+    begin: int
+    end: int
+    first_at: int = 0
+    last_at: int = 0
+    places: list[tuple[int, Place, Place]] = []
+    loose: list[bytes] = []
+    subtrees: list[tuple[int, bytes]] = []
+    open: list[int] = []
+    keys: int = 0
+    checked: dict[str, int] = {}
 
 
 class Losses:
@@ -65,18 +88,32 @@ class Walk:
     """Takes frames in order and checks each against all that came before.
 
     `start` is where it began, `next` the position it expects, `recorded_at` the time of the newest
-    frame, `erasures` what is gone; `frontier` is the tree so far, the log's own where `whole`.
+    frame, `places` how far each stream has come, `erasures` what is gone and `merges` the halves of
+    merges; `frontier` is the tree up to the last grow(), the log's own where `whole`, and `leaves`
+    what it takes next; `keys` counts the frames with an idempotency key.
     """
 
     def __init__(
-        self, size: int, named: Named, notes: Notes, seal: Seal | None = None, *, deep: bool
+        self,
+        size: int,
+        named: Named,
+        notes: Notes,
+        seal: Seal | None = None,
+        *,
+        deep: bool,
+        places: Places | None = None,
+        erasures: Erasures | None = None,
+        merges: Merges | None = None,
     ) -> None:
         self.size, self.start, self.next, self.recorded_at = size, 0, 0, 0
         self.frontier, self.losses = Frontier(), Losses()
-        self.places = Places()
-        self.erasures = Erasures(notes)
+        self.leaves: list[bytes] = []
+        self.keys = 0
+        self.places = places or Places()
+        self.erasures, self.merges = erasures or Erasures(notes), merges or Merges(notes)
         self._tree_lost = False
-        self._relations = Relations(self.places, named, notes)
+        self._tiles: list[Tile] = []
+        self._relations = Relations(self.places, named, self.merges, notes)
         self._seals, self._locked = Seals(seal, notes), seal is not None and seal.vault is None
         self._notes, self._deep = notes, deep
 
@@ -92,66 +129,101 @@ class Walk:
         """True if every event so far could be hashed."""
         return not self.losses
 
-    def take(self, last: int, frame: Frame | None) -> list[Tile]:
-        """Check the frame whose last position is `last`, None for one that can't be read.
-
-        Returns the tiles it completes, without those that hold damage.
-        """
+    def take(self, last: int, frame: Frame | None) -> None:
+        """Check the frame whose last position is `last`, None for one that can't be read."""
         if not self.next <= last < self.size:
             self._notes.add(last, f"a frame ends here where position {self.next} should be next")
-            return []
-        if frame is None:
-            return self._lose(last + 1)
-        if frame.position < self.next:
+        elif frame is None:
+            self._lose(last + 1)
+        elif frame.position < self.next:
             self._notes.add(frame.position, "two frames hold this position")
-            return self._lose(last + 1)
-        tiles = self._gap(frame.position)
-        self._check_place(frame)
-        leaves = self._leaves(frame)
-        self.next = last + 1
-        self.places.move(frame.session_ref, frame.last_version + 1, frame.next_number(), last)
-        return tiles + self._grown(leaves)
+            self._lose(last + 1)
+        else:
+            self._gap(frame.position)
+            self._check_place(frame)
+            self.leaves += self._leaves(frame)
+            self.next = last + 1
+            self.places.move(frame.session_ref, frame.last_version + 1, frame.next_number(), last)
+
+    def leap(self, stretch: Stretch) -> list[Tile] | None:
+        """Take a stretch that was found sound elsewhere as if its frames had come one by one.
+
+        Returns tiles as grow() does; None where it does not go on from here, and nothing changed.
+        """
+        claimed = all(self.places.fits(ref, begun) for ref, begun, _ in stretch.places)
+        if not claimed or stretch.begin != self.next or stretch.first_at < self.recorded_at:
+            return None
+        if self._tree_lost:
+            return None
+        for ref, _, ended in stretch.places:
+            self.places.move(ref, *ended)
+        self.next, self.recorded_at = stretch.end, stretch.last_at
+        self.keys += stretch.keys
+        self._notes.checked.update(stretch.checked)
+        tiles = self.frontier.extend(stretch.loose)
+        for level, node in stretch.subtrees:
+            tiles += self.frontier.join(level, node)
+        return self._undamaged(tiles)
+
+    def judge(self, frame: Frame) -> None:
+        """Take from a frame of such a stretch what only the order of the whole log can judge."""
+        for index, row in enumerate(frame.rows()):
+            gone = bool(row[5] & SHREDDED)
+            if not gone and row[3] != MERGED and row[3] not in REASONS:
+                continue
+            event = frame.structure(index)
+            if gone:
+                self.erasures.left(frame, index)
+            if row[3] == MERGED:
+                self.merges.take(frame, index, event)
+            if not gone:
+                self.erasures.said(frame, row[3], event)
+
+    def grow(self) -> list[Tile]:
+        """Add the leaves to the tree; return the tiles they complete, without those with damage."""
+        leaves, self.leaves = self.leaves, []
+        if not self._tree_lost:
+            return self._undamaged(self.frontier.extend(leaves))
+        tiles, self._tiles = self._tiles, []
+        return tiles
 
     def finish(self) -> list[Tile]:
-        """Take the end of the log; returns tiles as take() does."""
+        """Take the end of the log; returns tiles as grow() does."""
         if not self._seals.gone:  # else the other half of a merge may be there, unread
-            self._relations.finish()
+            self.merges.finish()
         if self.whole and not self._locked:
             self._seals.finish()
             self.erasures.finish()
-        return self._gap(self.size)
+        self._gap(self.size)
+        return self.grow()
 
     # -- places --------------------------------------------------------------------------
 
-    def _gap(self, stop: int) -> list[Tile]:
-        if stop <= self.next:
-            return []
-        self._notes.add(self.next, f"no frame holds positions {self.next} to {stop - 1}")
-        return self._lose(stop)
+    def _gap(self, stop: int) -> None:
+        if stop > self.next:
+            self._notes.add(self.next, f"no frame holds positions {self.next} to {stop - 1}")
+            self._lose(stop)
 
-    def _lose(self, stop: int) -> list[Tile]:
+    def _lose(self, stop: int) -> None:
         """Go on behind positions whose events can't be read."""
         start, self.next = self.next, stop
         self.losses.add(start, stop)
         if stop - start > STAND_INS_MAX or len(self.losses) > LOSSES_MAX:
+            self._tiles += self.grow()
             self._tree_lost = True
-            return []
-        return self._grown([_STAND_IN] * (stop - start))
+        else:
+            self.leaves += [_STAND_IN] * (stop - start)
 
-    def _grown(self, leaves: list[bytes]) -> list[Tile]:
-        """Add leaves to the tree and return the tiles they complete that hold no damage."""
-        if self._tree_lost:
-            return []
-        made = self.frontier.extend(leaves)
+    def _undamaged(self, tiles: list[Tile]) -> list[Tile]:
         if self.whole:
-            return made
-        return [tile for tile in made if not self.losses.touch(*_range(tile))]
+            return tiles
+        return [tile for tile in tiles if not self.losses.touch(*_range(tile))]
 
     def _check_place(self, frame: Frame) -> None:
         """Compare the numbers in the frame's head with what came before."""
-        due = self.places.at(frame.session_ref)
         here = frame.version, frame.number, frame.previous
-        if here != due and not self._follows_a_loss(frame, due):
+        if not self.places.fits(frame.session_ref, here) and not self._follows_a_loss(frame):
+            due = self.places.at(frame.session_ref)
             what = f"session {frame.session!r} has (version, message number, previous position)"
             self._notes.add(frame.position, f"{what} {here} where {due} belongs")
         if frame.recorded_at < self.recorded_at:
@@ -160,8 +232,9 @@ class Walk:
         if frame.only_messages != all(row[3] == MESSAGE for row in frame.rows()):
             self._notes.add(frame.position, "the frame's flag about its types is wrong")
 
-    def _follows_a_loss(self, frame: Frame, due: Place) -> bool:
+    def _follows_a_loss(self, frame: Frame) -> bool:
         """Return True if the event before this frame is one that could not be read."""
+        due = self.places.at(frame.session_ref)
         lost = self.losses.touch(frame.previous, frame.previous + 1)
         return (
             lost and frame.previous > due[2] and frame.version > due[0] and frame.number >= due[1]

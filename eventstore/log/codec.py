@@ -44,6 +44,8 @@ SCHEMA_OF = {code: schema_of(kind.__name__) for code, kind in TYPES.items()}
 _PLAIN = PlainNames()
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(_StoredMessage).decode
+decode_stored = _decode_message
+"""Decodes the payload of a message and names nothing: for those who check many."""
 _decoders: dict[int, Callable[[bytes], AnyEvent]] = {
     code: cast("Callable[[bytes], AnyEvent]", msgspec.msgpack.Decoder(kind).decode)
     for code, kind in TYPES.items()
@@ -176,6 +178,15 @@ class Codec:
             raise ValueError(f"payload has {len(payload)} bytes instead of {size}")
         return payload
 
+    def unpacker(self, number: int) -> Callable[[bytes, int], bytes]:
+        """Return this thread's own way from stored bytes and a size over 0 to a payload.
+
+        It raises zstd's own errors, and leaves it to the caller to look at the size it got.
+        """
+        if number == RAW:
+            return _as_it_is
+        return self._contexts.decompress.get(number) or self._decompressor(number)
+
     def _compressor(self, number: int) -> zstandard.ZstdCompressor:
         contexts = self._contexts
         if number not in contexts.compress:
@@ -211,6 +222,10 @@ def train(payloads: Sequence[bytes], bytes_max: int = DICTIONARY_BYTES_MAX) -> b
         return zstandard.train_dictionary(bytes_max, list(payloads), level=LEVEL).as_bytes()
     except zstandard.ZstdError as error:
         raise InvalidEvent(f"{len(payloads)} payloads can't train a dictionary: {error}") from None
+
+
+def _as_it_is(stored: bytes, _: int) -> bytes:
+    return stored
 
 
 def _parameters() -> zstandard.ZstdCompressionParameters:

@@ -17,6 +17,7 @@ from ..ids import SYSTEM
 from ..limits import HEADERS_CACHED_MAX, LINEAGE_SEGMENTS_MAX, SNAPSHOT_VERSIONS
 from ..log.base import Log, frames_at
 from ..log.format import TYPE_CODES
+from ..log.frame import Frame
 from .header import SessionHeader, evolve_frame
 from .hidden import Hidden
 from .snapshots import Snapshots
@@ -103,8 +104,13 @@ def young(log: Log, session: str, version: int) -> SessionHeader | None:
 
     In one read, where a lineage takes four: half of what the first look at a new session costs.
     """
+    return young_of(frames_at(log, session, 0, frames_max=version + 1), version)
+
+
+def young_of(frames: Iterable[Frame], version: int) -> SessionHeader | None:
+    """Return the header that the first frames of a session give, None where they can't."""
     header = SessionHeader()
-    for frame in frames_at(log, session, 0, frames_max=version + 1):
+    for frame in frames:
         if not frame.only_messages and any(row[3] in _ELSEWHERE for row in frame.rows()):
             return None
         header = evolve_frame(header, frame, frame.version, version)

@@ -1,0 +1,249 @@
+"""The frames of an LMDB log, read in order and looked for where readers look for them.
+
+Invariants: each frame must have its row in the index of streams, and in that of keys where it has
+one; pages are bounded and no transaction stays open between them; what was appended after the
+start is left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import lmdb
+
+from ..errors import Corruption
+from ..limits import PAGE_EVENTS_MAX
+from ..log.format import (
+    FRAMES,
+    KEY_ROW,
+    KEYS,
+    NAMES,
+    POSITION,
+    REF,
+    STREAM_ROW,
+    STREAMS,
+    TILE_KEY,
+    TILES,
+)
+from ..log.frame import Frame
+from ..log.rows import checked_value
+from .relations import Place
+from .report import Finding, Notes
+from .rows import Rows, TableRow
+from .usual import Head, Indexes, UsualFrames
+from .walk import Stretch, Tile, Walk
+
+Taken = tuple[int, Frame | None, list[Finding]]
+"""Last position, the frame or None where it can't be read, and what is wrong with its rows."""
+
+
+class Frames:
+    """The frames of one log of `size` events, for those who walk along them.
+
+    `misses` counts the rows that do not lead to their frame.
+    """
+
+    def __init__(self, rows: Rows, size: int, notes: Notes) -> None:
+        self._rows, self._log, self._notes = rows, rows.log, notes
+        self._tables = rows.tables
+        self._after: TableRow | None = None
+        self._names: dict[int, str] = {}
+        self.size, self.misses = size, 0
+
+    def places(self, size: int) -> Iterator[tuple[int, Place]]:
+        """Iterate over the streams and how far each had come when the log held `size` events."""
+        key = None
+        while True:
+            with self._log.env.begin() as txn:
+                cursor = txn.cursor(self._tables[STREAMS])
+                found = cursor.first() if key is None else cursor.set_range(key)
+                page: list[tuple[int, Place]] = []
+                while found and len(page) < PAGE_EVENTS_MAX:
+                    key = bytes(cursor.key())
+                    page.append((int(REF.unpack(key)[0]), _place_before(cursor, size)))
+                    found = cursor.set_range(key + b"\0")
+                key = bytes(cursor.key()) if found else None
+            yield from page
+            if key is None:
+                return
+
+    def place(self, ref: int, size: int) -> Place:
+        """Return how far a stream had come then, as its index says."""
+        with self._log.env.begin() as txn:
+            cursor = txn.cursor(self._tables[STREAMS])
+            return _place_before(cursor, size) if cursor.set_key(REF.pack(ref)) else (0, 0, -1)
+
+    def first(self, position: int) -> Frame | None:
+        """Return the frame that is the first to end at a position or behind it, without names.
+
+        None where there is none; raises Corruption where it is damaged.
+        """
+        with self._log.env.begin() as txn:
+            cursor = txn.cursor(self._tables[FRAMES])
+            if not cursor.set_range(POSITION.pack(position)):
+                return None
+            last, raw = int(POSITION.unpack(cursor.key())[0]), bytes(cursor.value())
+        return Frame(raw, last, self._log.codec)
+
+    def frame(self, last: int) -> Frame:
+        """Return the frame that ends at a position; raises Corruption."""
+        raw = self._rows.value(FRAMES, POSITION.pack(last))
+        if raw is None:
+            raise Corruption(last, "the frame that ended here is found no more")
+        with self._log.env.begin() as txn:
+            return self._adopted(txn, Frame(raw, last, self._log.codec))
+
+    def begin(self, position: int) -> None:
+        """Go on at a position, behind a frame that ends in front of it."""
+        self._after = (POSITION.pack(position - 1), b"") if position else None
+
+    def follow(self, walk: Walk, usual: UsualFrames, stop: int | None = None) -> Iterator[None]:
+        """Let a walk take the frames that end before a position, all by default, page by page."""
+        while True:
+            with self._log.env.begin() as txn:
+                rows = self._rows.page(txn, FRAMES, self._after, stop)
+                heads = usual.look(rows, self._indexes(txn))
+            if not rows:
+                return
+            self._after = rows[-1]
+            first = POSITION.unpack(rows[0][0])[0]
+            if first >= self.size and self._rows.entries[FRAMES] <= self._notes.checked["frames"]:
+                return  # all that follows was appended after the start
+            at = 0
+            while at < len(rows):
+                before, at = at, usual.take(rows, heads, at)
+                self._notes.checked["frames"] += at - before
+                if at < len(rows):
+                    before, at = at, _run_end(heads, at)
+                    self._take(walk, rows[before:at])
+            self.check_tiles(walk.grow())
+            yield
+
+    def leap(self, walk: Walk, stretch: Stretch) -> bool:
+        """Let a walk take a stretch that is sound; False where it does not go on from here."""
+        tiles = walk.leap(stretch)
+        if tiles is None:
+            return False
+        for last in stretch.open:
+            walk.judge(self.frame(last))
+        self.begin(stretch.end)
+        self.check_tiles(tiles)
+        return True
+
+    def _take(self, walk: Walk, rows: Sequence[TableRow]) -> None:
+        """Let a walk take frames that are not usual; each one's own rows come before it."""
+        with self._log.env.begin() as txn:
+            indexes = self._indexes(txn)
+            taken = [self._taken(txn, indexes, key, raw) for key, raw in rows]
+        for last, frame, said in taken:
+            for each in said:
+                self._notes.add(each.position, each.what)
+            if last < self.size:
+                walk.take(last, frame)
+            if frame is not None:
+                walk.keys += frame.kept_key != b""
+
+    def _indexes(self, txn: lmdb.Transaction) -> Indexes:
+        def leads(key: bytes, position: int) -> bool:
+            found = txn.get(key, db=self._tables[KEYS])
+            return found is not None and key_position(bytes(found)) == position
+
+        frames, streams = self._tables[FRAMES], self._tables[STREAMS]
+        return Indexes(partial(txn.cursor, frames), partial(txn.cursor, streams), leads)
+
+    def _taken(self, txn: lmdb.Transaction, indexes: Indexes, key: bytes, raw: bytes) -> Taken:
+        last = int(POSITION.unpack(key)[0])
+        if last >= self.size:
+            return last, None, []
+        self._notes.checked["frames"] += 1
+        try:
+            frame = self._adopted(txn, Frame(raw, last, self._log.codec))
+        except Corruption as error:
+            notes = Notes()
+            notes.add_error(error, last)
+            return last, None, notes.findings
+        misses = self._missed(indexes, frame)
+        self.misses += len(misses)
+        return last, frame, misses
+
+    def _adopted(self, txn: lmdb.Transaction, frame: Frame) -> Frame:
+        """Give a frame the names that its references stand for."""
+        frame.session = self._name(txn, frame.session_ref)
+        frame.actor = self._name(txn, frame.actor_ref) if frame.actor_ref else None
+        return frame
+
+    def name(self, ref: int) -> str:
+        """Return the name that a reference stands for. Raises Corruption."""
+        known = self._names.get(ref)
+        if known is not None:
+            return known
+        with self._log.env.begin() as txn:
+            return self._name(txn, ref)
+
+    def _name(self, txn: lmdb.Transaction, ref: int) -> str:
+        name = self._names.get(ref)
+        if name is None:
+            row = checked_value(txn.get(REF.pack(ref), db=self._tables[NAMES]), f"name {ref}")
+            if len(self._names) >= PAGE_EVENTS_MAX:
+                self._names.clear()
+            try:
+                name = self._names[ref] = self._log.codec.names.shown(row[:1], row[1:])
+            except ValueError as error:
+                raise Corruption(-1, f"name {ref}: {error}") from None
+        return name
+
+    def _missed(self, indexes: Indexes, frame: Frame) -> list[Finding]:
+        """Look for a frame where readers do: by position, in its stream, and by its key."""
+        first, last, missed = frame.position, frame.last_position, list[Finding]()
+        if not indexes.frames().set_key(POSITION.pack(last)):
+            what = "the frame that ends here can't be found by its position"
+            missed.append(Finding(last, what))
+        row = STREAM_ROW.pack(frame.last_version, frame.next_number(), last)
+        if not indexes.streams().set_key_dup(REF.pack(frame.session_ref), row):
+            what = f"the index of session {frame.session!r} does not lead here"
+            missed.append(Finding(last, what))
+        if frame.kept_key and not indexes.key_leads(frame.kept_key, first):
+            what = f"the index of keys does not lead {frame.key!r} here"
+            missed.append(Finding(first, what))
+        return missed
+
+    def check_tiles(self, tiles: list[Tile]) -> None:
+        """Compare tiles made from the frames with those that are kept."""
+        if not tiles:
+            return
+        with self._log.env.begin() as txn:
+            for level, index, node in tiles:
+                self._notes.checked["tiles"] += 1
+                kept = txn.get(TILE_KEY.pack(level, index), db=self._tables[TILES])
+                if kept != node:
+                    what = f"tile {index} of level {level}, which starts here, is wrong or missing"
+                    self._notes.add(index << level, what)
+
+
+def _place_before(cursor: lmdb.Cursor, size: int) -> Place:
+    """Return the place of the cursor's stream before a position, by bisection over its rows."""
+    ref = bytes(cursor.key())
+    cursor.last_dup()
+    found, low, high = (0, 0, -1), 0, int(STREAM_ROW.unpack(cursor.value())[0])
+    probe = high
+    while low <= high and cursor.set_range_dup(ref, STREAM_ROW.pack(probe, 0, 0)):
+        version, messages, last = STREAM_ROW.unpack(cursor.value())
+        if last < size:
+            found, low = (version + 1, messages, last), version + 1
+        else:
+            high = probe - 1
+        probe = (low + high) // 2
+    return found
+
+
+def _run_end(heads: Sequence[Head | None], at: int) -> int:
+    """Return where the frames end that are not usual, of which the one at `at` is the first."""
+    rest = range(at + 1, len(heads))
+    return next((index for index in rest if heads[index] is not None), len(heads))
+
+
+def key_position(row: bytes) -> int:
+    """Return the position in a row of the index of keys, -1 where the row is damaged."""
+    try:
+        return int(KEY_ROW.unpack(checked_value(row, "row"))[0])
+    except Corruption:
+        return -1

@@ -1,0 +1,99 @@
+"""The rows of an LMDB log's tables, as they are, in bounded pages.
+
+Invariants: rows are read raw, since the log's own readers stop at damage; no transaction stays
+open between pages.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import lmdb
+
+from ..errors import Corruption
+from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
+from ..log.base import session_row
+from ..log.format import FRAMES, NAMES, POSITION, REF, REFS, STREAMS, TABLES
+from ..log.lmdb import LmdbLog
+from .tree import Frontier
+
+TableRow = tuple[bytes, bytes]
+
+
+class Rows:
+    """The tables of one log, and how they stood when this was made.
+
+    `entries` counts their rows, `end` is the position after the last frame, `newest_ref` the
+    reference of the last name; `edge` is the frontier and time that the head row states, or what
+    is wrong with it; `size` is the log's, out of that row if it can be.
+    """
+
+    def __init__(self, log: LmdbLog) -> None:
+        self.log = log
+        with log.env.begin() as txn:
+            self.tables = {name: log.env.table(name, dupfixed=name == STREAMS) for name in TABLES}
+            self.entries = {
+                name: int(txn.stat(table)["entries"]) for name, table in self.tables.items()
+            }
+            last = txn.cursor(self.tables[FRAMES])
+            self.end = POSITION.unpack(last.key())[0] + 1 if last.last() else 0
+            last = txn.cursor(self.tables[NAMES])
+            self.newest_ref = REF.unpack(last.key())[0] if last.last() else 0
+            self.edge = self._edge(txn)
+        self.size = self.end if isinstance(self.edge, Corruption) else self.edge[0].size
+
+    def _edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int] | Corruption:
+        try:
+            return self.log.edge(txn)
+        except Corruption as error:
+            return error
+
+    def named(self, session: str) -> int | None:
+        """Return the reference of a session's name."""
+        found = self.value(REFS, session_row(self.log.codec.names, session))
+        return None if found is None else int(REF.unpack(found)[0])
+
+    def value(self, table: bytes, key: bytes) -> bytes | None:
+        """Return the value of a row, None where there is none."""
+        with self.log.env.begin() as txn:
+            found = txn.get(key, db=self.tables[table])
+            return None if found is None else bytes(found)
+
+    def all(self, table: bytes) -> Iterator[TableRow]:
+        """Iterate over all rows of a table."""
+        after = None
+        while True:
+            with self.log.env.begin() as txn:
+                rows = self.page(txn, table, after)
+            if not rows:
+                return
+            yield from rows
+            after = rows[-1]
+
+    def page(
+        self,
+        txn: lmdb.Transaction,
+        table: bytes,
+        after: TableRow | None,
+        stop: int | None = None,
+    ) -> list[TableRow]:
+        """Return a page of rows from the beginning or behind a row, of frames up to a position."""
+        end = None if stop is None else POSITION.pack(stop)
+        cursor = txn.cursor(self.tables[table])
+        if after is None:
+            found = cursor.first()
+        else:
+            found = cursor.set_key_dup(*after) if table == STREAMS else cursor.set_key(after[0])
+            if not found:
+                raise Corruption(-1, f"table {table.decode()!r}: row {after[0]!r} is found no more")
+            found = cursor.next()
+        rows: list[TableRow] = []
+        size = 0
+        for key, value in islice(cursor, PAGE_EVENTS_MAX) if found else ():
+            row = bytes(key), bytes(value)
+            if end is not None and row[0] >= end:
+                break
+            rows.append(row)
+            size += len(value)
+            if size >= PAGE_BYTES_MAX:
+                break
+        return rows

@@ -1,0 +1,315 @@
+"""Verify by many: what is found does not depend on how many processes looked, nor in which lane."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+from facts import fill, told
+from hypothesis import given
+from hypothesis import strategies as st
+from test_tamper import TAMPERINGS, Tables, Tamper, last, tables
+
+from eventstore import EventStore, Keyring
+from eventstore.audit import crew, stretches
+from eventstore.audit import verify as verifying
+from eventstore.audit.frames import Frames
+from eventstore.audit.relations import Place
+from eventstore.audit.report import Notes, Report
+from eventstore.audit.rows import Rows
+from eventstore.audit.stretches import FRAME_EVENTS_MAX, Task, tasks_of
+from eventstore.audit.tree import Frontier
+from eventstore.audit.usual import UsualFrames
+from eventstore.audit.verify import Verified, verify, verify_directory
+from eventstore.audit.walk import Stretch
+from eventstore.log.format import FRAMES, KEYS, STREAMS, TILE_KEY, TILES
+from eventstore.log.lmdb import LmdbLog
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the directory of a filled store: branches, merges, keys, ids, redactions, erasures."""
+    place = tmp_path_factory.mktemp("shared") / "history"
+    ticks = count(10**18, 10**6)
+    with EventStore.open(place, clock=lambda: next(ticks), actor="user:1") as store:
+        fill(store)
+        for turn in range(60):
+            for session in ("x", "y", "z"):
+                if not turn:
+                    store.create(session)
+                store.append(
+                    session, {"role": "user", "content": f"{turn}"}, key=f"{session}{turn}"
+                )
+            if turn % 20 == 7:
+                store.redact("y", f"y#{turn - 3}", reason="asked for")
+        store.branch("x", "x2", at=30)
+        store.append("x2", [{"content": "more"}] * 40, correlation_id="c", causation_id="w")
+        store.merge("x2", into="x")
+    return place
+
+
+@pytest.fixture
+def history(made: Path, tmp_path: Path) -> Path:
+    """Give a copy of it."""
+    place = tmp_path / "history"
+    (place / "log").mkdir(parents=True)
+    for name in ("eventstore.json", "log/data.mdb"):
+        (place / name).write_bytes((made / name).read_bytes())
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stretches, "STRETCH_BITS", 4)
+
+
+class Alone:
+    """A crew whose children's work is done here, so that starting them costs a test nothing."""
+
+    def __init__(self, log: LmdbLog, tasks: Sequence[Task]) -> None:
+        self._log, self._tasks = log, tasks
+        self.leapt = 0
+
+    def found(self, index: int) -> Stretch | None:
+        """Walk along a stretch."""
+        found = stretches.walked(self._log, self._tasks[index])
+        self.leapt += found is not None
+        return found
+
+
+def by_leaps(place: Path, monkeypatch: pytest.MonkeyPatch, **how: bool) -> tuple[Report, int]:
+    """Return the report of a walk that leaps wherever it can, and the stretches offered to it."""
+    crews: list[Alone] = []
+
+    @contextmanager
+    def crew_of_one(log: LmdbLog, tasks: Sequence[Task], _: int) -> Iterator[Alone]:
+        crews.append(Alone(log, tasks))
+        yield crews[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(verifying, "crew", crew_of_one)
+        report = verified(place, **how)
+    return report, crews[0].leapt
+
+
+def verified(place: Path, *, workers: int = 1, deep: bool = True) -> Report:
+    """Return what verify says about a directory whose structure is sound."""
+    with EventStore.open(place, read_only=True) as store:
+        return verify(store, deep=deep, workers=workers)
+
+
+def carefully(place: Path, monkeypatch: pytest.MonkeyPatch, *, deep: bool) -> Report:
+    """Return the report of a walk that takes no frame for a usual one."""
+    with monkeypatch.context() as patched:
+        patched.setattr(UsualFrames, "look", lambda _, rows, __: [None] * len(rows))
+        return verified(place, deep=deep)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_sound_store_is_sound_in_every_way(
+    made: Path, monkeypatch: pytest.MonkeyPatch, *, deep: bool
+):
+    """Leaps and the usual lane change nothing in the report, and most stretches are leapt over."""
+    report = verified(made, deep=deep)
+    assert report.sound
+    leaping, leapt = by_leaps(made, monkeypatch, deep=deep)
+    assert leaping == carefully(made, monkeypatch, deep=deep) == report
+    assert leapt > report.size // 32
+
+
+@pytest.mark.parametrize("tamper", [each for each, _ in TAMPERINGS], ids=lambda each: each.__name__)
+def test_tampering_is_told_in_the_same_words(
+    history: Path, tamper: Tamper, monkeypatch: pytest.MonkeyPatch
+):
+    """Each tampering gives one report, finding by finding, however the log is walked."""
+    with tables(history) as opened:
+        tamper(opened)
+    report = verified(history)
+    assert not report.sound
+    assert by_leaps(history, monkeypatch, deep=True)[0] == report
+    assert carefully(history, monkeypatch, deep=True) == report
+    assert by_leaps(history, monkeypatch, deep=False)[0] == verified(history, deep=False)
+
+
+@given(st.data())
+def test_damage_anywhere_is_told_in_the_same_words(made: Path, data: st.DataObject):
+    """Altered bytes in any rows give one report, however the log is walked."""
+    place = made.parent / "altered"
+    (place / "log").mkdir(parents=True, exist_ok=True)
+    for name in ("eventstore.json", "log/data.mdb"):
+        (place / name).write_bytes((made / name).read_bytes())
+    with tables(place) as opened:
+        for table in data.draw(
+            st.lists(st.sampled_from([FRAMES, KEYS, TILES, FRAMES]), max_size=4)
+        ):
+            key, value = data.draw(st.sampled_from(opened.rows(table)))
+            opened.flip(table, key, data.draw(st.integers(0, len(value) - 1)))
+    with pytest.MonkeyPatch.context() as patched:
+        report = verified(place)
+        assert by_leaps(place, patched, deep=True)[0] == report
+        assert carefully(place, patched, deep=True) == report
+
+
+def spoil(opened: Tables) -> None:
+    """Damage a payload in the middle, a row of an index and a tile."""
+    opened.flip(FRAMES, last(40), -1)
+    key, row = opened.rows(STREAMS)[-3]
+    opened.delete(STREAMS, key, row)
+    opened.flip(TILES, TILE_KEY.pack(4, 20), 0)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_processes_find_what_one_finds(history: Path, workers: int):
+    """A sound and a damaged store give one report with one process and with more."""
+    assert verified(history, workers=workers) == verified(history)
+    with tables(history) as opened:
+        spoil(opened)
+    report = verified(history)
+    assert len(report.findings) >= 3, told(report)
+    assert verified(history, workers=workers) == report
+
+
+def test_a_log_that_was_verified_before_is_shared_from_there_on(history: Path):
+    """What follows an earlier verification is found as by one process."""
+    with EventStore.open(history) as store:
+        before = verify(store, deep=True, workers=1)
+        store.append("z", [{"content": f"{n}"} for n in range(100)])
+        store.append("z", {"content": "one"})
+    since = Verified(before.size, before.root, deep=True)
+    with EventStore.open(history, read_only=True) as store:
+        alone = verify(store, deep=True, since=since, workers=1)
+        assert alone.sound and alone.checked["events"] == 101
+        assert verify(store, deep=True, since=since, workers=2) == alone
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Give the children that crews start from now on."""
+    children: list[subprocess.Popen[bytes]] = []
+    begin: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+
+    def noted(*args: object, **how: object) -> subprocess.Popen[bytes]:
+        children.append(begin(*args, **how))
+        return children[-1]
+
+    monkeypatch.setattr(crew.subprocess, "Popen", noted)
+    return children
+
+
+def test_children_that_die_only_cost_time(
+    history: Path, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+):
+    """Where no child can do its work, all is found as by one process."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert verified(history, workers=3) == verified(history)
+    assert len(started) == 2 and all(child.poll() for child in started)
+    monkeypatch.setattr(sys, "executable", str(history / "missing"))
+    assert verified(history, workers=3).sound
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_no_child_outlives_an_interrupted_verification(
+    history: Path, started: list[subprocess.Popen[bytes]], error: type[BaseException]
+):
+    """Whatever stops the caller, his children are gone when he hears of it."""
+
+    def stop(done: int, _: int) -> None:
+        if done > 100:
+            raise error
+
+    with EventStore.open(history, read_only=True) as store, pytest.raises(error):
+        verify(store, progress=stop, workers=3)
+    assert [child.poll() is not None for child in started] == [True, True]
+
+
+def test_progress_is_told_in_order(history: Path):
+    """Positions only grow, up to the end, also where stretches are walked elsewhere."""
+    told: list[tuple[int, int]] = []
+    with EventStore.open(history, read_only=True) as store:
+        size = verify(store, progress=lambda *each: told.append(each), workers=2).size
+    assert told == sorted(told) and told[-1] == (size, size) and len(told) > size >> 5
+
+
+def test_a_child_ends_with_its_input(history: Path):
+    """A child whose parent is gone ends by itself, without an error."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", stretches.__name__, str(history / "log")],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.stdin is not None
+    child.stdin.close()
+    assert child.wait(60) == 0
+
+
+def test_keys_are_handed_to_nobody(tmp_path: Path, started: list[subprocess.Popen[bytes]]):
+    """An encrypted store is walked by one process, whatever is asked for."""
+    keyring = Keyring.file(tmp_path / "keyring")
+    with EventStore.open(tmp_path / "history", keyring=keyring) as store:
+        store.create("s")
+        store.append("s", [{"content": "secret"}] * 50)
+        assert verify(store, deep=True, workers=4).sound
+    assert not started
+
+
+def test_a_small_store_is_walked_by_one_process(
+    history: Path, started: list[subprocess.Popen[bytes]]
+):
+    """By default children are started only where that pays."""
+    assert verify_directory(history, deep=True).sound
+    assert not [child for child in started if stretches.__name__ in str(child.args)]
+
+
+def test_the_index_tells_how_far_each_stream_had_come(made: Path):
+    """Where each frame begins, the places by bisection are those that the frames before give."""
+    with EventStore.open(made, read_only=True) as store:
+        assert isinstance(store.log, LmdbLog)
+        rows, due = Rows(store.log), dict[int, Place]()
+        frames = Frames(rows, rows.size, Notes())
+        position = 0
+        while position < rows.size:
+            assert {ref: each for ref, each in frames.places(position) if each[0]} == due
+            assert all(frames.place(ref, position) == each for ref, each in due.items())
+            frame = store.log.read_all(position, 1)[0]
+            place = frame.last_version + 1, frame.next_number(), frame.last_position
+            due[frame.session_ref] = place
+            position = frame.last_position + 1
+        assert frames.place(len(due) + 1_000, position) == (0, 0, -1)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 3_000))
+def test_the_stretches_are_all_of_the_log(begin: int, more: int):
+    """They follow on one another, each begins aligned, and the last one ends with the log."""
+    step = 1 << stretches.STRETCH_BITS
+    tasks = tasks_of(begin, begin + more, begin + more, deep=True)
+    assert all(task.start % step == 0 and 0 < task.stop - task.start <= step for task in tasks)
+    assert [task.stop for task in tasks[:-1]] == [task.start for task in tasks[1:]]
+    assert not more or (tasks[0].start <= begin and tasks[-1].stop == begin + more)
+
+
+def test_a_size_that_no_frames_can_hold_is_not_shared():
+    """A head row that lies makes nobody count to 2**62."""
+    assert tasks_of(0, 1 << 62, 10, deep=True) == []
+    assert tasks_of(0, FRAME_EVENTS_MAX, 1, deep=True)
+
+
+@given(st.integers(0, 200), st.integers(0, 6), st.integers(1, 5))
+def test_a_subtree_joins_as_its_leaves_would(full: int, level: int, times: int):
+    """Whole subtrees behind as many full ones give the same tree, and the same kept roots."""
+    leaf = [bytes([number & 255]) * 32 for number in range(1 << level)]
+    one, other = Frontier(), Frontier()
+    for frontier in (one, other):
+        frontier.extend(bytes(32) for _ in range(full << level))
+    sub = Frontier()
+    within = sub.extend(leaf)
+    for _ in range(times):
+        index = one.size >> level
+        below = [
+            (low, node_index + (index << level - low), node) for low, node_index, node in within
+        ]
+        assert sorted(below + one.join(level, sub.nodes[0])) == sorted(other.extend(leaf))
+    assert (one.size, one.nodes) == (other.size, other.nodes)
