@@ -209,7 +209,7 @@ def read_rotation(world: World, raw: bytes) -> None:
 
 def read_verified(world: World, raw: bytes) -> None:
     """Read how far the last verification came."""
-    terminal: Any = SimpleNamespace(audit=world.file(VERIFIED, raw).parent)
+    terminal: Any = SimpleNamespace(audit=world.file(VERIFIED, raw).parent, warn=[].append)
     _last_verified(terminal, deep=False)
 
 
