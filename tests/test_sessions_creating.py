@@ -6,6 +6,7 @@ import sys
 import pytest
 from driver import ticking
 from faces import PLAIN, SECONDS_MAX, in_threads, said
+from facts import OBJECTS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -237,3 +238,30 @@ def test_a_user_may_be_a_number_everywhere(manager):
     manager.add_message(said_by, said("needle"))
     assert [hit.session for hit in manager.search("needle", user=7)] == [said_by]
     assert not manager.search("needle", user=0) and manager.learned_ttl(user=7) is None
+
+
+@given(
+    metadata=OBJECTS,
+    context=OBJECTS,
+    given=st.fixed_dictionaries(
+        {},
+        optional={
+            "user": st.sampled_from(["u7", 7]),
+            "max_messages": st.integers(1, 9),
+            "token_limit": st.integers(1, 9),
+            "max_bytes": st.integers(1_000, 9_000),
+            "ttl": st.sampled_from([None, 60.0]),
+            "key": st.just("k"),
+        },
+    ),
+)
+def test_a_session_just_made_is_what_the_store_folds(metadata, context, given):
+    """create() tells, without reading, what a fresh look at the facts gives; a repeat reads."""
+    with EventStore.in_memory() as store, SessionManager(store) as manager:
+        made = manager.create(metadata=metadata, context=context, **given)
+        with SessionManager(store) as other:
+            assert made == other.get(made.name) == manager.get(made.name)
+        if "key" in given:
+            manager.add_message(made.name, said("on"))
+            again = manager.create(metadata=metadata, context=context, **given)
+            assert (again.name, again.messages) == (made.name, 1)

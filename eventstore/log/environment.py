@@ -13,6 +13,7 @@ import struct
 import threading
 from contextlib import closing, suppress
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import NamedTuple
 
@@ -41,6 +42,10 @@ RESIZE_SECONDS_MAX = 10.0
 """How long a map that another process outgrew waits for transactions of this one to end."""
 
 TABLES_MAX = 64
+
+ROOMY_BYTES, ROOMY_SECONDS = GIB, 1.0
+"""With more than that free a disk does not fill up within the time that it is trusted for; asking
+the system each time is a tenth of an append's own work."""
 
 
 class Reader(NamedTuple):
@@ -90,6 +95,7 @@ class Environment:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._running = self._resizing = 0
+        self._roomy_until = 0.0
         self._counting = threading.Lock()
         self._quiet = threading.Condition(self._counting)
         self._tables: dict[bytes, lmdb._Database] = {}
@@ -178,7 +184,7 @@ class Environment:
                 f"{self.path} was opened before a fork; open the store anew in this process"
             )
         if write:
-            check_room(self.path)
+            self._check_room()
         with self._counting:
             self._running += 1
         try:
@@ -188,6 +194,13 @@ class Environment:
             if isinstance(error, lmdb.Error):
                 raise self.translated(error) from error
             raise
+
+    def _check_room(self) -> None:
+        """Raise StoreFull near the end of the disk; far from it, look once a second."""
+        now = monotonic()
+        if now >= self._roomy_until:
+            roomy = check_room(self.path) > ROOMY_BYTES
+            self._roomy_until = now + ROOMY_SECONDS if roomy else now
 
     def _begin(self, *, write: bool) -> lmdb.Transaction:
         try:

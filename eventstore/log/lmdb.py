@@ -210,9 +210,10 @@ class LmdbLog:
 
     def _settle(self, ground: "_Ground", number: int) -> None:
         """Remember what a transaction that is durable now has changed."""
-        shown = self.codec.names.shown
-        self._name_of.update((ref, shown(row[:1], row[1:])) for row, ref in ground.refs.items())
-        self._ref_of.update(ground.refs)
+        if ground.refs:
+            shown = self.codec.names.shown
+            self._name_of.update((ref, shown(row[:1], row[1:])) for row, ref in ground.refs.items())
+            self._ref_of.update(ground.refs)
         self.newest.settle(number, ground.edge, ground.tails)
 
     def _put(self, txn: lmdb.Transaction, made: Plan) -> None:

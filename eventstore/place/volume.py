@@ -90,14 +90,19 @@ def free_bytes(path: Path) -> int | None:
     return found.f_bavail * found.f_frsize if found.f_blocks else None
 
 
-def check_room(path: Path) -> None:
-    """Raise StoreFull where less than RESERVE_BYTES are left.
+def check_room(path: Path) -> int:
+    """Return the bytes that are free, more than any disk's where that is unknown.
+
+    Raises StoreFull where less than RESERVE_BYTES are left.
 
     The reserve is for what must not fail half-way: LMDB's own tables, and marks of who has it open.
     """
     free = free_bytes(path)
-    if free is not None and free < RESERVE_BYTES:
+    if free is None:
+        return 1 << 63
+    if free < RESERVE_BYTES:
         raise StoreFull(
             f"{path}: {free} bytes are free on its disk and {RESERVE_BYTES} are kept in reserve; "
             "free some space (reading goes on)"
         )
+    return free

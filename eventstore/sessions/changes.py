@@ -85,7 +85,7 @@ class Changes(Questions):
         facts = self._beginning(template, limits, metadata, context, key)
         facts |= {"session": session, "user": owner}
         if key is None:
-            return self._reader.made(self.store.create(**facts, **options).session)
+            return self._reader.made(self.store.create(**facts, **options), facts)
         made, fresh = self._generation(key, facts, options)
         if not fresh:
             raise SessionExists(made.name)
@@ -293,7 +293,7 @@ class Changes(Questions):
         receipt = self.store.branch(
             session, session_id, at=at, name=name, description=description, **options
         )
-        return self._reader.made(receipt.session)
+        return self._reader.branched(receipt.session)
 
     def switch(self, session: str, branch: str, **options: Unpack[Options]) -> Receipt:
         """Make a branch, or the root, the current one of the tree that `session` is in."""
@@ -356,7 +356,7 @@ class Changes(Questions):
             except KeyReused:  # somebody else was faster, with other arguments
                 continue
             if not receipt.duplicate:
-                return self._reader.made(receipt.session), True
+                return self._reader.made(receipt, facts), True
 
     def _append_within(
         self, session: str, messages: Said, occurred_at: Any, options: Options
