@@ -28,6 +28,7 @@ from .projection import Projection, fold
 ROLE_NAMES = tuple(role or "other" for role in ROLES)
 _ASSISTANT = ROLES.index("assistant")
 _MESSAGE_NAME = ev.MessageAppended.__name__
+_CREATION = TYPE_CODES[ev.SessionCreated]
 
 
 class ToolUse(msgspec.Struct):
@@ -152,7 +153,9 @@ class StatisticsProjection(Projection[Statistics]):
             _date(state, (moment, moment), {moment // DAY_NS: 1})
             return state
         step = _STEPS.get(recorded.type_code)
-        if step is not None:
+        if recorded.type_code == _CREATION:  # that it happened is all that counts
+            _created(state)
+        elif step is not None:
             event = recorded.structure
             if event is not None:  # else the numbers in it are gone
                 step(state, event, recorded)
@@ -243,14 +246,13 @@ def _day(number: int) -> str:
 # -- one step per kind of event that holds a number ------------------------------------------
 
 
-def _created(state: Statistics, _: ev.SessionCreated, __: Recorded) -> None:
+def _created(state: Statistics) -> None:
     state.sessions += 1
     state.active += 1
 
 
 def _branched(state: Statistics, _: ev.BranchCreated, __: Recorded) -> None:
-    state.sessions += 1
-    state.active += 1
+    _created(state)
     state.branches += 1
 
 
@@ -281,7 +283,6 @@ def _failed(state: Statistics, event: ev.ErrorRecorded, _: Recorded) -> None:
 
 
 _STEP_OF: dict[type[ev.Event], Callable[[Statistics, Any, Recorded], None]] = {
-    ev.SessionCreated: _created,
     ev.BranchCreated: _branched,
     ev.BranchMerged: _merged,
     ev.MessagesPruned: _pruned,
