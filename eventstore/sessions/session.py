@@ -130,12 +130,11 @@ class SessionReader:
     def made(self, receipt: Receipt, facts: Mapping[str, Any]) -> Session:
         """Return a session that was just made with what EventStore.create takes.
 
-        The cache can't know it, and is not asked. Mostly the facts tell all, without reading: that
-        would cost a third of a creation more.
+        Mostly the facts tell all, without reading: that would cost a third of a creation more. It
+        is not cached: the first message makes it another version.
         """
-        count = self._store.log.erasures_seen
         if receipt.duplicate or facts["ttl"] is not None or facts["messages"]:
-            return self._read(receipt.session, count)
+            return self.branched(receipt.session)
         header = SessionHeader(
             session=receipt.session,
             version=receipt.version,
@@ -144,17 +143,15 @@ class SessionReader:
             updated_at=receipt.recorded_at,
             **{field: facts[field] for field in _GIVEN},
         )
-        return self._kept(header, count)
+        return self._dated(_decode(_encoded(header)))
 
     def branched(self, session: str) -> Session:
-        """Return a branch that was just made, which has the state of its parent."""
+        """Return a session that was just made and that only reading tells of, as of a branch."""
         return self._read(session, self._store.log.erasures_seen)
 
     def _read(self, session: str, count: int) -> Session:
         """Read a session and keep it, as true for an erasure count of before."""
-        return self._kept(SessionState.of(self._store, session).header, count)
-
-    def _kept(self, header: SessionHeader, count: int) -> Session:
+        header = SessionState.of(self._store, session).header
         data = _encoded(header)
         self._cache.put(header.session, header.version, count, data)
         return self._dated(_decode(data))
