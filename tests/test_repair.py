@@ -30,9 +30,9 @@ from eventstore.events import (
     Span,
 )
 from eventstore.ids import SYSTEM
-from eventstore.log.format import DICTIONARIES, NAMES, POSITION, REF, REFS
+from eventstore.log.format import DICTIONARIES, NAMES, POSITION, REF
 from eventstore.log.frame import Frame
-from eventstore.log.rows import checked_row
+from eventstore.log.rows import checked_row, ref_row
 from eventstore.place.directory import LOG
 from projections.session import SessionState
 
@@ -434,30 +434,49 @@ def test_a_page_of_dictionaries_holds_no_name(plain, tmp_path):
     assert repaired(plain, tmp_path, put(plain, NAMES, page)).whole
 
 
-def test_a_name_without_checksum_is_believed_last(plain, tmp_path):
-    """An old page of names, which are checked, counts more than the table of references."""
-
-    def renames(_: random.Random, content: bytearray) -> None:
-        at = content.index(b"sbulk", root_of(plain, REFS))
-        content[at + 1] ^= 1
-        names = root_of(plain, NAMES)
-        content[:] = [*content, *content[names : names + PAGE]]
-        content[names : names + PAGE] = bytes(PAGE)
-
-    assert repaired(plain, tmp_path, renames).whole
+def lose_name(content: bytearray, session: str) -> None:
+    """Damage the last letter of a session's name in all rows of `names`."""
+    row = checked_row(b"s" + session.encode())
+    assert row in content
+    content[:] = content.replace(row, row[:-1] + b"x")
 
 
-def test_a_name_of_another_is_not_believed(plain, tmp_path):
-    """A reference that is damaged where nothing checks it may be that of a name that is lost."""
-    s1, s2 = (REF.pack(ref_of(plain, name)) for name in ("s1", "s2"))
+def reference(original: Original, session: str) -> bytes:
+    """Return a row of references as it stands in the file: its key, then its value."""
+    name = b"s" + session.encode()
+    return name + ref_row(name, REF.pack(ref_of(original, session)))
+
+
+@pytest.mark.parametrize("session", ["s1", "bulk", SYSTEM])
+def test_a_name_that_is_lost_is_said_by_its_reference(encrypted, plain, tmp_path, session):
+    """Where no row of names has it any more, that of references does."""
+    original = encrypted if session == SYSTEM else plain
+    assert repaired(original, tmp_path, lambda _, content: lose_name(content, session)).whole
+
+
+@pytest.mark.parametrize("at", range(len(b"ss1") + len(ref_row(b"ss1", REF.pack(1)))))
+def test_no_name_is_made_of_a_damaged_reference(plain, tmp_path, at):
+    """Where its row of names is lost too, a session says so: it gets no name that none had."""
+    row = bytearray(reference(plain, "s1"))
+    row[at] ^= 1
+
+    def loses(_: random.Random, content: bytearray) -> None:
+        lose_name(content, "s1")
+        content[:] = content.replace(reference(plain, "s1"), row)
+
+    assert repaired(plain, tmp_path, loses).unnamed == [f"lost name {ref_of(plain, 's1')}"]
+
+
+def test_no_name_is_taken_from_another_by_a_damaged_reference(plain, tmp_path):
+    """A row of references may be hit so that it leads to a session whose own name is lost."""
+    s1, s2 = reference(plain, "s1"), reference(plain, "s2")
 
     def mixes_up(_: random.Random, content: bytearray) -> None:
-        at = root_of(plain, REFS)
-        page = content[at : at + PAGE]
-        content[at : at + PAGE] = page.replace(b"ss2" + s2, b"ss2" + s1)
-        content[:] = content.replace(checked_row(b"ss1"), checked_row(b"ss1")[:-1] + b"x")
+        lose_name(content, "s1")
+        content[:] = content.replace(s1, bytes(len(s1)))
+        content[:] = content.replace(s2, s2[:3] + REF.pack(ref_of(plain, "s1")) + s2[7:])
 
-    assert repaired(plain, tmp_path, mixes_up).whole
+    assert repaired(plain, tmp_path, mixes_up).unnamed == [f"lost name {ref_of(plain, 's1')}"]
 
 
 def ref_of(original: Original, session: str) -> int:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import lmdb
 import pytest
-from facts import fill, told
+from facts import NOTED, append, fill, told
 from xxhash import xxh3_64_intdigest
 
 from eventstore import EventStore
 from eventstore.audit.report import Report
 from eventstore.audit.verify import verify
+from eventstore.log.base import Receipt
 from eventstore.log.format import (
     DICTIONARIES,
     EVENT_ROW,
@@ -38,7 +39,8 @@ from eventstore.log.format import (
     TILE_KEY,
     TILES,
 )
-from eventstore.log.rows import checked_row
+from eventstore.log.lmdb import LmdbLog
+from eventstore.log.rows import checked_row, ref_row
 
 LOOSE = b""
 """Stands for the rows beside the tables."""
@@ -213,21 +215,37 @@ def drop_name(opened: Tables) -> None:
 def idle_name(opened: Tables) -> None:
     ref = REF.pack(len(opened.rows(NAMES)) + 1)
     opened.put(NAMES, ref, checked_row(b"sidle"))
-    opened.put(REFS, b"sidle", ref)
+    opened.put(REFS, b"sidle", ref_row(b"sidle", ref))
 
 
 def drop_ref(opened: Tables) -> None:
     opened.delete(REFS, b"sa")
 
 
+def flip_ref(opened: Tables) -> None:
+    opened.flip(REFS, b"auser:2", REF.size - 1)
+
+
+def flip_ref_checksum(opened: Tables) -> None:
+    opened.flip(REFS, b"sa", -1)
+
+
+def cut_ref(opened: Tables) -> None:
+    opened.put(REFS, b"auser:2", opened.get(REFS, b"auser:2")[: REF.size])
+
+
 def add_ref(opened: Tables) -> None:
-    opened.put(REFS, b"sc", REF.pack(1))
+    opened.put(REFS, b"sc", ref_row(b"sc", REF.pack(1)))
 
 
 def cross_refs(opened: Tables) -> None:
-    one, two = opened.get(REFS, b"sa"), opened.get(REFS, b"sb")
-    opened.put(REFS, b"sa", two)
-    opened.put(REFS, b"sb", one)
+    one, two = (opened.get(REFS, name)[: REF.size] for name in (b"sa", b"sb"))
+    opened.put(REFS, b"sa", ref_row(b"sa", two))
+    opened.put(REFS, b"sb", ref_row(b"sb", one))
+
+
+def move_ref(opened: Tables) -> None:
+    opened.put(REFS, b"sa", opened.get(REFS, b"sb"))
 
 
 def drop_key(opened: Tables) -> None:
@@ -333,6 +351,10 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (idle_name, ["session 'idle' has no facts"]),
     (drop_ref, ["session 'a' does not lead to its reference 1"]),
     (add_ref, ["session 'c' leads to a reference that is not its own", "5 references for 4"]),
+    (flip_ref, ["the reference of actor 'user:2' does not match its checksum"]),
+    (flip_ref_checksum, ["the reference of session 'a' does not match its checksum"]),
+    (cut_ref, ["the reference of actor 'user:2' does not match its checksum"]),
+    (move_ref, ["the reference of session 'a' does not match its checksum"]),
     (cross_refs, ["session 'a' does not lead", "session 'b' does not lead"]),
     (drop_key, ["position 151: the index of keys does not lead 'many' here"]),
     (flip_key, ["position 151: the index of keys", "(b'many') is wrong"]),
@@ -366,6 +388,27 @@ def test_tampering_is_named(history: Path, tamper: Tamper, expected: Sequence[st
     report = verified(history)
     for what in expected:
         assert what in told(report), told(report)
+
+
+@pytest.mark.parametrize("tamper", [flip_ref, flip_ref_checksum, cut_ref])
+def test_a_damaged_reference_is_one_finding(history: Path, tamper: Tamper):
+    """Whichever part of its row is hit, it is named once: all else that it led to is sound."""
+    with tables(history) as opened:
+        tamper(opened)
+    assert len(verified(history).findings) == 1
+
+
+def test_nobody_writes_in_the_name_of_a_damaged_reference(history: Path):
+    """It might be another's: that append alone is refused, and what stands beside it is kept."""
+    with tables(history) as opened:
+        opened.put(REFS, b"auser:2", opened.get(REFS, b"auser:1"))
+    log = LmdbLog(history / "log")
+    size = log.size()
+    made = [append("a", NOTED, codec=log.codec, actor=f"user:{n}") for n in (1, 2)]
+    kept, refused = log.commit(made, 10**19)
+    assert isinstance(kept, Receipt) and log.size() == size + 1
+    assert "the reference of 'user:2' does not match its checksum" in str(refused)
+    log.close()
 
 
 def test_every_damaged_position_is_named(history: Path):

@@ -48,9 +48,9 @@ class Rows:
             return error
 
     def named(self, session: str) -> int | None:
-        """Return the reference of a session's name."""
+        """Return the reference of a session's name; that it is damaged is said elsewhere."""
         found = self.value(REFS, session_row(self.log.codec.names, session))
-        return None if found is None else int(REF.unpack(found)[0])
+        return None if found is None else int.from_bytes(found[: REF.size])
 
     def value(self, table: bytes, key: bytes) -> bytes | None:
         """Return the value of a row, None where there is none."""

@@ -28,7 +28,7 @@ from ..log.format import (
     TILES,
 )
 from ..log.frame import Frame
-from ..log.rows import checked_value
+from ..log.rows import CHECKSUM_BYTES, checked_value, kept_ref
 from .frames import key_position
 from .report import Notes
 from .rows import Rows
@@ -135,7 +135,8 @@ class Tables:
             name = self._opened(row, f"name {ref}")
             if name is None:
                 continue
-            if self._rows.value(REFS, name) != key:
+            found = self._rows.value(REFS, name)
+            if found is None or kept_ref(name, found) not in (key, None):
                 self._notes.add(-1, f"{self._drawn(name)} does not lead to its reference {ref}")
             if name[:1] == SESSION_NAME:
                 self._notes.checked["sessions"] += 1
@@ -143,9 +144,13 @@ class Tables:
                     self._notes.add(-1, f"{self._drawn(name)} has no facts")
 
     def _check_refs(self, _: Walk) -> None:
-        for name, key in self._rows.all(REFS):
-            row = self._rows.value(NAMES, key) if len(key) == REF.size else None
-            if row is None or row[8:] != name:
+        for name, found in self._rows.all(REFS):
+            key = kept_ref(name, found)
+            row = None if key is None else self._rows.value(NAMES, key)
+            if key is None:
+                what = f"the reference of {self._drawn(name)} does not match its checksum"
+                self._notes.add(-1, what)
+            elif row is None or row[CHECKSUM_BYTES:] != name:
                 self._notes.add(-1, f"{self._drawn(name)} leads to a reference that is not its own")
         if self._entries[REFS] != self._entries[NAMES]:
             what = f"{self._entries[REFS]} references for {self._entries[NAMES]} names"

@@ -163,7 +163,7 @@ class Mending:
             for ref in (frame.session_ref, frame.actor_ref)
             if ref and ref not in self._names
         }
-        self._names |= self._salvage.lost_names(lost, self._names)
+        self._names |= self._salvage.lost_names(lost)
 
     def _find_holes(self, found: dict[int, Frame]) -> None:
         """Note where sessions go on after what is lost of them."""

@@ -1,16 +1,15 @@
 """What is whole in a log's file, found without LMDB and whatever else is damaged.
 
-Invariants: a frame is taken only where its checksum holds at its position, a name or dictionary
-only where its own does; what the tree of the newest commit leads to comes first, so that nothing
-a later fact erased comes back from an old page; memory grows with names and with damage, not with
-what is whole.
+Invariants: a frame is taken only where its checksum holds at its position, a name, a reference or
+a dictionary only where its own does; what the tree of the newest commit leads to comes first, so
+that nothing a later fact erased comes back from an old page; memory grows with names and with
+damage, not with what is whole.
 """
 
 import re
 import sys
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -41,7 +40,7 @@ from ..log.format import (
     STORE_KEY,
 )
 from ..log.frame import Frame
-from ..log.rows import checked_value
+from ..log.rows import checked_value, kept_ref
 
 TRIES_MAX = 200_000
 """How often in all frames without a readable key are tried at positions that are missing."""
@@ -145,21 +144,17 @@ class Salvage:
         """Return the rows of names that the tree leads to, by their references."""
         return _numbered(self._rows(NAMES), SESSION_NAME, ACTOR_NAME)
 
-    def lost_names(self, wanted: set[int], known: Mapping[int, bytes]) -> dict[int, bytes]:
+    def lost_names(self, wanted: set[int]) -> dict[int, bytes]:
         """Return rows of names that no tree of them leads to any more.
 
-        The table from names to references has no checksums, so it is asked last, and not believed
-        where it has a name of another reference or two of one.
+        The table from names to references says them, and where that lost them too an old page may.
         """
         if not wanted:
             return {}
-        found = _numbered(self._loose_names(), SESSION_NAME, ACTOR_NAME)
-        others = {*known.values(), *found.values()}
-        left = [each for each in self._rows(REFS) if len(each[1]) == REF.size]
-        left = [(name, row) for name, row in left if name not in others]
-        times = Counter(row for _, row in left)
-        rows = {REF.unpack(row)[0]: name for name, row in left if times[row] == 1}
-        return {number: row for number, row in {**rows, **found}.items() if number in wanted}
+        refs = ((kept_ref(name, row), name) for name, row in self._rows(REFS))
+        found = {int(REF.unpack(ref)[0]): name for ref, name in refs if ref is not None}
+        found = {**_numbered(self._loose_names(), SESSION_NAME, ACTOR_NAME), **found}
+        return {number: row for number, row in found.items() if number in wanted}
 
     def content(self, key: bytes) -> bytes | None:
         """Return what the index of keys has for a kept key, None where that is lost."""

@@ -70,7 +70,7 @@ from .frame import Frame
 from .listing import Listing
 from .lone import Tally, lone_message
 from .newest import Edge, Newest
-from .rows import checked_row, checked_value
+from .rows import Bytes, checked_row, checked_value, kept_ref, ref_row
 from .seal import Seal
 from .shredding import Shred, hidden_lines, shredded
 from .vault import Vault
@@ -223,7 +223,7 @@ class LmdbLog:
         txn.cursor(self._streams).putmulti(made.streams)
         for row, ref in made.names.items():
             txn.put(REF.pack(ref), checked_row(row), db=self.name_rows)
-            txn.put(row, REF.pack(ref), db=self._refs)
+            txn.put(row, ref_row(row, REF.pack(ref)), db=self._refs)
         for key, row in made.keys.items():
             txn.put(key, checked_row(row), db=self._keys)
         for level, index, node in made.tiles:
@@ -372,8 +372,17 @@ class LmdbLog:
         """Return the reference of an interned name; names never change."""
         ref = self._ref_of.get(row)
         if ref is None and (found := txn.get(row, db=self._refs)) is not None:
-            ref = self._ref_of[row] = int(REF.unpack(found)[0])
+            kept = kept_ref(row, found)
+            if kept is None:
+                what = f"the reference of {self._shown(row)!r} does not match its checksum"
+                raise Corruption(-1, what)
+            ref = self._ref_of[row] = int(REF.unpack(kept)[0])
         return ref
+
+    def _session_ref(self, txn: lmdb.Transaction, session: str) -> Bytes | None:
+        """Return a session's packed reference, unchecked: the frame that it leads to tells."""
+        found = txn.get(session_row(self.codec.names, session), db=self._refs)
+        return None if found is None else found[: REF.size]
 
     def tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream."""
@@ -394,7 +403,7 @@ class LmdbLog:
 
     def tail_in(self, txn: lmdb.Transaction, session: str, recent: dict[int, Frame]) -> Tail | None:
         """Return the newest place in a stream as this transaction sees it."""
-        ref = txn.get(session_row(self.codec.names, session), db=self._refs)
+        ref = self._session_ref(txn, session)
         if ref is None:
             return None
         cursor = txn.cursor(self._streams)
@@ -559,7 +568,7 @@ class LmdbLog:
 
     def _newest(self, txn: lmdb.Transaction, session: str) -> int:
         """Return the newest version that a stream's index names, -1 for no such stream."""
-        ref = txn.get(session_row(self.codec.names, session), db=self._refs)
+        ref = self._session_ref(txn, session)
         cursor = txn.cursor(self._streams)
         if ref is None:
             return -1
@@ -571,7 +580,7 @@ class LmdbLog:
         self, txn: lmdb.Transaction, session: str, version: int, *, reverse: bool = False
     ) -> Iterator[tuple[int, ...]]:
         """Iterate over a stream's index, as Row has it, from the frame that holds `version`."""
-        ref = txn.get(session_row(self.codec.names, session), db=self._refs)
+        ref = self._session_ref(txn, session)
         cursor = txn.cursor(self._streams)
         if ref is None or not cursor.set_range_dup(ref, STREAM_ROW.pack(version, 0, 0)):
             return iter(())
@@ -642,7 +651,7 @@ class LmdbLog:
                 for row, ref in cursor:
                     if row[:1] != SESSION_NAME or len(found) == NAMES_PAGE:
                         break
-                    found.append(self._name(txn, REF.unpack(ref)[0]))
+                    found.append(self._name(txn, REF.unpack_from(ref)[0]))
                     if found[-1].encode() != row[1:]:
                         raise Corruption(-1, f"session {found[-1]!r} is listed under another name")
         return found
@@ -659,7 +668,8 @@ class LmdbLog:
             if row[:1] != SESSION_NAME:
                 return
             name = self._shown(bytes(row))
-            if checked_value(txn.get(ref, db=self.name_rows), f"session {name!r}") != row:
+            found = txn.get(ref[: REF.size], db=self.name_rows)
+            if checked_value(found, f"session {name!r}") != row:
                 raise Corruption(-1, f"session {name!r} is listed under another name")
             yield name
 

@@ -1,8 +1,9 @@
-"""Rows of small tables: a checksum in front of the value, so that damage is found, never used."""
+"""Rows of small tables: each has a checksum, so that damage is found, never used."""
 
 from xxhash import xxh3_64_digest
 
 from ..errors import Corruption
+from .format import REF
 
 Bytes = bytes | memoryview
 """What LMDB's binding says it returns; without `buffers=True` it is always bytes."""
@@ -21,3 +22,14 @@ def checked_value(row: Bytes | None, what: str) -> bytes:
     if row is None or xxh3_64_digest(value) != row[:CHECKSUM_BYTES]:
         raise Corruption(-1, f"{what} is missing or does not match its checksum")
     return value
+
+
+def ref_row(name: bytes, ref: bytes) -> bytes:
+    """Return a row of references: a name's packed reference, then the checksum of both."""
+    return ref + xxh3_64_digest(name + ref)
+
+
+def kept_ref(name: bytes, row: Bytes) -> bytes | None:
+    """Return the packed reference of such a row, None where it is damaged."""
+    ref = bytes(row[: REF.size])
+    return ref if row == ref_row(name, ref) else None
