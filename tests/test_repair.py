@@ -434,9 +434,9 @@ def test_a_page_of_dictionaries_holds_no_name(plain, tmp_path):
     assert repaired(plain, tmp_path, put(plain, NAMES, page)).whole
 
 
-def lose_name(content: bytearray, session: str) -> None:
+def lose_name(original: Original, content: bytearray, session: str) -> None:
     """Damage the last letter of a session's name in all rows of `names`."""
-    row = checked_row(b"s" + session.encode())
+    row = checked_row(b"s" + session.encode(), REF.pack(ref_of(original, session)))
     assert row in content
     content[:] = content.replace(row, row[:-1] + b"x")
 
@@ -451,7 +451,11 @@ def reference(original: Original, session: str) -> bytes:
 def test_a_name_that_is_lost_is_said_by_its_reference(encrypted, plain, tmp_path, session):
     """Where no row of names has it any more, that of references does."""
     original = encrypted if session == SYSTEM else plain
-    assert repaired(original, tmp_path, lambda _, content: lose_name(content, session)).whole
+
+    def loses(_: random.Random, content: bytearray) -> None:
+        lose_name(original, content, session)
+
+    assert repaired(original, tmp_path, loses).whole
 
 
 @pytest.mark.parametrize("at", range(len(b"ss1") + len(ref_row(b"ss1", REF.pack(1)))))
@@ -461,10 +465,23 @@ def test_no_name_is_made_of_a_damaged_reference(plain, tmp_path, at):
     row[at] ^= 1
 
     def loses(_: random.Random, content: bytearray) -> None:
-        lose_name(content, "s1")
+        lose_name(plain, content, "s1")
         content[:] = content.replace(reference(plain, "s1"), row)
 
     assert repaired(plain, tmp_path, loses).unnamed == [f"lost name {ref_of(plain, 's1')}"]
+
+
+@pytest.mark.parametrize("bit", range(5))
+def test_a_name_is_not_believed_under_another_number(plain, tmp_path, bit):
+    """Where a bit of its key is hit, a row of names would give its name to another session."""
+    number = REF.pack(ref_of(plain, "s1"))
+    row = checked_row(b"ss1", number)
+
+    def moves(_: random.Random, content: bytearray) -> None:
+        assert number + row in content
+        content[:] = content.replace(number + row, number[:3] + bytes([number[3] ^ 1 << bit]) + row)
+
+    assert repaired(plain, tmp_path, moves).whole
 
 
 def test_no_name_is_taken_from_another_by_a_damaged_reference(plain, tmp_path):
@@ -472,7 +489,7 @@ def test_no_name_is_taken_from_another_by_a_damaged_reference(plain, tmp_path):
     s1, s2 = reference(plain, "s1"), reference(plain, "s2")
 
     def mixes_up(_: random.Random, content: bytearray) -> None:
-        lose_name(content, "s1")
+        lose_name(plain, content, "s1")
         content[:] = content.replace(s1, bytes(len(s1)))
         content[:] = content.replace(s2, s2[:3] + REF.pack(ref_of(plain, "s1")) + s2[7:])
 

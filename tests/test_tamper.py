@@ -205,7 +205,11 @@ def flip_name(opened: Tables) -> None:
 
 
 def rename(opened: Tables) -> None:
-    opened.put(NAMES, REF.pack(1), checked_row(b"sz"))
+    opened.put(NAMES, REF.pack(1), checked_row(b"sz", REF.pack(1)))
+
+
+def move_name(opened: Tables) -> None:
+    opened.put(NAMES, REF.pack(1), opened.get(NAMES, REF.pack(2)))
 
 
 def drop_name(opened: Tables) -> None:
@@ -214,7 +218,7 @@ def drop_name(opened: Tables) -> None:
 
 def idle_name(opened: Tables) -> None:
     ref = REF.pack(len(opened.rows(NAMES)) + 1)
-    opened.put(NAMES, ref, checked_row(b"sidle"))
+    opened.put(NAMES, ref, checked_row(b"sidle", ref))
     opened.put(REFS, b"sidle", ref_row(b"sidle", ref))
 
 
@@ -281,11 +285,19 @@ def flip_dictionary(opened: Tables) -> None:
 
 
 def swap_dictionary(opened: Tables) -> None:
-    opened.put(DICTIONARIES, REF.pack(STARTER), checked_row(b"text that compresses nothing" * 9))
+    opened.put(
+        DICTIONARIES,
+        REF.pack(STARTER),
+        checked_row(b"text that compresses nothing" * 9, REF.pack(STARTER)),
+    )
+
+
+def move_dictionary(opened: Tables) -> None:
+    opened.put(DICTIONARIES, REF.pack(STARTER + 1), opened.get(DICTIONARIES, REF.pack(STARTER)))
 
 
 def skip_dictionary(opened: Tables) -> None:
-    opened.put(DICTIONARIES, REF.pack(9), checked_row(b"x" * 100))
+    opened.put(DICTIONARIES, REF.pack(9), checked_row(b"x" * 100, REF.pack(9)))
 
 
 def head_of(opened: Tables, size: int, time: int, nodes: bytes) -> None:
@@ -347,6 +359,7 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (alter_stream_row, ["position 40: the index of", "position 40: a row of the index"]),
     (flip_name, ["name 1 is missing or does not match its checksum"]),
     (rename, ["session 'z' does not lead to its reference 1", "'a' leads to a reference"]),
+    (move_name, ["name 1 is missing or does not match its checksum"]),
     (drop_name, ["name 3 stands where 2 should", "name 2 is missing"]),
     (idle_name, ["session 'idle' has no facts"]),
     (drop_ref, ["session 'a' does not lead to its reference 1"]),
@@ -365,6 +378,7 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (add_tile, ["21 tiles are kept for"]),
     (flip_dictionary, ["dictionary 2 is missing or does not match its checksum"]),
     (swap_dictionary, ["position 1: "]),
+    (move_dictionary, ["dictionary 3 is missing or does not match its checksum"]),
     (skip_dictionary, ["dictionary 9 stands where 3 should"]),
     (flip_head_row, ["the tree head is missing or does not match its checksum"]),
     (shrink_head, ["position 40: the tree head has size 40"]),

@@ -182,7 +182,8 @@ class Frames:
     def _name(self, txn: lmdb.Transaction, ref: int) -> str:
         name = self._names.get(ref)
         if name is None:
-            row = checked_value(txn.get(REF.pack(ref), db=self._tables[NAMES]), f"name {ref}")
+            number = REF.pack(ref)
+            row = checked_value(txn.get(number, db=self._tables[NAMES]), f"name {ref}", number)
             if len(self._names) >= PAGE_EVENTS_MAX:
                 self._names.clear()
             try:

@@ -120,7 +120,7 @@ class Tables:
             number = REF.unpack(key)[0]
             if number != due:
                 self._notes.add(-1, f"dictionary {number} stands where {due} should")
-            self._opened(row, f"dictionary {number}")
+            self._opened(key, row, f"dictionary {number}")
             self._notes.checked["dictionaries"] += 1
 
     def _check_names(self, walk: Walk) -> None:
@@ -132,7 +132,7 @@ class Tables:
             if ref != due:
                 self._notes.add(-1, f"name {ref} stands where {due} should")
             self._notes.checked["names"] += 1
-            name = self._opened(row, f"name {ref}")
+            name = self._opened(key, row, f"name {ref}")
             if name is None:
                 continue
             found = self._rows.value(REFS, name)
@@ -216,9 +216,9 @@ class Tables:
         except ValueError:
             return f"{kind} {row[1:].decode(errors='backslashreplace')!r}"
 
-    def _opened(self, row: bytes, what: str) -> bytes | None:
+    def _opened(self, number: bytes, row: bytes, what: str) -> bytes | None:
         try:
-            return checked_value(row, what)
+            return checked_value(row, what, number)
         except Corruption as error:
             self._notes.add_error(error)
             return None

@@ -164,7 +164,7 @@ def dictionaries_of(log: LmdbLog) -> dict[int, bytes]:
     with log.env.begin() as txn:
         rows = [(bytes(key), bytes(row)) for key, row in txn.cursor(log.env.table(DICTIONARIES))]
     return {
-        (number := REF.unpack(key)[0]): checked_value(row, f"dictionary {number}")
+        (number := REF.unpack(key)[0]): checked_value(row, f"dictionary {number}", key)
         for key, row in rows
     }
 

@@ -290,14 +290,14 @@ def _numbered(rows: Iterable[tuple[bytes, bytes]], *begins: bytes) -> dict[int, 
     return {
         int(REF.unpack(key)[0]): value
         for key, row in rows
-        if len(key) == REF.size and (value := checked(row)) and value.startswith(begins)
+        if len(key) == REF.size and (value := checked(row, key)) and value.startswith(begins)
     }
 
 
-def checked(row: bytes | None) -> bytes | None:
+def checked(row: bytes | None, number: bytes = b"") -> bytes | None:
     """Return the value of a row with a checksum, None where it is missing or damaged."""
     try:
-        return checked_value(row, "a row")
+        return checked_value(row, "a row", number)
     except Corruption:
         return None
 

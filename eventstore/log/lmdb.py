@@ -95,7 +95,8 @@ def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool
             if encrypted:
                 txn.put(ENCRYPTED_KEY, checked_row(ENCRYPTED), db=meta)
             if starter:
-                txn.put(REF.pack(STARTER), checked_row(starter), db=dictionaries)
+                row = checked_row(starter, REF.pack(STARTER))
+                txn.put(REF.pack(STARTER), row, db=dictionaries)
     finally:
         env.close()
 
@@ -168,7 +169,8 @@ class LmdbLog:
     def _load_dictionary(self, number: int) -> bytes | None:
         with self.env.begin() as txn:
             row = txn.get(REF.pack(number), db=self._dictionaries)
-        return None if row is None else checked_value(row, f"dictionary {number}")
+        what = f"dictionary {number}"
+        return None if row is None else checked_value(row, what, REF.pack(number))
 
     # -- writing -------------------------------------------------------------------------
 
@@ -222,8 +224,9 @@ class LmdbLog:
         txn.cursor(self._frames).putmulti(frames, append=True)
         txn.cursor(self._streams).putmulti(made.streams)
         for row, ref in made.names.items():
-            txn.put(REF.pack(ref), checked_row(row), db=self.name_rows)
-            txn.put(row, ref_row(row, REF.pack(ref)), db=self._refs)
+            number = REF.pack(ref)
+            txn.put(number, checked_row(row, number), db=self.name_rows)
+            txn.put(row, ref_row(row, number), db=self._refs)
         for key, row in made.keys.items():
             txn.put(key, checked_row(row), db=self._keys)
         for level, index, node in made.tiles:
@@ -327,7 +330,7 @@ class LmdbLog:
         with self.env.begin(write=True) as txn:
             cursor = txn.cursor(self._dictionaries)
             number = REF.unpack(cursor.key())[0] + 1 if cursor.last() else STARTER
-            cursor.put(REF.pack(number), checked_row(dictionary))
+            cursor.put(REF.pack(number), checked_row(dictionary, REF.pack(number)))
         if self.codec.current != RAW:
             self.codec.current = number
         return number
@@ -668,8 +671,9 @@ class LmdbLog:
             if row[:1] != SESSION_NAME:
                 return
             name = self._shown(bytes(row))
-            found = txn.get(ref[: REF.size], db=self.name_rows)
-            if checked_value(found, f"session {name!r}") != row:
+            number = bytes(ref[: REF.size])
+            found = txn.get(number, db=self.name_rows)
+            if checked_value(found, f"session {name!r}", number) != row:
                 raise Corruption(-1, f"session {name!r} is listed under another name")
             yield name
 
@@ -718,7 +722,8 @@ class LmdbLog:
     def _name(self, txn: lmdb.Transaction, ref: int) -> str:
         name = self._name_of.get(ref)
         if name is None:
-            row = checked_value(txn.get(REF.pack(ref), db=self.name_rows), f"name {ref}")
+            number = REF.pack(ref)
+            row = checked_value(txn.get(number, db=self.name_rows), f"name {ref}", number)
             name = self._name_of[ref] = self._shown(row)
         return name
 

@@ -11,15 +11,15 @@ Bytes = bytes | memoryview
 CHECKSUM_BYTES = 8
 
 
-def checked_row(value: bytes) -> bytes:
-    """Return a row: its checksum, then its value."""
-    return xxh3_64_digest(value) + value
+def checked_row(value: bytes, number: bytes = b"") -> bytes:
+    """Return a row: the checksum of its value, and of its key where that is a number; the value."""
+    return xxh3_64_digest(value + number) + value
 
 
-def checked_value(row: Bytes | None, what: str) -> bytes:
+def checked_value(row: Bytes | None, what: str, number: bytes = b"") -> bytes:
     """Return the value of such a row; raises Corruption where it is missing or damaged."""
     value = bytes(row[CHECKSUM_BYTES:]) if row else b""
-    if row is None or xxh3_64_digest(value) != row[:CHECKSUM_BYTES]:
+    if row is None or xxh3_64_digest(value + number) != row[:CHECKSUM_BYTES]:
         raise Corruption(-1, f"{what} is missing or does not match its checksum")
     return value
 
