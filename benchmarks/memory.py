@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from eventstore import EventStore
-from eventstore.log.lmdb import FRAMES_CACHED_MAX
+from eventstore.log.streams import FRAMES_CACHED_MAX
 from projections import SessionState
 
 from . import data

@@ -38,7 +38,8 @@ from eventstore.log.format import (
     TILES,
 )
 from eventstore.log.frame import Recorded
-from eventstore.log.lmdb import LmdbLog, checked_row
+from eventstore.log.lmdb import LmdbLog
+from eventstore.log.rows import checked_row
 from eventstore.messages import Message
 
 KEY_SEED = bytes(range(32))

@@ -36,7 +36,7 @@ from eventstore.engine.requests import Part
 from eventstore.ids import SYSTEM
 from eventstore.interchange.jsonl import export_events, import_events
 from eventstore.log import listing
-from eventstore.log import lmdb as lmdb_log
+from eventstore.log import reads as lmdb_reads
 from eventstore.log.base import Append, key_of
 from eventstore.log.codec import Codec
 from eventstore.log.draft import draft
@@ -466,7 +466,7 @@ def test_names_are_listed_in_order_in_any_window(sealed, monkeypatch):
         sealed.create(name)
     for window in (3, 7, 26, 27):
         monkeypatch.setattr(listing, "WINDOW_NAMES", window)
-        monkeypatch.setattr(lmdb_log, "NAMES_PAGE", 4)
+        monkeypatch.setattr(lmdb_reads, "NAMES_PAGE", 4)
         names.append(f"of window {window}")
         sealed.create(names[-1])
         assert list(sealed.sessions()) == sorted(names)

@@ -1,13 +1,15 @@
 """What a log remembers of its newest commit, so that the next one needs no look at the disk.
 
-Invariants: all of it is as of one commit of this process, and is used only where LMDB's newest
-is that one: otherwise somebody else has written since, and the disk is asked.
+Invariants: what Newest holds is as of one commit of this process, and is used only where LMDB's
+newest is that one: otherwise somebody else has written since, and the disk is asked. What Seen
+holds is as of one count of erasures.
 """
 
 from typing import NamedTuple
 
 from ..audit.tree import Frontier
 from .base import Tail
+from .frame import Frame
 
 TAILS_CACHED_MAX = 10_000
 NEVER = -1
@@ -21,6 +23,14 @@ class Edge(NamedTuple):
     recorded_at: int
     next_ref: int
     any_erased: bool
+
+
+class Seen(NamedTuple):
+    """What reads know: the commit they looked at, its erasure count, frames remembered since."""
+
+    commit: int
+    erasures: int
+    frames: dict[int, Frame]
 
 
 class Newest:

@@ -1,0 +1,180 @@
+"""A log in LMDB that is open: its tables, its codec, and the names that references stand for.
+
+Invariants: names never change, so what is remembered of them holds for ever once it is durable;
+a log that is encrypted shows pseudonyms and opens no payload until it is unlocked.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+
+from ..errors import Corruption, FormatTooNew, StoreUnavailable
+from ..limits import MAP_BYTES_DEFAULT
+from .base import session_row
+from .codec import Codec
+from .environment import Environment, open_environment
+from .erased import ErasedRows
+from .format import (
+    DICTIONARIES,
+    ENCRYPTED_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    FRAMES,
+    KEYS,
+    META,
+    NAMES,
+    RAW,
+    REF,
+    REFS,
+    STARTER,
+    STORE_KEY,
+    STREAMS,
+    TILES,
+)
+from .frame import Frame
+from .listing import Listing
+from .newest import Newest, Seen
+from .rows import Bytes, checked_row, checked_value, kept_ref
+from .seal import Seal
+from .vault import Vault
+
+
+class OpenLog:
+    """What reading and writing a log have in common; many threads and processes may use it."""
+
+    def __init__(
+        self, path: Path, *, map_size: int = MAP_BYTES_DEFAULT, read_only: bool = False
+    ) -> None:
+        self.env: Environment = open_environment(path, map_size, read_only=read_only)
+        self._closed = False
+        self._on_close: list[Callable[[], None]] = []
+        try:
+            self._open_tables()
+        except BaseException:
+            self.env.close()
+            raise
+
+    def _open_tables(self) -> None:
+        try:
+            self._meta = self.env.table(META)
+            self.gone = ErasedRows(self._meta)
+            self._check_format()
+            self._frames, self._keys = self.env.table(FRAMES), self.env.table(KEYS)
+            self._streams = self.env.table(STREAMS, dupfixed=True)
+            self.name_rows, self._refs = self.env.table(NAMES), self.env.table(REFS)
+            self._tiles, self._dictionaries = self.env.table(TILES), self.env.table(DICTIONARIES)
+        except (lmdb.NotFoundError, lmdb.ReadonlyError):
+            raise StoreUnavailable(f"{self.env.path} holds no event log") from None
+        except lmdb.Error as error:
+            raise Corruption(-1, f"{self.env.path}: {error}") from error
+        self._name_of: dict[int, str]
+        self._ref_of: dict[bytes, int]
+        self.newest = Newest()
+        self._seen = Seen(-1, 0, {})
+        self._forget()
+        with self.env.begin() as txn:
+            last = txn.cursor(self._dictionaries)
+            current = REF.unpack(last.key())[0] if last.last() else 1
+            encrypted = txn.get(ENCRYPTED_KEY, db=self._meta) is not None
+        self.codec = Codec(self._load_dictionary, current, Seal() if encrypted else None)
+        self._listing, self._listed = Listing(), threading.Lock()
+
+    def unlock(self, vault: Vault) -> None:
+        """Seal and open with a vault from now on, which is closed with the log."""
+        assert self.codec.seal is not None, "only an encrypted log has anything to unlock"
+        self.codec.seal.unlock(vault)
+        self._forget()
+
+    def _check_format(self) -> None:
+        with self.env.begin() as txn:
+            row = checked_value(txn.get(FORMAT_KEY, db=self._meta), "the format row")
+            found = REF.unpack(row)[0]
+            if found > FORMAT:
+                raise FormatTooNew(found, FORMAT)
+            self.store = checked_value(txn.get(STORE_KEY, db=self._meta), "the store's id").decode()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    def _forget(self) -> None:
+        """Drop what was learnt inside a transaction that did not become durable."""
+        self._name_of, self._ref_of = {}, {}
+        self.newest.forget()
+
+    def wait_applied(self, position: int) -> None:
+        """Return at once: what is committed is readable."""
+
+    def close(self) -> None:
+        """Release the environment; idempotent."""
+        if not self._closed:
+            self._closed = True
+            if self.codec.seal:
+                self.codec.seal.close()
+            self.env.close()
+            for release in self._on_close:
+                release()
+
+    def on_close(self, release: Callable[[], None]) -> None:
+        """Have `release` called once the environment is released."""
+        self._on_close.append(release)
+
+    # -- dictionaries --------------------------------------------------------------------
+
+    def _load_dictionary(self, number: int) -> bytes | None:
+        with self.env.begin() as txn:
+            row = txn.get(REF.pack(number), db=self._dictionaries)
+        what = f"dictionary {number}"
+        return None if row is None else checked_value(row, what, REF.pack(number))
+
+    def add_dictionary(self, dictionary: bytes) -> int:
+        """Keep a dictionary and compress with it from now on."""
+        self._check_open()
+        with self.env.begin(write=True) as txn:
+            cursor = txn.cursor(self._dictionaries)
+            number = REF.unpack(cursor.key())[0] + 1 if cursor.last() else STARTER
+            cursor.put(REF.pack(number), checked_row(dictionary, REF.pack(number)))
+        if self.codec.current != RAW:
+            self.codec.current = number
+        return number
+
+    # -- names ---------------------------------------------------------------------------
+
+    def ref_in(self, txn: lmdb.Transaction, row: bytes) -> int | None:
+        """Return the reference of an interned name; names never change."""
+        ref = self._ref_of.get(row)
+        if ref is None and (found := txn.get(row, db=self._refs)) is not None:
+            kept = kept_ref(row, found)
+            if kept is None:
+                what = f"the reference of {self._shown(row)!r} does not match its checksum"
+                raise Corruption(-1, what)
+            ref = self._ref_of[row] = int(REF.unpack(kept)[0])
+        return ref
+
+    def _session_ref(self, txn: lmdb.Transaction, session: str) -> Bytes | None:
+        """Return a session's packed reference, unchecked: the frame that it leads to tells."""
+        found = txn.get(session_row(self.codec.names, session), db=self._refs)
+        return None if found is None else found[: REF.size]
+
+    def _adopted(self, txn: lmdb.Transaction, frame: Frame) -> Frame:
+        """Give a frame the names that its references stand for."""
+        names, session, actor = self._name_of, frame.session_ref, frame.actor_ref
+        frame.session = names.get(session) or self._name(txn, session)
+        frame.actor = (names.get(actor) or self._name(txn, actor)) if actor else None
+        return frame
+
+    def _name(self, txn: lmdb.Transaction, ref: int) -> str:
+        name = self._name_of.get(ref)
+        if name is None:
+            number = REF.pack(ref)
+            row = checked_value(txn.get(number, db=self.name_rows), f"name {ref}", number)
+            name = self._name_of[ref] = self._shown(row)
+        return name
+
+    def _shown(self, row: bytes) -> str:
+        try:
+            return self.codec.names.shown(row[:1], row[1:])
+        except ValueError as error:
+            raise Corruption(-1, f"a row of names can't be read: {error}") from None
