@@ -11,16 +11,16 @@ from typing import Unpack
 
 from .. import events as ev
 from ..clock import to_ns
-from ..errors import DepthExceeded, InvalidEvent, VersionConflict, brief
+from ..errors import DepthExceeded, InvalidEvent, VersionConflict
 from ..events import Event
 from ..ids import check_name, check_session, fresh_id, optional_name
-from ..limits import DURATION_MS_MAX, TTL_SECONDS_MAX
 from ..log.base import ANY
 from ..log.shredding import stripped
 from ..messages import Json, Message, TokenCounter, check_json, check_message
 from ..patch import assigned, patched
 from ..state import decisions
 from ..state.lineage import checked_version
+from . import checks
 from .requests import LIVING, OPEN, PRESENT, Ground, Options, Part, checked_expected, request
 from .retention import Result, Retention
 from .system import system_parts
@@ -55,12 +55,12 @@ class Commands(Retention[Result]):
         name = fresh_id() if session is None else check_session(session)
         optional_name(user, "user")
         optional_name(template, "template")
-        ttl = _seconds(ttl)
+        ttl = checks.seconds(ttl)
         for limit, what in ((max_messages, "max_messages"), (token_limit, "token_limit")):
-            _check_limit(limit, what)
+            checks.check_limit(limit, what)
         facts = {
-            "metadata": patched({}, _checked_dict(metadata or {}, "metadata")),
-            "context": assigned({}, _checked_dict(context or {}, "context")),
+            "metadata": patched({}, checks.checked_dict(metadata or {}, "metadata")),
+            "context": assigned({}, checks.checked_dict(context or {}, "context")),
             "user": user,
             "ttl": ttl,
             "max_messages": max_messages,
@@ -70,7 +70,7 @@ class Commands(Retention[Result]):
         first = self._appended(messages)
 
         def decide(ground: Ground) -> list[Part]:
-            created = ev.SessionCreated(**facts, expires_at=_expiry(ground, ttl))
+            created = ev.SessionCreated(**facts, expires_at=checks.expiry(ground, ttl))
             return [Part(name, [created, *first])]
 
         content = ["create", session, facts, [fact.message.fields for fact in first]]
@@ -80,7 +80,7 @@ class Commands(Retention[Result]):
         self, session: str, *, reason: str | None = None, **options: Unpack[Options]
     ) -> Result:
         """Record that the conversation is over; it takes no messages until reopened."""
-        return self._fact(session, ev.SessionClosed(_text(reason)), PRESENT, options)
+        return self._fact(session, ev.SessionClosed(checks.text(reason)), PRESENT, options)
 
     def reopen(self, session: str, **options: Unpack[Options]) -> Result:
         """Make a closed or archived session active again."""
@@ -90,20 +90,20 @@ class Commands(Retention[Result]):
         self, session: str, *, reason: str | None = None, **options: Unpack[Options]
     ) -> Result:
         """Put a session away: readable, out of the usual lists, no new messages."""
-        return self._fact(session, ev.SessionArchived(_text(reason)), PRESENT, options)
+        return self._fact(session, ev.SessionArchived(checks.text(reason)), PRESENT, options)
 
     def delete(
         self, session: str, *, reason: str | None = None, **options: Unpack[Options]
     ) -> Result:
         """Delete a session: a fact like any other, after which only its past can be read."""
-        return self._fact(session, ev.SessionDeleted(_text(reason)), PRESENT, options)
+        return self._fact(session, ev.SessionDeleted(checks.text(reason)), PRESENT, options)
 
     def extend_ttl(self, session: str, ttl: float | None, **options: Unpack[Options]) -> Result:
         """Let the session live `ttl` seconds from now, or for ever with None."""
-        ttl = _seconds(ttl)
+        ttl = checks.seconds(ttl)
 
         def decide(ground: Ground) -> list[Part]:
-            return [Part(session, [ev.TtlExtended(ttl, _expiry(ground, ttl))])]
+            return [Part(session, [ev.TtlExtended(ttl, checks.expiry(ground, ttl))])]
 
         needs, content = [(session, PRESENT)], ["extend_ttl", session, ttl]
         return self._submit(request(needs, content, decide, options, reads_state=True))
@@ -124,7 +124,7 @@ class Commands(Retention[Result]):
         EventTooLarge, SessionNotFound, SessionDeleted, SessionExpired and VersionConflict.
         """
         facts = self._appended(messages)
-        occurred = _times(occurred_at, len(facts))
+        occurred = checks.times(occurred_at, len(facts))
         content = ["append", session, [fact.message.fields for fact in facts], occurred]
         part = Part(session, facts, ANY, occurred)
         return self._submit(request([(session, OPEN)], content, lambda _: [part], options))
@@ -145,10 +145,10 @@ class Commands(Retention[Result]):
         Or the `lines` given, as Transcript.lines() names them. Tool calls and their results go
         or stay together whichever it is.
         """
-        named = None if messages is None else _names(messages)
+        named = None if messages is None else checks.names(messages)
         moment = None if before is None else to_ns(before)
-        exact = None if lines is None else _spans(lines)
-        content: list[object] = ["prune", session, keep_last, named, moment, _text(reason)]
+        exact = None if lines is None else checks.spans(lines)
+        content: list[object] = ["prune", session, keep_last, named, moment, checks.text(reason)]
         content += [] if exact is None else [exact]
 
         def decide(ground: Ground) -> list[Part]:
@@ -175,9 +175,9 @@ class Commands(Retention[Result]):
         Or in place of exactly the `lines` given, as Transcript.lines() names them; then it is the
         caller who keeps tool calls and their results together.
         """
-        fields = _summary(summary)
+        fields = checks.summary(summary)
         tokens = self.count_tokens(fields)
-        exact = None if lines is None else _spans(lines)
+        exact = None if lines is None else checks.spans(lines)
 
         def decide(ground: Ground) -> list[Part]:
             header = ground.headers.now(session)
@@ -233,7 +233,7 @@ class Commands(Retention[Result]):
         Costs the same whatever the parent's length. Raises DepthExceeded and SessionExists.
         """
         branch = fresh_id() if session is None else check_session(session)
-        content = ["branch", parent, session, at, _text(name), _text(description)]
+        content = ["branch", parent, session, at, checks.text(name), checks.text(description)]
 
         seen = checked_expected(options.pop("expected", ANY))  # of the parent: the branch is new
 
@@ -265,11 +265,11 @@ class Commands(Retention[Result]):
         """
         if source == into:
             raise InvalidEvent(f"session {source!r} can't be merged into itself")
-        _check_choice(strategy, decisions.STRATEGIES, "strategy")
-        _check_choice(on_conflict, decisions.CONFLICT_RULES, "on_conflict")
+        checks.check_choice(strategy, decisions.STRATEGIES, "strategy")
+        checks.check_choice(on_conflict, decisions.CONFLICT_RULES, "on_conflict")
         if (summary is not None) != (strategy == "squash"):
             raise InvalidEvent("a summary goes with strategy 'squash', and only with it")
-        fields = None if summary is None else _summary(summary)
+        fields = None if summary is None else checks.summary(summary)
         tokens = self.count_tokens(fields) if fields else 0
 
         def decide(ground: Ground) -> list[Part]:
@@ -291,7 +291,7 @@ class Commands(Retention[Result]):
         self, session: str, patch: dict[str, Json], **options: Unpack[Options]
     ) -> Result:
         """Apply a JSON merge patch to the metadata; None removes a key (RFC 7396)."""
-        fact = ev.MetadataUpdated(_checked_dict(patch, "metadata patch"))
+        fact = ev.MetadataUpdated(checks.checked_dict(patch, "metadata patch"))
         return self._fact(session, fact, LIVING, options)
 
     def set_context(
@@ -319,8 +319,8 @@ class Commands(Retention[Result]):
         """Record that a tool ran, for statistics and audit."""
         check_name(name, "tool name")
         check_json([arguments, result], "tool call")
-        texts = _text(call_id), _text(error)
-        millis = _milliseconds(duration_ms)
+        texts = checks.text(call_id), checks.text(error)
+        millis = checks.milliseconds(duration_ms)
         fact = ev.ToolCallRecorded(name, arguments, result, *texts, millis)
         return self._fact(session, fact, LIVING, options)
 
@@ -335,7 +335,7 @@ class Commands(Retention[Result]):
         """Record that something failed."""
         check_name(kind, "error kind")
         check_json([text, detail], "error")
-        fact = ev.ErrorRecorded(kind, _text(text) or "", detail)
+        fact = ev.ErrorRecorded(kind, checks.text(text) or "", detail)
         return self._fact(session, fact, LIVING, options)
 
     def record(
@@ -365,7 +365,7 @@ class Commands(Retention[Result]):
         self, messages: dict[str, Json] | Message | Iterable[dict[str, Json] | Message]
     ) -> list[ev.MessageAppended]:
         """Return the facts of one message or a list of them, checked and counted."""
-        given = [messages] if isinstance(messages, (dict, Message)) else _listed(messages)
+        given = [messages] if isinstance(messages, (dict, Message)) else checks.listed(messages)
         fields = [check_message(each) for each in given]
         count = self.count_tokens
         return [ev.MessageAppended(Message(each), count(each)) for each in fields]
@@ -377,89 +377,3 @@ class Commands(Retention[Result]):
         return self._submit(
             request([(session, needs)], content, lambda _: [part], options, reads_state=alone)
         )
-
-
-def _listed(messages: object) -> list[dict[str, Json] | Message]:
-    if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable):
-        raise InvalidEvent(f"a message must be a dict or Message, not {type(messages).__name__}")
-    return list(messages)
-
-
-def _times(
-    given: datetime | int | Sequence[datetime | int | None] | None, count: int
-) -> list[int | None]:
-    if given is None:
-        return []
-    times = list(given) if isinstance(given, Sequence) else [given] * count
-    if len(times) != count:
-        raise InvalidEvent(f"occurred_at has {len(times)} times for {count} messages")
-    return [None if each is None else to_ns(each) for each in times]
-
-
-def _names(messages: object) -> list[str]:
-    if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable):
-        raise InvalidEvent(f"messages must be a list of ids, not {brief(messages)}")
-    return [check_name(each, "message id") for each in messages]
-
-
-def _spans(lines: object) -> list[ev.Span]:
-    if not isinstance(lines, Sequence) or not all(isinstance(each, ev.Span) for each in lines):
-        raise InvalidEvent(f"lines must be a list of Span, not {brief(lines)}")
-    return list(lines)
-
-
-def _checked_dict(value: object, what: str) -> dict[str, Json]:
-    if type(value) is not dict:
-        raise InvalidEvent(f"{what} must be a dict, not {type(value).__name__}")
-    check_json(value, what)
-    return value
-
-
-def _summary(summary: object) -> dict[str, Json]:
-    if isinstance(summary, str):
-        summary = {"role": "system", "content": summary}
-    return check_message(summary)
-
-
-def _text(value: object) -> str | None:
-    if value is not None and type(value) is not str:
-        raise InvalidEvent(f"text expected, not {type(value).__name__}")
-    return value
-
-
-def _check_choice(value: object, choices: Sequence[str], what: str) -> None:
-    if value not in choices:
-        raise InvalidEvent(f"{what} must be one of {', '.join(choices)}, not {brief(value)}")
-
-
-def _check_limit(value: object, what: str) -> None:
-    if value is not None and (type(value) is not int or not 0 < value < 1 << 63):
-        raise InvalidEvent(f"{what} must be a whole number above 0, not {brief(value)}")
-
-
-def _milliseconds(duration_ms: float | None) -> float | None:
-    """Return a checked duration; a float, since 60 and 60.0 would be other bytes on disk."""
-    if duration_ms is None:
-        return None
-    if not _is_number(duration_ms) or not 0 <= duration_ms <= DURATION_MS_MAX:
-        raise InvalidEvent(
-            f"duration_ms must be 0 to {DURATION_MS_MAX}, or None, not {brief(duration_ms)}"
-        )
-    return float(duration_ms)
-
-
-def _seconds(ttl: float | None) -> float | None:
-    """Return a checked time to live, as a float for the same reason."""
-    if ttl is None:
-        return None
-    if not _is_number(ttl) or not 0 < ttl <= TTL_SECONDS_MAX:
-        raise InvalidEvent(f"ttl must be 0 to {TTL_SECONDS_MAX} seconds, or None, not {brief(ttl)}")
-    return float(ttl)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _expiry(ground: Ground, ttl: float | None) -> int | None:
-    return None if ttl is None else ground.now() + int(ttl * 1_000_000_000)

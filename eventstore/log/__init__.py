@@ -1,1 +1,1 @@
-"""The log: how facts are kept. One protocol (base.py), two implementations."""
+"""The log: how facts are kept. One protocol (base), one decision (plan), two implementations."""

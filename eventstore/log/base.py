@@ -1,46 +1,30 @@
-"""The Log protocol and plan(), the pure decision that every implementation stores.
+"""The Log protocol and the values that it deals in: appends, receipts, heads, places, pages.
 
-Invariants: positions are dense from 0 and equal to leaf indexes; versions are dense from 0 in
-their stream; recorded time never decreases along positions; an append is decided whole: all
-of its streams or none; a key decides before anything else, for ever.
+Invariants: reads are bounded pages of whole frames; what is asked of a log is answered the same
+by every implementation, since all of them store what plan.py decides.
 """
 
 import enum
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from hashlib import sha256
 from itertools import islice
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from .. import events
-from ..audit.entry import entry_common, entry_middle
-from ..audit.tree import Frontier
 from ..errors import (
     Corruption,
     EventStoreError,
     InvalidEvent,
-    KeyReused,
     KeyShredded,
-    SessionExists,
     SessionNotFound,
-    VersionConflict,
 )
 from ..events import MessageAppended, Span
 from ..limits import NAME_BYTES_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from .codec import Codec
-from .draft import Draft, pack_all, place
+from .draft import Draft
 from .format import (
-    ACTOR_NAME,
-    CAUSATION_NAME,
-    CORRELATION_NAME,
-    KEY_NAME,
-    KEY_ROW,
-    REF,
     SESSION_NAME,
-    STREAM_ROW,
-    TYPE_CODES,
 )
 from .frame import Frame
 from .lone import Tally
@@ -140,198 +124,6 @@ NAMES_PAGE = 1_000
 """Stream names in one page."""
 
 
-class Ground(Protocol):
-    """What plan() may know of the log as it stands before the batch."""
-
-    frontier: Frontier
-    recorded_at: int
-    next_ref: int
-    names: Names
-
-    def tail(self, session: str) -> Tail | None:
-        """Return the newest place in a stream."""
-
-    def ref(self, row: bytes) -> int | None:
-        """Return the reference of an interned name (kind byte and kept name)."""
-
-    def key_row(self, key: bytes) -> bytes | None:
-        """Return the KEY_ROW of an idempotency key."""
-
-    def receipt_at(self, position: int) -> Receipt:
-        """Return the receipt of the append that starts at `position`, as a duplicate."""
-
-    def erased(self, ref: int) -> bool:
-        """Return True for a stream whose erasure has begun."""
-
-
-class Plan:
-    """The rows that a batch adds to each table, and each append's outcome in order."""
-
-    def __init__(self, ground: Ground, now: int) -> None:
-        self.ground = ground
-        self.now = now
-        self.recorded_at = ground.recorded_at
-        self.frontier = Frontier(ground.frontier.size, ground.frontier.nodes)
-        self.next_ref = ground.next_ref
-        self._names = ground.names
-        self.outcomes: list[Outcome] = []
-        self.frames: list[tuple[int, bytes]] = []
-        self.streams: list[tuple[bytes, bytes]] = []
-        self.names: dict[bytes, int] = {}
-        self.keys: dict[bytes, bytes] = {}
-        self.tiles: list[tuple[int, int, bytes]] = []
-        self.tails: dict[str, Tail] = {}
-        self.shreds: list[Shred] = []
-        self.erasing: dict[int, bool] = {}
-        """Reference of a stream -> True where its erasure begins, False where it is complete."""
-        self.erases = False
-        """Whether any erasure begins here, also one that a later append of the batch completes."""
-        self._receipts: dict[int, Receipt] = {}
-
-    def decide(self, append: Append) -> Outcome:
-        """Accept an append and number it, or say why not; nothing is half-accepted."""
-        try:
-            envelope = self._enveloped(append)
-            known = self._known(append, envelope.key)
-            if known is not None:
-                return known
-            for draft, expected in zip(append.drafts, append.expected, strict=True):
-                self._admit(draft, expected)
-            if envelope.actor:  # where its row is damaged this append fails, and no other
-                self.ground.ref(ACTOR_NAME + envelope.actor)
-        except EventStoreError as error:
-            return error
-        given = append.recorded_at
-        self.recorded_at = max(self.recorded_at, self.now if given is None else given)
-        self.shreds += append.shreds
-        first = self._place(append.drafts[0], envelope, envelope.key)
-        for draft in append.drafts[1:]:
-            self._place(draft, envelope, b"")
-        if envelope.key:
-            position = first.position - (first.version - first.first_version)
-            as_is = append.content_is_kept or append.content == FORGOTTEN
-            kept = append.content if as_is else self._names.digest(append.content)
-            self.keys[envelope.key] = KEY_ROW.pack(position, kept)
-            self._receipts[position] = msgspec.structs.replace(first, duplicate=True)
-        return first
-
-    def _enveloped(self, append: Append) -> "_Envelope":
-        """Return the names of an append as the disk keeps them. Raises InvalidEvent."""
-        kept = self._names.kept
-        for draft in append.drafts:
-            kept(SESSION_NAME, draft.session)
-        return _Envelope(
-            kept(KEY_NAME, append.key) if append.key else b"",
-            kept(ACTOR_NAME, append.actor) if append.actor else b"",
-            kept(CORRELATION_NAME, append.correlation_id) if append.correlation_id else b"",
-            kept(CAUSATION_NAME, append.causation_id) if append.causation_id else b"",
-        )
-
-    def _known(self, append: Append, key: bytes) -> Receipt | None:
-        if append.key is None:
-            return None
-        row = self.keys.get(key) or self.ground.key_row(key)
-        if row is None:
-            return None
-        position, content = KEY_ROW.unpack(row)
-        if not same_content(self._names, append.content, content):
-            raise KeyReused(append.key)
-        return self._receipts.get(position) or self.ground.receipt_at(position)
-
-    def _tail(self, session: str) -> Tail | None:
-        return self.tails.get(session) or self.ground.tail(session)
-
-    def _admit(self, draft: Draft, expected: Expected | int) -> None:
-        tail = self._tail(draft.session)
-        if draft.creates and tail is not None:
-            raise SessionExists(draft.session)
-        if expected is NO_STREAM and tail is not None:
-            raise VersionConflict(draft.session, expected, tail.version)
-        if isinstance(expected, int) and (tail is None or tail.version != expected):
-            raise VersionConflict(draft.session, expected, tail.version if tail else None)
-        if tail is None and not draft.creates:
-            raise SessionNotFound(draft.session)
-        if tail is not None and self._erased(tail.ref) and _type_codes(draft) != {_KEY_SHREDDED}:
-            raise KeyShredded(draft.session)
-
-    def _erased(self, ref: int) -> bool:
-        return ref in self.erasing or self.ground.erased(ref)
-
-    def _place(self, draft: Draft, envelope: "_Envelope", key: bytes) -> Receipt:
-        """Give the draft its numbers, hash its entries, add its rows."""
-        session, position = draft.session, self.frontier.size
-        kept = self._names.kept(SESSION_NAME, session)
-        tail = self._tail(session) or Tail(self._ref(SESSION_NAME + kept), -1, 0, -1)
-        actor = self._ref(ACTOR_NAME + envelope.actor) if envelope.actor else 0
-        version = tail.version + 1
-        frame = place(
-            draft,
-            (key, envelope.correlation_id, envelope.causation_id),
-            (tail.ref, actor),
-            (position, version, tail.messages),
-            tail.position,
-            self.recorded_at,
-        )
-        common = entry_common(self.recorded_at, *self._public(kept, envelope))
-        self.tiles += self.frontier.extend(_leaves(draft, common, version, position, tail.position))
-        last, messages = position + draft.count - 1, tail.messages + draft.messages
-        tail = Tail(tail.ref, version + draft.count - 1, messages, last)
-        self.tails[session] = tail
-        begun = _erasing(tail.ref, draft)
-        # An end whose beginning was lost, as a repair carries it, counts like a beginning.
-        self.erases |= any(begun.values()) or (bool(begun) and not self._erased(tail.ref))
-        self.erasing |= begun
-        self.frames.append((last, frame))
-        self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(tail.version, messages, last)))
-        return Receipt(session, version, tail.version, last, self.recorded_at, last + 1)
-
-    def _public(
-        self, session: bytes, envelope: "_Envelope"
-    ) -> tuple[str, str | None, str | None, str | None]:
-        """Return session, actor, correlation and causation id as entries hash them."""
-        public = self._names.public
-        who, what, why = (public(each) if each else None for each in envelope[1:])
-        return public(session), who, what, why
-
-    def _ref(self, row: bytes) -> int:
-        ref = self.names.get(row) or self.ground.ref(row)
-        if ref is None:
-            ref = self.names[row] = self.next_ref
-            self.next_ref += 1
-        return ref
-
-
-class _Envelope(NamedTuple):
-    """The names that an append has, as the disk keeps them; empty for none."""
-
-    key: bytes
-    actor: bytes
-    correlation_id: bytes
-    causation_id: bytes
-
-
-def _leaves(draft: Draft, common: bytes, version: int, position: int, previous: int) -> list[bytes]:
-    """Return the leaf hash of each event of a draft at its place."""
-    leaves = []
-    for lead, digests in zip(draft.leads, draft.digests, strict=True):
-        entry = b"\x00" + lead + entry_middle(version, previous) + common + digests
-        leaves.append(sha256(entry).digest())
-        previous, version, position = position, version + 1, position + 1
-    return leaves
-
-
-def pack_appends(batch: Sequence[Append], codec: Codec) -> None:
-    """Pack all drafts of a batch in one go, as plan() needs them."""
-    pack_all([draft for append in batch for draft in append.drafts], codec)
-
-
-def plan(batch: Sequence[Append], ground: Ground, now: int) -> Plan:
-    """Decide a batch in order: idempotency, conflicts, numbers, times, hashes. Pure."""
-    made = Plan(ground, now)
-    made.outcomes = [made.decide(append) for append in batch]
-    return made
-
-
 def page(frames: Iterable[Frame], frames_max: int | None = None) -> list[Frame]:
     """Take a bounded page: PAGE_EVENTS_MAX or PAGE_BYTES_MAX, rounded up to whole frames."""
     taken, events, size = [], 0, 0
@@ -403,22 +195,6 @@ def receipt_again(frame: Frame) -> Receipt:
         tree_size=last + 1,
         duplicate=True,
     )
-
-
-def _type_codes(draft: Draft) -> set[int]:
-    return {int.from_bytes(lead[2:4], "big") for lead in draft.leads}
-
-
-def _erasing(ref: int, draft: Draft) -> dict[int, bool]:
-    """Return {ref: True} where a draft asks for its stream's erasure, False where it ends it."""
-    if draft.only_messages:
-        return {}
-    codes = _type_codes(draft) & {_ERASE_REQUESTED, _KEY_SHREDDED}
-    return {ref: _ERASE_REQUESTED in codes} if codes else {}
-
-
-_ERASE_REQUESTED = TYPE_CODES[events.EraseRequested]
-_KEY_SHREDDED = TYPE_CODES[events.KeyShredded]
 
 
 class Log(Protocol):

@@ -12,17 +12,7 @@ from pathlib import Path
 import lmdb
 
 from ..events import Span
-from .base import (
-    FORGOTTEN,
-    Append,
-    Outcome,
-    Plan,
-    Receipt,
-    Stage,
-    Tail,
-    pack_appends,
-    plan,
-)
+from .base import FORGOTTEN, Append, Outcome, Receipt, Stage, Tail
 from .environment import open_environment
 from .format import (
     DICTIONARIES,
@@ -44,6 +34,7 @@ from .format import (
 )
 from .frame import Frame
 from .newest import Edge
+from .plan import Plan, pack_appends, plan
 from .reads import Reads
 from .rows import checked_row, ref_row
 from .shredding import Shred, hidden_lines, shredded

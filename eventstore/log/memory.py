@@ -22,9 +22,7 @@ from .base import (
     Row,
     Stage,
     Tail,
-    pack_appends,
     page,
-    plan,
     receipt_again,
     session_row,
     version_of,
@@ -33,6 +31,7 @@ from .codec import Codec
 from .format import KEY_NAME, KEY_ROW, RAW, REF, SESSION_NAME, STARTER, STREAM_ROW
 from .frame import Frame
 from .lone import Tally
+from .plan import pack_appends, plan
 from .shredding import Shred, hidden_lines, hidden_with, shredded
 
 
