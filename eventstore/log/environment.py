@@ -106,7 +106,11 @@ class Environment:
         self._env = _open_halving(self.path, self._map_size, read_only=self.read_only)
         self._file = _file(self.path)
         self._check_whole()
-        self._heads = _heads(self.path, self._env.stat()["psize"])
+        try:
+            self._heads = _heads(self.path, self._env.stat()["psize"])
+        except OSError as error:
+            self._env.close()
+            raise StoreUnavailable(f"{self.path} can't be opened: {error}") from error
         if not self.read_only:
             self._env.reader_check()  # slots of dead readers would pin old pages
 
