@@ -80,6 +80,35 @@ def test_a_refused_append_changes_nothing_that_is_remembered(place):
         assert store.append("s", {"role": "user", "content": "y"}).position == 1
 
 
+def test_a_session_closed_elsewhere_after_a_refusal_takes_no_message(place):
+    """A commit of nothing leaves its number to the next one, which may be another process's."""
+    with EventStore.open(place) as store:
+        store.create("s")
+        store.append("s", {"role": "user", "content": "ours"})
+        with pytest.raises(VersionConflict):
+            store.append("s", {"role": "user", "content": "x"}, expected=9)
+        elsewhere(place, "close")
+        with pytest.raises(InvalidEvent, match="is closed"):
+            store.append("s", {"role": "user", "content": "too late"})
+
+
+def test_a_commit_that_was_interrupted_before_it_was_remembered_is_looked_up(place, monkeypatch):
+    """What is durable counts, also where its caller was stopped just behind the commit."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with EventStore.open(place) as store:
+        store.create("s")
+        store.append("s", {"role": "user", "content": "ours"})
+        with monkeypatch.context() as patched:
+            patched.setattr(store.log, "_settle", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                store.close("s")
+        with pytest.raises(InvalidEvent, match="is closed"):
+            store.append("s", {"role": "user", "content": "too late"})
+
+
 def test_nothing_is_known_before_the_first_commit():
     """A log that has not written yet asks the disk."""
     newest = Newest()
@@ -90,6 +119,7 @@ def test_nothing_is_known_before_the_first_commit():
 def test_an_edge_serves_the_very_next_transaction():
     """What was settled is built upon by the next number, and forgotten at any other."""
     newest = Newest()
+    newest.begun(4)
     newest.settle(4, EDGE, {"s": TAIL})
     assert newest.begun(5) is EDGE
     assert newest.staged_on("s") == TAIL
@@ -100,9 +130,19 @@ def test_an_edge_serves_the_very_next_transaction():
 def test_a_tail_is_known_as_of_the_newest_commit_alone():
     """A tail is given for the commit that was settled, not for one of somebody else."""
     newest = Newest()
+    newest.begun(4)
     newest.settle(4, EDGE, {"s": TAIL})
     assert newest.tail(4, "s") == TAIL
     assert newest.tail(5, "s") is newest.settled_tail(5, "s") is None
     newest.ending(5)
     assert newest.tail(5, "s") is None, "who reads facts sees those of the commit under way"
     assert newest.settled_tail(5, "s") == TAIL
+
+
+def test_a_commit_that_settles_late_tells_nothing():
+    """What comes to be known while a later transaction is under way is not its ground."""
+    newest = Newest()
+    newest.begun(4)
+    assert newest.begun(6) is None, "5 is already there, and another's"
+    newest.settle(4, EDGE, {"s": TAIL})
+    assert newest.staged_on("s") is newest.tail(4, "s") is None

@@ -1,6 +1,7 @@
 """Opening: what is checked before a store's files are touched, and who else has them open."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from eventstore.place import presence
 from eventstore.place.volume import ALLOWED, INSIST, Mount, check_mount, free_bytes, mount_in
 
 SECONDS_MAX = 30
+HANDLES = Path("/proc/self/fd")
 LINE = {"role": "user", "content": "a line of some words " * 5}
 
 
@@ -186,6 +188,44 @@ def test_one_path_has_one_environment(tmp_path):
         other.append("s", LINE)
         assert verify(other).sound
     assert marks(place) == []
+
+
+def handles() -> int:
+    """Return how many files this process has open."""
+    return len([*HANDLES.iterdir()])
+
+
+@pytest.mark.skipif(not HANDLES.is_dir(), reason="open files can't be counted here")
+def test_a_closed_store_has_no_file_open(tmp_path):
+    """close() gives all files back at once, also while the store is still referred to."""
+    place = tmp_path / "h"
+    fill(place).close()
+    before = handles()
+    closed = [EventStore.open(place) for _ in range(3)]
+    for store in closed:
+        store.close()
+    again = EventStore.open(place)
+    again.close()
+    assert handles() == before
+
+
+@pytest.mark.skipif(not HANDLES.is_dir(), reason="open files can't be counted here")
+def test_too_many_open_files_are_one_clear_error(tmp_path):
+    """Wherever on its way an environment finds no handle left, it gives back those that it has."""
+    place = tmp_path / "h"
+    fill(place).close()
+    before, (soft, hard) = handles(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused = 0
+    for room in range(8):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + room, hard))
+        try:
+            open_environment(place / "log").close()
+        except StoreUnavailable:
+            refused += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert refused
+    assert handles() == before
 
 
 def test_a_reader_in_the_way_of_a_writer_is_named(tmp_path):

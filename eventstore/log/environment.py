@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 import threading
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic
@@ -33,6 +34,12 @@ NOTHING = b"\0"
 COMMIT_AT = 144
 """Where in a head the number of its commit stands: behind 16 bytes of the page's head and 128 of
 LMDB's MDB_meta, in the machine's byte order (mdb.c, data version 1)."""
+
+Heads = tuple[Sequence[int], Sequence[int]]
+"""The numbers of the commits in the two heads of a file."""
+
+NO_HEADS: Heads = (0,), (0,)
+"""Those of a file that is closed: no commit has that number."""
 
 READERS_MAX = 1_024
 LOCK_BYTES = (READERS_MAX + 64) * 64
@@ -99,6 +106,7 @@ class Environment:
         self._counting = threading.Lock()
         self._quiet = threading.Condition(self._counting)
         self._tables: dict[bytes, lmdb._Database] = {}
+        self._heads = NO_HEADS
         self._open()
 
     def _open(self) -> None:
@@ -106,11 +114,7 @@ class Environment:
         self._env = _open_halving(self.path, self._map_size, read_only=self.read_only)
         self._file = _file(self.path)
         self._check_whole()
-        try:
-            self._heads = _heads(self.path, self._env.stat()["psize"])
-        except OSError as error:
-            self._env.close()
-            raise StoreUnavailable(f"{self.path} can't be opened: {error}") from error
+        self._map_heads()
         if not self.read_only:
             self._env.reader_check()  # slots of dead readers would pin old pages
 
@@ -122,6 +126,22 @@ class Environment:
             raise Corruption(
                 -1, f"{self.path}: the file was cut, {used} bytes are in use, it has {size}"
             )
+
+    def _map_heads(self) -> None:
+        """Map the heads of the file. Raises StoreUnavailable where LMDB has them elsewhere."""
+        page_bytes, before = self._env.stat()["psize"], self._env.info()["last_txnid"]
+        try:
+            with (self.path / FILE).open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 2 * page_bytes, access=mmap.ACCESS_READ)
+        except OSError as error:
+            self._env.close()
+            raise StoreUnavailable(f"{self.path} can't be opened: {error}") from error
+        starts = COMMIT_AT, page_bytes + COMMIT_AT
+        first, second = (memoryview(mapped)[at : at + 8].cast("Q") for at in starts)
+        self._heads = first, second
+        if not before <= self.newest_commit() <= self._env.info()["last_txnid"]:
+            self._env.close()
+            raise StoreUnavailable(f"{self.path}: this LMDB writes its heads in an unknown way")
 
     def check_in_place(self) -> None:
         """Raise where other files have taken the place of those that are open."""
@@ -287,6 +307,7 @@ class Environment:
             if self.users <= 0 and os.getpid() == self._pid:
                 failed = self._has_failed()
                 self._env.close()
+                self._heads = NO_HEADS  # the last use unmaps them and closes their file
                 _registry.pop((self._pid, self.path), None)
                 if failed:
                     self._mend()
@@ -355,15 +376,6 @@ def _check_inherited(path: Path) -> None:
         raise StoreUnavailable(
             f"{path} was open when this process was forked; open it in a process started afresh"
         )
-
-
-def _heads(path: Path, page_bytes: int) -> tuple[memoryview, memoryview]:
-    """Return the commit numbers in the two heads of the file, as LMDB's map shows them."""
-    with (path / FILE).open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 2 * page_bytes, access=mmap.ACCESS_READ)
-    starts = COMMIT_AT, page_bytes + COMMIT_AT
-    first, second = (memoryview(mapped)[at : at + 8].cast("Q") for at in starts)
-    return first, second
 
 
 def _file(path: Path) -> tuple[int, int]:

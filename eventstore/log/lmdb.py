@@ -86,12 +86,13 @@ class LmdbLog(Reads):
 
                 yield stage
                 number = txn.id()
-                self.newest.ending(number)
+                if ground.changed:  # a commit of nothing leaves its number to whoever is next
+                    self.newest.ending(number)
+            if ground.changed:
+                self._settle(ground, number)
         except BaseException:
             self._forget()
             raise
-        if ground.changed:  # LMDB gives no number to a commit of nothing
-            self._settle(ground, number)
 
     def _settle(self, ground: "_Ground", number: int) -> None:
         """Remember what a transaction that is durable now has changed."""

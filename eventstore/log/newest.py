@@ -1,10 +1,12 @@
 """What a log remembers of its newest commit, so that the next one needs no look at the disk.
 
 Invariants: what Newest holds is as of one commit of this process, and is used only where LMDB's
-newest is that one: otherwise somebody else has written since, and the disk is asked. What Seen
-holds is as of one count of erasures.
+newest is that one: otherwise somebody else has written since, and the disk is asked. Of commits
+that settle after a later one began nothing is remembered. What Seen holds is as of one count of
+erasures.
 """
 
+import threading
 from typing import NamedTuple
 
 from ..audit.tree import Frontier
@@ -39,6 +41,7 @@ class Newest:
     def __init__(self) -> None:
         self._edge: Edge | None
         self._tails: dict[str, Tail]
+        self._lock, self._begun = threading.Lock(), NEVER
         self.forget()
 
     def forget(self) -> None:
@@ -48,19 +51,26 @@ class Newest:
 
     def begun(self, number: int) -> Edge | None:
         """Return the edge that transaction `number` builds on, None where another wrote it."""
-        if self._commit != number - 1:
-            self.forget()
-        return self._edge
+        with self._lock:
+            self._begun = number
+            if self._commit != number - 1:
+                self.forget()
+            return self._edge
 
     def ending(self, number: int) -> None:
-        """Take note of the number that a transaction gets if its commit succeeds."""
+        """Take note of the number that a transaction gets if its commit succeeds.
+
+        One that changed nothing gets none: the next commit, perhaps another's, has that number.
+        """
         self._coming = number
 
     def settle(self, number: int, edge: Edge, tails: dict[str, Tail]) -> None:
         """Remember what a transaction that is durable now has changed."""
-        known = {} if len(self._tails) > TAILS_CACHED_MAX else self._tails
-        known.update(tails)
-        self._tails, self._edge, self._commit = known, edge, number
+        with self._lock:  # else the next one's first look could fall into the midst of this
+            if self._begun == number:
+                known = {} if len(self._tails) > TAILS_CACHED_MAX else self._tails
+                known.update(tails)
+                self._tails, self._edge, self._commit = known, edge, number
 
     def staged_on(self, session: str) -> Tail | None:
         """Return a stream's newest place, for the transaction that has begun()."""
