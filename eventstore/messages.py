@@ -87,6 +87,9 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 TokenCounter = Callable[[Mapping[str, Json]], int]
 """Counts the tokens of one message."""
 
+TOKENS_MAX = (1 << 32) - 1
+"""The most that a message's stored count can say."""
+
 
 def check_message(value: object) -> dict[str, Json]:
     """Return the fields of a dict or Message; raise InvalidEvent unless it can be a fact."""
@@ -181,6 +184,27 @@ def count_tokens(fields: Mapping[str, Json]) -> int:
     if isinstance(content, str) and fields.get("tool_calls") is None:
         return (len(content) + 3) // 4
     return (sum(map(len, texts_read(fields))) + 3) // 4
+
+
+def checked_counter(counter: TokenCounter) -> TokenCounter:
+    """Return a counter that is held to whole numbers from 0 to TOKENS_MAX.
+
+    Another count would fail where many appends are packed together, and take the others along.
+    It raises InvalidEvent.
+    """
+    if counter is count_tokens:
+        return counter
+
+    def count(fields: Mapping[str, Json]) -> int:
+        found = counter(fields)
+        if type(found) is not int or not 0 <= found <= TOKENS_MAX:
+            raise InvalidEvent(
+                f"the token counter said {brief(found)}; it must say a whole number, "
+                f"0 to {TOKENS_MAX}"
+            )
+        return found
+
+    return count
 
 
 def calls_made(fields: Mapping[str, Json]) -> set[str]:

@@ -45,7 +45,7 @@ from .log.frame import Recorded
 from .log.memory import MemoryLog
 from .log.seal import LOCKED
 from .log.vault import STORE_KEY
-from .messages import Json, TokenCounter, count_tokens
+from .messages import Json, TokenCounter, checked_counter, count_tokens
 from .place.directory import describe, ensure_store
 from .place.opening import (
     check_apart,
@@ -95,7 +95,7 @@ class EventStore(Commands[Receipt]):
         self.read_only = refusal is not None
         forget = _keep_all if path is None or refusal else partial(drop_stale, path)
         self.headers = Headers(log, snapshots, forget)
-        self.count_tokens = count_tokens
+        self.count_tokens = checked_counter(count_tokens)
         self._record_reads = record_reads
         self._signal = Signal()
         self.engine = Engine(

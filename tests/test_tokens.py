@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventstore import EventStore, InvalidEvent
-from eventstore.messages import count_tokens
-from eventstore.sessions.tokens import CHARACTERS, ENCODINGS, TOKENS_MAX, exact, token_counter
+from eventstore.messages import TOKENS_MAX, count_tokens
+from eventstore.sessions.tokens import CHARACTERS, ENCODINGS, exact, token_counter
 
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 USE = {"type": "tool_use", "id": "c", "name": "f", "input": {"city": "Zürich", "n": [1, 2]}}
@@ -102,12 +102,30 @@ def test_unknown_counters_are_named(choice):
 @pytest.mark.parametrize("answer", [-1, 1.5, True, None, "3", TOKENS_MAX + 1])
 def test_a_callable_must_count(answer):
     """What is no whole number in range is refused and nothing is written."""
-    counter = token_counter(lambda _: answer)
-    with EventStore.in_memory(count_tokens=counter) as store:
+    with EventStore.in_memory(count_tokens=lambda _: answer) as store:
         store.create("s")
         with pytest.raises(InvalidEvent, match="token counter"):
             store.append("s", {"role": "user", "content": "hi"})
+        with pytest.raises(InvalidEvent, match="token counter"):
+            store.create("t", messages=[{"role": "user", "content": "hi"}])
         assert store.version("s") == 0
+
+
+@pytest.mark.parametrize("answer", [-1, 1.5, True])
+def test_a_callable_that_does_not_count_takes_no_other_append_along(tmp_path, answer):
+    """What was acknowledged before its sync outlives an append that can't be counted."""
+
+    def count(fields):
+        return answer if fields["content"] == "bad" else 1
+
+    place = tmp_path / "s"
+    with EventStore.open(place, durability="buffered", count_tokens=count) as store:
+        store.create("s")
+        store.append("s", {"role": "user", "content": "good"})
+        with pytest.raises(InvalidEvent, match="token counter"):
+            store.append("s", {"role": "user", "content": "bad"})
+    with EventStore.open(place) as store:
+        assert [each.event.tokens for each in store.events("s", 1)] == [1]
 
 
 def test_counts_are_stored_with_the_message(tmp_path):

@@ -18,15 +18,12 @@ CHARACTERS = "characters"
 ENCODINGS = ("o200k_base", "cl100k_base", "o200k_harmony", "llama3", "qwen3")
 """Vocabularies inside the extra `tokens`: nothing is downloaded."""
 
-TOKENS_MAX = (1 << 32) - 1
-"""The most that a message's stored count can say."""
-
 
 def token_counter(choice: str | TokenCounter = CHARACTERS) -> TokenCounter:
     """Return the counter that a setting means: "characters", the name of an encoding, a callable.
 
-    A callable is given the message's fields and is held to whole numbers from 0 to TOKENS_MAX.
-    Raises InvalidEvent.
+    A callable is given the message's fields; the store that it counts for holds it to whole
+    numbers. Raises InvalidEvent.
     """
     if choice == CHARACTERS:
         return count_tokens
@@ -34,7 +31,7 @@ def token_counter(choice: str | TokenCounter = CHARACTERS) -> TokenCounter:
         return exact(choice)
     if not callable(choice):
         raise InvalidEvent(f"a token counter is a name or a callable, not {brief(choice)}")
-    return _checked(choice)
+    return choice
 
 
 def exact(encoding: str = "o200k_base") -> TokenCounter:
@@ -67,15 +64,3 @@ def _loaded(encoding: str) -> Any:
 def _clean(text: str) -> str:
     """Return the text without lone surrogates: no vocabulary has them, and no fact holds them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _checked(counter: TokenCounter) -> TokenCounter:
-    def count(fields: Mapping[str, Json]) -> int:
-        found = counter(fields)
-        if type(found) is not int or not 0 <= found <= TOKENS_MAX:
-            raise InvalidEvent(
-                f"the token counter said {found!r}; it must say a whole number, 0 to {TOKENS_MAX}"
-            )
-        return found
-
-    return count
