@@ -34,6 +34,9 @@ class Options(TypedDict, total=False):
     causation_id: str | None
 
 
+_OPTIONS = frozenset(Options.__annotations__)
+
+
 class Part(msgspec.Struct, frozen=True):
     """Events for one stream; `expected` is what the decision was based on.
 
@@ -103,7 +106,7 @@ def request(
     for session, _ in needs:
         check_session(session)
     expected = checked_expected(options.get("expected", ANY))
-    unknown = set(options) - set(Options.__annotations__)
+    unknown = options.keys() - _OPTIONS
     if unknown:
         raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
     key = optional_name(options.get("key"), "key")

@@ -42,13 +42,15 @@ class Ticket:
         self.failure: Exception | None = None
         self.loop = loop
         self.future = loop.create_future() if loop else None
-        self._done = threading.Lock()
-        self._done.acquire()
+        self._done = None if loop else threading.Lock()
+        if self._done:
+            self._done.acquire()
 
     def resolve(self, outcome: Outcome | None, failure: Exception | None) -> None:
         """Wake the thread that waits; event loops are woken once per batch by the writer."""
         self.outcome, self.failure = outcome, failure
-        self._done.release()
+        if self._done:
+            self._done.release()
 
     @property
     def resolved(self) -> bool:
@@ -57,6 +59,7 @@ class Ticket:
 
     def wait(self) -> Outcome:
         """Return the outcome, or raise what stopped the commit."""
+        assert self._done is not None, "a coroutine awaits its future"
         with self._done:
             return self.result()
 
@@ -229,7 +232,8 @@ class Writer:
         """Have the writer thread look at the queue; False where there is none to do it."""
         if self._thread is None:
             self._start()
-        self._wake.set()
+        if not self._wake.is_set():  # it looks at the queue after it has cleared this
+            self._wake.set()
         return self._thread is not None and not self._closed
 
     def _start(self) -> None:
