@@ -7,6 +7,7 @@ Frame makes; whatever does not pass, damage too, is left to Frame, which says wh
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from struct import Struct
 
 from xxhash import xxh3_64_intdigest
 
@@ -44,6 +45,8 @@ _EVENT_HEAD_END = FRAME_HEAD_BYTES + EVENT_HEAD.size
 _KIND = MESSAGE << 8 | SCHEMA_OF[MESSAGE]
 _U32_MAX = (1 << 32) - 1
 _heads, _position = LONE_HEADS.unpack_from, POSITION.unpack
+_counted = Struct(">III8xI8xQQIII2xBB8x").unpack_from
+"""What counts of both heads: 11 fields instead of 18."""
 
 
 def lone_message(
@@ -102,11 +105,12 @@ class Tally:
     ) -> tuple[int, Row | None]:
         """Count lone messages `position..last`; return the place and row of what is none.
 
-        The row is None at the end. One loop for all of it, 1.0 us a message: with calls, and
+        The row is None at the end. One loop for all of it, 0.9 us a message: with calls, and
         with a Frame for each, it would be 2.8.
         """
         said, tokens, days, first = self.said, self.tokens, self.days, position
-        size = began = ended = 0
+        size = began = ended = midnight = tomorrow = 0
+        since = position  # all from there on were said on one day
         other: Row | None = None
         for row in islice(rows, last + 1 - position):
             key, raw = row
@@ -114,9 +118,9 @@ class Tally:
                 other = row
                 break
             (
-                start, session, actor, _, _, names_bytes, _, time, checksum,
-                end, bytes_, tokens_, _, flags, role, _, _, _,
-            ) = _heads(raw)  # fmt: skip
+                start, session, actor, names_bytes, time, checksum,
+                end, bytes_, tokens_, flags, role,
+            ) = _counted(raw)  # fmt: skip
             head = raw[:_COVERED_BYTES] + raw[FRAME_HEAD_BYTES:_HEADS_BYTES]
             if (
                 start != LONE
@@ -133,14 +137,15 @@ class Tally:
             said[role] += 1
             tokens[role] += tokens_
             size += bytes_
-            day = time // DAY_NS
-            days[day] = days.get(day, 0) + 1
-            if position == first:
-                began = time
+            if not midnight <= time < tomorrow:
+                _add(days, midnight, position - since)
+                midnight, since = time - time % DAY_NS, position
+                tomorrow, began = midnight + DAY_NS, began or time
             ended = time
             position += 1
         self.bytes += size
         if position > first:
+            _add(days, midnight, position - since)
             self._date((began, ended), (began, ended))
         return position, other
 
@@ -169,6 +174,12 @@ class Tally:
         """Widen the first and the last time by these."""
         self.recorded = _widened(self.recorded, recorded)
         self.moments = _widened(self.moments, moments)
+
+
+def _add(days: dict[int, int], midnight: int, count: int) -> None:
+    """Count messages of the day that begins at a time."""
+    if count:
+        days[midnight // DAY_NS] = days.get(midnight // DAY_NS, 0) + count
 
 
 def _widened(known: Times | None, more: Times) -> Times:
