@@ -92,10 +92,10 @@ def _generated(terminal: Terminal, name: str) -> VerifierKey:
         origin = origin_of(name, store.origin)
     _put_away(terminal)
     place = terminal.audit / SIGNING_KEY
-    if place.exists() and (terminal.audit / VERIFIER_KEY).exists():
+    if (terminal.audit / VERIFIER_KEY).exists():
         if is_made(place):
             raise StoreUnavailable(f"{place} exists already; --rotate hands over to a new key")
-        what = f"{place} is empty, but {VERIFIER_KEY} is of a key that was in it"
+        what = f"{place} holds no key, but {VERIFIER_KEY} is of one that was there"
         raise StoreUnavailable(f"{what}; restore it from its backup")
     with unavailable(terminal.audit):
         terminal.audit.mkdir(parents=True, exist_ok=True)
