@@ -85,6 +85,14 @@ def tables(place: Path) -> Iterator[Tables]:
     env.close()
 
 
+def copied(made: Path, place: Path) -> Path:
+    """Copy the files of a store that nobody has open; return where they are."""
+    (place / "log").mkdir(parents=True, exist_ok=True)
+    for name in ("eventstore.json", "log/data.mdb"):
+        (place / name).write_bytes((made / name).read_bytes())
+    return place
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the directory of a filled store."""
@@ -98,11 +106,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def history(made: Path, tmp_path: Path) -> Path:
     """Give a copy of it."""
-    place = tmp_path / "history"
-    (place / "log").mkdir(parents=True)
-    for name in ("eventstore.json", "log/data.mdb"):
-        (place / name).write_bytes((made / name).read_bytes())
-    return place
+    return copied(made, tmp_path / "history")
 
 
 def verified(place: Path, *, deep: bool = False) -> Report:

@@ -12,7 +12,7 @@ import pytest
 from facts import fill, told
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tamper import TAMPERINGS, Tables, Tamper, last, tables
+from test_tamper import TAMPERINGS, Tables, Tamper, copied, last, tables
 
 from eventstore import EventStore, Keyring
 from eventstore.audit import crew, stretches
@@ -55,11 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def history(made: Path, tmp_path: Path) -> Path:
     """Give a copy of it."""
-    place = tmp_path / "history"
-    (place / "log").mkdir(parents=True)
-    for name in ("eventstore.json", "log/data.mdb"):
-        (place / name).write_bytes((made / name).read_bytes())
-    return place
+    return copied(made, tmp_path / "history")
 
 
 @pytest.fixture(autouse=True)
@@ -138,10 +134,7 @@ def test_tampering_is_told_in_the_same_words(
 @given(st.data())
 def test_damage_anywhere_is_told_in_the_same_words(made: Path, data: st.DataObject):
     """Altered bytes in any rows give one report, however the log is walked."""
-    place = made.parent / "altered"
-    (place / "log").mkdir(parents=True, exist_ok=True)
-    for name in ("eventstore.json", "log/data.mdb"):
-        (place / name).write_bytes((made / name).read_bytes())
+    place = copied(made, made.parent / "altered")
     with tables(place) as opened:
         for table in data.draw(
             st.lists(st.sampled_from([FRAMES, KEYS, TILES, FRAMES]), max_size=4)

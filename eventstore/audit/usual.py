@@ -20,6 +20,7 @@ from ..errors import UNDECODABLE, Corruption
 from ..limits import EVENT_BYTES_MAX
 from ..log.codec import SCHEMA_OF, Codec, decode_stored
 from ..log.format import (
+    CHECKED_FRAME_HEAD,
     EVENT_HEAD,
     EVENT_ROW,
     FRAME_FORMAT,
@@ -42,8 +43,6 @@ from .entry import (
 )
 from .walk import Walk
 
-_HEAD = Struct(f"{FRAME_HEAD.format}Q")
-"""A frame's head with its checksum."""
 _LEAF = Struct(">17sQQQ128s32s32x")
 """0 and the lead of an entry, version, previous, time, names, payload, nothing sealed."""
 _SCHEMA = SCHEMA_OF[MESSAGE]
@@ -55,7 +54,7 @@ _UNUSUAL = (Corruption, zstandard.ZstdError, MemoryError, TypeError, *UNDECODABL
 """What a payload raises that is not as it must be."""
 
 Head = tuple[int, ...]
-"""A frame's head as _HEAD has it."""
+"""A frame's head as CHECKED_FRAME_HEAD has it."""
 
 Rows = Sequence[tuple[bytes, bytes]]
 """Rows of the table of frames: last position and frame."""
@@ -94,7 +93,7 @@ class UsualFrames:
         for key, raw in rows:
             head = None
             if len(key) == POSITION.size and len(raw) >= FRAME_HEAD_BYTES:
-                head = _HEAD.unpack_from(raw)
+                head = CHECKED_FRAME_HEAD.unpack_from(raw)
                 layout, flags, count, ref, _, version, number, key_bytes, *_ = head
                 (last,) = POSITION.unpack(key)
                 row = STREAM_ROW.pack(

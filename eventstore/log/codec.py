@@ -14,6 +14,7 @@ import zstandard
 
 from ..errors import Corruption, EventTooLarge, InvalidEvent, SessionNotFound
 from ..events import AnyEvent, Event, MessageAppended
+from ..ids import message_id
 from ..limits import DICTIONARY_BYTES_MAX, EVENT_BYTES_MAX
 from ..messages import Message
 from ..upcast import schema_of, upcast
@@ -88,7 +89,7 @@ def decode_message(payload: bytes, session: str, version: int) -> MessageAppende
     """Return the message of a payload that is written as today."""
     stored = _decode_message(payload)
     fields = stored.message
-    given = fields.get("id") or f"{session}#{version}"  # message_id() without its call
+    given = fields.get("id") or message_id(session, version)
     return MessageAppended(Message(fields, given), stored.tokens)
 
 

@@ -66,7 +66,9 @@ CONTENT = b"x"
 FRAME_FORMAT = 1
 FRAME_HEAD = Struct(">BBHIIIIBBBBQQ")
 """format, flags, count, session, actor, version, number, three name lengths, 0, previous, time."""
-FRAME_HEAD_BYTES = FRAME_HEAD.size + CHECKSUM.size
+CHECKED_FRAME_HEAD = Struct(">BBHIIIIBBBBQQQ")
+"""The same with its checksum, which is what readers take at once."""
+FRAME_HEAD_BYTES = CHECKED_FRAME_HEAD.size
 NAME_LENGTHS = slice(20, 23)
 """Where the three lengths stand in a frame: one byte each."""
 
@@ -91,6 +93,8 @@ LONE_HEADS = Struct(">IIIIIIQQQIIIHBBHHI")
 format, flags and count; session, actor, version, number; name lengths; previous, time, checksum;
 end, size, tokens; type and schema; flags, role, dictionary, 0, checksum.
 """
+LONE_COUNTS = Struct(">III8xI8xQQIII2xBB8x")
+"""The same without what only a reader of the message needs: 11 fields instead of 18."""
 LONE = FRAME_FORMAT << 24 | ONLY_MESSAGES << 16 | 1
 """What the first field is for one message."""
 

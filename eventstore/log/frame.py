@@ -27,7 +27,7 @@ from .codec import SCHEMA_OF, Codec, decode, decode_message
 from .format import (
     ACTOR_NAME,
     CAUSATION_NAME,
-    CHECKSUM,
+    CHECKED_FRAME_HEAD,
     CORRELATION_NAME,
     EVENT_HEAD,
     EVENT_ROW,
@@ -51,9 +51,6 @@ from .seal import COMMITMENT_BYTES, bound_of
 from .vault import sealed_with
 
 _U32_MAX = (1 << 32) - 1
-
-_HEAD = struct.Struct(FRAME_HEAD.format + CHECKSUM.format.removeprefix(">"))
-"""The fixed head and its checksum, read at once."""
 
 _MESSAGE_SCHEMA = SCHEMA_OF[MESSAGE]
 
@@ -117,7 +114,7 @@ class Frame:
                 previous,
                 self.recorded_at,
                 checksum,
-            ) = _HEAD.unpack_from(raw)
+            ) = CHECKED_FRAME_HEAD.unpack_from(raw)
             heads_at = FRAME_HEAD_BYTES + key_bytes + correlation_bytes + causation_bytes
             bodies_at = heads_at + count * EVENT_ROW.size
             position = last_position - count + 1
