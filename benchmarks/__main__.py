@@ -1,4 +1,4 @@
-"""python -m benchmarks [NAME...] [--quick] [--json FILE] [--plot DIR] [--report FILE].
+"""python -m benchmarks [NAME...] [--quick] [--json FILE] [--plot DIR] [--report FILE] [--asleep].
 
 Invariants: every name asked for is in the output, as a result or as missing with the reason;
 exit 0 when all ran, 1 when one is missing, 2 on wrong usage.
@@ -11,9 +11,11 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 from . import NAMES, data, plots, report
+from .awake import ASLEEP, KEPT, awake, possible
 from .harness import Bench, Result
 
 QUICK_SECONDS, FULL_SECONDS = 48.0, 8.0
@@ -28,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     warnings.simplefilter("ignore")  # peers warn of their own affairs
     results = []
-    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.dir) as place:
+    idle = options.smoke or options.asleep or not possible()
+    folder = tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.dir)
+    with folder as place, nullcontext() if idle else awake():
         bench = Bench(
             data.load(),
             Path(place),
@@ -44,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             bench.until = now + (bench.over - now) / (len(names) - number)
             results.append(measured(name, bench))
             print(report.text(results[-1]), flush=True)
-        about = report.about(bench)
+        about = report.about(bench, ASLEEP if idle else KEPT)
     _write(options, results, about)
     return 1 if any(each.missing for each in results) else 0
 
@@ -96,6 +100,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dir", type=Path, default=Path(), metavar="DIR", help="disk to measure; default: here"
     )
+    parser.add_argument("--asleep", action="store_true", help="let processors sleep, see awake.py")
     parser.add_argument("--events", type=int, metavar="N", help="size of the large store")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))

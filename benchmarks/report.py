@@ -71,12 +71,13 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
 # -- Markdown ----------------------------------------------------------------------------
 
 
-def about(bench: Bench) -> dict[str, str]:
+def about(bench: Bench, processors: str) -> dict[str, str]:
     """Return where, when and with what the figures were taken."""
     peers = {kind.package for kind in PEERS if kind.package}
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} CPUs, {_cpu()}, {platform.machine()}",
+        "processors": processors,
         "system": f"{platform.system()} {platform.release()}, {_file_system(bench.place)}",
         "Python": platform.python_version(),
         "versions": ", ".join(f"{name} {version_of(name)}" for name in OWN),

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 from benchmarks import NAMES, data, plots, report
 from benchmarks.__main__ import main, measured
+from benchmarks.awake import awake, possible
 from benchmarks.harness import Bench, Result, at_least, at_most, ratio
 from benchmarks.peers import PEERS, why_not
 from benchmarks.race import Lane, Race
@@ -92,6 +94,18 @@ def test_a_benchmark_that_cannot_run_is_missing(tmp_path: Path):
     assert "there_is_none" in (result.missing or "")
     assert "MISSING" in report.text(result)
     assert "missing" in report.markdown([result], {}, [])
+
+
+@pytest.mark.skipif(not possible(), reason="the system has no class below all others")
+def test_processors_are_kept_awake_inside_the_block_alone():
+    """One process of the lowest class runs on each processor, and none is left behind."""
+    with awake() as idlers:
+        assert len(idlers) == len(os.sched_getaffinity(0))
+        while not all(os.sched_getscheduler(each) == os.SCHED_IDLE for each in idlers):
+            time.sleep(0.01)
+    for each in idlers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(each, 0)
 
 
 def test_every_name_is_a_benchmark():
