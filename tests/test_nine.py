@@ -28,11 +28,11 @@ from eventstore.care.backup import backup
 from eventstore.log.base import ANY, Append
 from eventstore.log.draft import draft
 from eventstore.log.format import (
+    ACTORS,
     FRAMES,
     HEAD_KEY,
     HEAD_ROW,
     KEYS,
-    NAMES,
     REFS,
     STREAMS,
     TILES,
@@ -138,7 +138,7 @@ def rewritten(place: Path, facts: list[Fact]) -> None:
 def emptied(log: Path) -> None:
     env = lmdb.open(str(log), max_dbs=16, map_size=1 << 30)
     with env.begin(write=True) as txn:
-        for name in (FRAMES, NAMES, REFS, KEYS, TILES):
+        for name in (FRAMES, REFS, ACTORS, KEYS, TILES):
             txn.drop(env.open_db(name, txn=txn), delete=False)
         txn.drop(env.open_db(STREAMS, txn=txn, dupsort=True, dupfixed=True), delete=False)
         txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0)))

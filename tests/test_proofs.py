@@ -19,6 +19,7 @@ from eventstore.audit.tree import (
     verify_consistency,
     verify_inclusion,
 )
+from eventstore.log.rows import tile_key
 
 SIZES = 300
 
@@ -460,6 +461,6 @@ def test_a_missing_tile_is_damage(disk):
     """A tile root that is gone raises Corruption instead of a wrong proof."""
     fill(disk)
     with disk.log.env.begin(write=True) as txn:
-        txn.delete(b"\x08" + (1).to_bytes(8, "big"), db=disk.log._tiles)
+        txn.delete(tile_key(8, 1), db=disk.log._tiles)
     with pytest.raises(Corruption, match="tile of level 8"):
         Prover(LogLeaves(disk.log)).root(700)

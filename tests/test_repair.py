@@ -12,7 +12,7 @@ from facts import told
 from msgspec.structs import replace
 
 from eventstore import EventStore, FormatTooNew, Keyring, StoreLocked, StoreUnavailable
-from eventstore.audit.pages import PageFile
+from eventstore.audit.pages import LEAF, PageFile, page_kind
 from eventstore.audit.verify import verify
 from eventstore.care.mending import LOST, LOST_TEXT, LostPart
 from eventstore.care.repair import Repaired, repair
@@ -30,7 +30,7 @@ from eventstore.events import (
     Span,
 )
 from eventstore.ids import SYSTEM
-from eventstore.log.format import DICTIONARIES, NAMES, POSITION, REF
+from eventstore.log.format import ACTORS, DICTIONARIES, FRAME_HEAD_BYTES, POSITION, REF
 from eventstore.log.frame import Frame
 from eventstore.log.rows import checked_row, ref_row
 from eventstore.place.directory import LOG
@@ -41,6 +41,8 @@ SEEDS = [*range(8), *(pytest.param(seed, marks=pytest.mark.long) for seed in ran
 """What damage is drawn from: some always, the others by hand and nightly."""
 TOKENS_OFF = re.compile(r"counts -?\d+ tokens, its lines hold \d+$")
 SECRET = "the gate's code is 4711"
+ACTOR = "user:root"
+"""The only one of these stores."""
 
 
 class Original:
@@ -419,26 +421,35 @@ def test_an_erasure_of_which_a_part_is_lost_stays_one(encrypted, tmp_path, versi
         assert all(each.erased or is_placeholder(each) for each in facts[:2])
 
 
-def test_a_page_of_names_holds_no_dictionary(plain, encrypted, tmp_path):
-    """Rows of names are as whole as dictionaries and numbered like them, and are none."""
+def test_a_page_of_actors_holds_no_dictionary(plain, encrypted, tmp_path):
+    """Rows of actors are as whole as dictionaries and numbered like them, and are none."""
     for original in (plain, encrypted):
         place = tmp_path / original.place.parent.name
-        report = repaired(original, place, put(original, DICTIONARIES, page_of(original, NAMES)))
+        report = repaired(original, place, put(original, DICTIONARIES, page_of(original, ACTORS)))
         assert report.size_known and not report.unnamed
         assert (original is plain) or report.whole
 
 
-def test_a_page_of_dictionaries_holds_no_name(plain, tmp_path):
+def test_a_page_of_dictionaries_holds_no_actor(plain, tmp_path):
     """Nor the other way round: then the table from names to references says them."""
     page = page_of(plain, DICTIONARIES)
-    assert repaired(plain, tmp_path, put(plain, NAMES, page)).whole
+    assert repaired(plain, tmp_path, put(plain, ACTORS, page)).whole
 
 
-def lose_name(original: Original, content: bytearray, session: str) -> None:
-    """Damage the last letter of a session's name in all rows of `names`."""
-    row = checked_row(b"s" + session.encode(), REF.pack(ref_of(original, session)))
+def lose_actor(original: Original, content: bytearray, actor: str) -> None:
+    """Damage the last letter of an actor's name in all rows of `actors`."""
+    row = checked_row(b"a" + actor.encode(), REF.pack(ref_of(original, actor)))
     assert row in content
     content[:] = content.replace(row, row[:-1] + b"x")
+
+
+def lose_beginning(original: Original, content: bytearray, session: str) -> int:
+    """Damage the name in all copies of a session's first frame; return how many events it has."""
+    [first] = [each for each in original.frames if (each.session, each.version) == (session, 0)]
+    whole = first.raw[: first.raw.index(session.encode(), FRAME_HEAD_BYTES) + len(session)]
+    assert whole in content
+    content[:] = content.replace(whole, whole[:-1] + b"x")
+    return first.count
 
 
 def reference(original: Original, session: str) -> bytes:
@@ -447,25 +458,33 @@ def reference(original: Original, session: str) -> bytes:
     return name + ref_row(name, REF.pack(ref_of(original, session)))
 
 
+def test_an_actor_that_is_lost_is_said_by_its_reference(plain, tmp_path):
+    """Where no row of actors has it any more, that of references does."""
+    assert repaired(plain, tmp_path, lambda _, content: lose_actor(plain, content, ACTOR)).whole
+
+
 @pytest.mark.parametrize("session", ["s1", "bulk", SYSTEM])
-def test_a_name_that_is_lost_is_said_by_its_reference(encrypted, plain, tmp_path, session):
-    """Where no row of names has it any more, that of references does."""
-    original = encrypted if session == SYSTEM else plain
+def test_a_session_without_its_beginning_is_named_by_its_reference(
+    encrypted, plain, tmp_path, session
+):
+    """Where no first frame has the name any more, the table of references does."""
+    original, lost = encrypted if session == SYSTEM else plain, list[int]()
 
     def loses(_: random.Random, content: bytearray) -> None:
-        lose_name(original, content, session)
+        lost.append(lose_beginning(original, content, session))
 
-    assert repaired(original, tmp_path, loses).whole
+    report = repaired(original, tmp_path, loses)
+    assert not report.unnamed and report.kept == report.events - sum(lost)
 
 
 @pytest.mark.parametrize("at", range(len(b"ss1") + len(ref_row(b"ss1", REF.pack(1)))))
 def test_no_name_is_made_of_a_damaged_reference(plain, tmp_path, at):
-    """Where its row of names is lost too, a session says so: it gets no name that none had."""
+    """Where its first frame is lost too, a session says so: it gets no name that none had."""
     row = bytearray(reference(plain, "s1"))
     row[at] ^= 1
 
     def loses(_: random.Random, content: bytearray) -> None:
-        lose_name(plain, content, "s1")
+        lose_beginning(plain, content, "s1")
         content[:] = content.replace(reference(plain, "s1"), row)
 
     assert repaired(plain, tmp_path, loses).unnamed == [f"lost name {ref_of(plain, 's1')}"]
@@ -473,9 +492,9 @@ def test_no_name_is_made_of_a_damaged_reference(plain, tmp_path, at):
 
 @pytest.mark.parametrize("bit", range(5))
 def test_a_name_is_not_believed_under_another_number(plain, tmp_path, bit):
-    """Where a bit of its key is hit, a row of names would give its name to another session."""
-    number = REF.pack(ref_of(plain, "s1"))
-    row = checked_row(b"ss1", number)
+    """Where a bit of its key is hit, a row of actors would give its name to another one."""
+    number = REF.pack(ref_of(plain, ACTOR))
+    row = checked_row(b"a" + ACTOR.encode(), number)
 
     def moves(_: random.Random, content: bytearray) -> None:
         assert number + row in content
@@ -489,7 +508,7 @@ def test_no_name_is_taken_from_another_by_a_damaged_reference(plain, tmp_path):
     s1, s2 = reference(plain, "s1"), reference(plain, "s2")
 
     def mixes_up(_: random.Random, content: bytearray) -> None:
-        lose_name(plain, content, "s1")
+        lose_beginning(plain, content, "s1")
         content[:] = content.replace(s1, bytes(len(s1)))
         content[:] = content.replace(s2, s2[:3] + REF.pack(ref_of(plain, "s1")) + s2[7:])
 
@@ -554,19 +573,29 @@ def test_repair_brings_no_payload_of_an_erased_session_back(tmp_path):
         store.create("private")
         store.append("private", {"content": SECRET})
         store.create("other")
-        store.append("other", [{"role": "user", "content": f"{each}" * 900} for each in range(9)])
+        for number in range(40):  # so that the end of the erasure is on another page
+            store.append("other", {"role": "user", "content": f"line {number}"})
         old = (place / LOG / "data.mdb").read_bytes()
         store.erase("private", reason="asked for")
         frames = [each for each in store.log.read_all(0) if each.session == "private"]
     file = place / LOG / "data.mdb"
     content = bytearray(file.read_bytes())
-    page = content.index(frames[1].raw) // PAGE * PAGE
-    file.write_bytes(content[:page] + bytes(PAGE) + content[page + PAGE :] + old)
+    for number in pages_of(file, frames[1]):
+        content[number * PAGE : (number + 1) * PAGE] = bytes(PAGE)
+    file.write_bytes(content + old)
     report = repair(place, tmp_path / "made", keyring=keyring)
     assert report.kept == report.size and not report.positions
     with EventStore.open(tmp_path / "made", keyring=keyring) as store:
         assert [each.erased for each in store.events("private")] == [True, True, False, False]
         assert told(verify(store, deep=True)) == ""
+
+
+def pages_of(file: Path, frame: Frame) -> list[int]:
+    """Return the leaf pages, free ones too, that have a node for a frame."""
+    key = POSITION.pack(frame.last_position)
+    with PageFile(file) as pages:
+        leaves = [n for n in range(pages.pages) if page_kind(pages.page(n)) == LEAF]
+        return [n for n in leaves if any(key == node[1] for node in pages.nodes(pages.page(n)))]
 
 
 def test_a_lost_summary_that_was_redacted_is_a_placeholder(plain, tmp_path):

@@ -512,7 +512,7 @@ def resealed(raw: bytes, last: int, index: int, change) -> bytes:
     heads, bodies, end = [], [], 0
     for each in range(frame.count):
         row, body = frame.stored(each)
-        head = list(row[:9])
+        head = list(row[:-1])
         if each == index:
             head, body = change(head, bytearray(body))
         end += len(body)

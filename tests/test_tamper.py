@@ -21,6 +21,7 @@ from eventstore.audit.report import Report
 from eventstore.audit.verify import verify
 from eventstore.log.base import Receipt
 from eventstore.log.format import (
+    ACTORS,
     DICTIONARIES,
     EVENT_ROW,
     FRAMES,
@@ -28,7 +29,6 @@ from eventstore.log.format import (
     HEAD_ROW,
     KEYS,
     META,
-    NAMES,
     POSITION,
     REF,
     REFS,
@@ -36,11 +36,10 @@ from eventstore.log.format import (
     STORE_KEY,
     STREAM_ROW,
     STREAMS,
-    TILE_KEY,
     TILES,
 )
 from eventstore.log.lmdb import LmdbLog
-from eventstore.log.rows import checked_row, ref_row
+from eventstore.log.rows import checked_row, ref_row, tile_key
 
 LOOSE = b""
 """Stands for the rows beside the tables."""
@@ -51,7 +50,7 @@ class Tables:
 
     def __init__(self, env: lmdb.Environment, txn: lmdb.Transaction) -> None:
         self._txn = txn
-        self._tables = {name: env.open_db(name, txn=txn) for name in (META, FRAMES, NAMES, REFS)}
+        self._tables = {name: env.open_db(name, txn=txn) for name in (META, FRAMES, REFS, ACTORS)}
         self._tables[LOOSE] = None
         for name in (KEYS, TILES, DICTIONARIES):
             self._tables[name] = env.open_db(name, txn=txn)
@@ -150,7 +149,7 @@ def rewritten(opened: Tables, position: int, at: int, value: bytes) -> None:
     """Alter the head of a one-event frame and give it a valid checksum."""
     raw = opened.get(FRAMES, last(position))
     raw = raw[:at] + value + raw[at + len(value) :]
-    covered = raw[:40] + raw[48 : 48 + EVENT_ROW.size]
+    covered = raw[:40] + raw[48 : 48 + raw[23] + EVENT_ROW.size]
     checksum = xxh3_64_intdigest(covered, position).to_bytes(8, "big")
     opened.put(FRAMES, last(position), raw[:40] + checksum + raw[48:])
 
@@ -186,7 +185,7 @@ def add_frame(opened: Tables) -> None:
 def stream_row(opened: Tables, position: int) -> tuple[bytes, bytes]:
     """Return the row of a stream's index that leads to a frame."""
     rows = opened.rows(STREAMS)
-    return next(row for row in rows if STREAM_ROW.unpack(row[1])[2] == position)
+    return next(row for row in rows if STREAM_ROW.unpack(row[1])[1] == position)
 
 
 def drop_stream_row(opened: Tables) -> None:
@@ -195,35 +194,42 @@ def drop_stream_row(opened: Tables) -> None:
 
 def add_stream_row(opened: Tables) -> None:
     key, _ = stream_row(opened, 40)
-    opened.put(STREAMS, key, STREAM_ROW.pack(1_000, 1_000, 40))
+    opened.put(STREAMS, key, STREAM_ROW.pack(1_000, 40))
 
 
 def alter_stream_row(opened: Tables) -> None:
     key, row = stream_row(opened, 40)
     opened.delete(STREAMS, key, row)
-    opened.put(STREAMS, key, STREAM_ROW.pack(40, 39, 40))
+    opened.put(STREAMS, key, STREAM_ROW.pack(41, 40))
 
 
-def flip_name(opened: Tables) -> None:
-    opened.flip(NAMES, REF.pack(1), -1)
+def flip_first_name(opened: Tables) -> None:
+    opened.flip(FRAMES, last(0), 48)
 
 
-def rename(opened: Tables) -> None:
-    opened.put(NAMES, REF.pack(1), checked_row(b"sz", REF.pack(1)))
+def rename_session(opened: Tables) -> None:
+    rewritten(opened, 0, 48, b"z")
 
 
-def move_name(opened: Tables) -> None:
-    opened.put(NAMES, REF.pack(1), opened.get(NAMES, REF.pack(2)))
+def flip_actor(opened: Tables) -> None:
+    opened.flip(ACTORS, REF.pack(2), -1)
 
 
-def drop_name(opened: Tables) -> None:
-    opened.delete(NAMES, REF.pack(2))
+def rename_actor(opened: Tables) -> None:
+    opened.put(ACTORS, REF.pack(2), checked_row(b"auser:9", REF.pack(2)))
+
+
+def move_actor(opened: Tables) -> None:
+    (number, _), (_, other), *_ = opened.rows(ACTORS)
+    opened.put(ACTORS, number, other)
+
+
+def drop_actor(opened: Tables) -> None:
+    opened.delete(ACTORS, REF.pack(2))
 
 
 def idle_name(opened: Tables) -> None:
-    ref = REF.pack(len(opened.rows(NAMES)) + 1)
-    opened.put(NAMES, ref, checked_row(b"sidle", ref))
-    opened.put(REFS, b"sidle", ref_row(b"sidle", ref))
+    opened.put(REFS, b"sidle", ref_row(b"sidle", REF.pack(77)))
 
 
 def drop_ref(opened: Tables) -> None:
@@ -273,15 +279,15 @@ def add_key(opened: Tables) -> None:
 
 
 def flip_tile(opened: Tables) -> None:
-    opened.flip(TILES, TILE_KEY.pack(8, 0), 0)
+    opened.flip(TILES, tile_key(8, 0), 0)
 
 
 def drop_tile(opened: Tables) -> None:
-    opened.delete(TILES, TILE_KEY.pack(8, 0))
+    opened.delete(TILES, tile_key(8, 0))
 
 
 def add_tile(opened: Tables) -> None:
-    opened.put(TILES, TILE_KEY.pack(16, 0), bytes(32))
+    opened.put(TILES, tile_key(16, 0), bytes(32))
 
 
 def flip_dictionary(opened: Tables) -> None:
@@ -361,11 +367,13 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (drop_stream_row, ["position 40: the index of session 'a' does not lead here"]),
     (add_stream_row, ["position 40: a row of the index of streams (version 1000) is wrong"]),
     (alter_stream_row, ["position 40: the index of", "position 40: a row of the index"]),
-    (flip_name, ["name 1 is missing or does not match its checksum"]),
-    (rename, ["session 'z' does not lead to its reference 1", "'a' leads to a reference"]),
-    (move_name, ["name 1 is missing or does not match its checksum"]),
-    (drop_name, ["name 3 stands where 2 should", "name 2 is missing"]),
-    (idle_name, ["session 'idle' has no facts"]),
+    (flip_first_name, ["position 0: frame head does not match its checksum"]),
+    (rename_session, ["session 'z' does not lead to its reference 1", "'a' leads to a reference"]),
+    (flip_actor, ["name 2 is missing or does not match its checksum"]),
+    (rename_actor, ["actor 'user:9' does not lead to its reference 2", "'user:1' leads to a"]),
+    (move_actor, ["name 2 is missing or does not match its checksum"]),
+    (drop_actor, ["actor 'user:1' is not found by its reference 2", "4 references for 3 names"]),
+    (idle_name, ["session 'idle' has no facts", "5 references for 4 names"]),
     (drop_ref, ["session 'a' does not lead to its reference 1"]),
     (add_ref, ["session 'c' leads to a reference that is not its own", "5 references for 4"]),
     (flip_ref, ["the reference of actor 'user:2' does not match its checksum"]),
@@ -458,7 +466,7 @@ def test_a_wrong_tile_is_found_beside_damage(tmp_path: Path):
     with tables(place) as opened:
         opened.flip(FRAMES, last(256), -1)
         for index in range(3):
-            opened.flip(TILES, TILE_KEY.pack(8, index), 0)
+            opened.flip(TILES, tile_key(8, index), 0)
     found = verified(place).findings
     assert [each.position for each in found] == [256, 0, 512]
     assert [each.what[:6] for each in found] == ["event ", "tile 0", "tile 2"]

@@ -20,6 +20,7 @@ from eventstore.audit.signer import SigningKey
 from eventstore.audit.tiles import export_tiles, tile_path
 from eventstore.audit.tree import leaf_hash, root_of
 from eventstore.log.memory import MemoryLog
+from eventstore.log.rows import tile_key
 from eventstore.state.snapshots import MemorySnapshots
 
 ORIGIN = "example.com/support/01890a5d-ac96-774b-bcce-b302099a8057"
@@ -212,7 +213,7 @@ def test_a_wrong_tile_in_the_log_is_not_exported(tmp_path):
         store.create("a")
         store.append("a", [{"content": "x"}] * 600)
         with store.log.env.begin(write=True) as txn:
-            txn.put(b"\x08" + bytes(8), bytes(32), db=store.log._tiles)
+            txn.put(tile_key(8, 0), bytes(32), db=store.log._tiles)
         root = verifier.node_hash(
             verifier.node_hash(bytes(32), store.log.tiles(8, 1, 2)[0]),
             root_of([leaf_hash(entry) for entry in log_entries(store.log, 512, 601)]),

@@ -179,9 +179,9 @@ def test_half_a_merge_is_named(store: EventStore):
 
 def altered(made: Draft, index: int, **fields: int) -> Draft:
     """Return a draft whose event head says something else, under a valid checksum."""
-    names = ("end", "size", "tokens", "type", "schema", "flags", "role", "dictionary", "zero")
+    names = ("end", "size", "tokens", "type", "schema", "flags", "role", "dictionary")
     rows = list(EVENT_ROW.iter_unpack(made.heads))
-    values = dict(zip(names, rows[index][:9], strict=True)) | fields
+    values = dict(zip(names, rows[index][:-1], strict=True)) | fields
     head = EVENT_HEAD.pack(*values.values())
     start = rows[index - 1][0] if index else 0
     checksum = xxh3_64_intdigest(head + made.bodies[start : rows[index][0]]) & 0xFFFFFFFF

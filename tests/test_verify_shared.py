@@ -26,8 +26,9 @@ from eventstore.audit.tree import Frontier
 from eventstore.audit.usual import UsualFrames
 from eventstore.audit.verify import Verified, verify, verify_directory
 from eventstore.audit.walk import Stretch
-from eventstore.log.format import FRAMES, KEYS, STREAMS, TILE_KEY, TILES
+from eventstore.log.format import FRAMES, KEYS, STREAMS, TILES
 from eventstore.log.lmdb import LmdbLog
+from eventstore.log.rows import tile_key
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def spoil(opened: Tables) -> None:
     opened.flip(FRAMES, last(40), -1)
     key, row = opened.rows(STREAMS)[-3]
     opened.delete(STREAMS, key, row)
-    opened.flip(TILES, TILE_KEY.pack(4, 20), 0)
+    opened.flip(TILES, tile_key(4, 20), 0)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -177,6 +178,20 @@ def test_a_log_that_was_verified_before_is_shared_from_there_on(history: Path):
         alone = verify(store, deep=True, since=since, workers=1)
         assert alone.sound and alone.checked["events"] == 101
         assert verify(store, deep=True, since=since, workers=2) == alone
+
+
+def test_a_damaged_frame_before_the_start_is_named(history: Path):
+    """Where a session had come to is said by the last frame before the start: damage there too."""
+    with EventStore.open(history) as store:
+        place = store.append("z", {"content": "more"}).position
+        head = store.head()
+        store.append("z", {"content": "then"})
+    since = Verified(head.size, head.root.hex(), deep=True)
+    with tables(history) as opened:
+        opened.flip(FRAMES, last(place), 45)
+    with EventStore.open(history, read_only=True) as store:
+        findings = verify(store, deep=True, since=since, workers=1).findings
+    assert findings[0].position == place
 
 
 @pytest.fixture

@@ -16,16 +16,14 @@ from ..log.format import (
     FRAMES,
     KEY_ROW,
     KEYS,
-    NAMES,
     POSITION,
     REF,
     STREAM_ROW,
     STREAMS,
-    TILE_KEY,
     TILES,
 )
 from ..log.frame import Frame
-from ..log.rows import checked_value
+from ..log.rows import checked_value, tile_key
 from .relations import Place
 from .report import Finding, Notes
 from .rows import Rows, TableRow
@@ -51,26 +49,27 @@ class Frames:
 
     def places(self, size: int) -> Iterator[tuple[int, Place]]:
         """Iterate over the streams and how far each had come when the log held `size` events."""
-        key = None
-        while True:
-            with self._log.env.begin() as txn:
-                cursor = txn.cursor(self._tables[STREAMS])
-                found = cursor.first() if key is None else cursor.set_range(key)
-                page: list[tuple[int, Place]] = []
-                while found and len(page) < PAGE_EVENTS_MAX:
-                    key = bytes(cursor.key())
-                    page.append((int(REF.unpack(key)[0]), _place_before(cursor, size)))
-                    found = cursor.set_range(key + b"\0")
-                key = bytes(cursor.key()) if found else None
-            yield from page
-            if key is None:
-                return
+        for key in self._rows.keys(STREAMS):
+            ref = int(REF.unpack(key)[0])
+            try:
+                place = self.place(ref, size)
+            except Corruption as error:  # what follows in that stream is named too
+                self._notes.add_error(error)
+            else:
+                yield ref, place
 
     def place(self, ref: int, size: int) -> Place:
-        """Return how far a stream had come then, as its index says."""
+        """Return how far a stream had come then, as its index and last frame say.
+
+        Raises Corruption where that frame is damaged.
+        """
         with self._log.env.begin() as txn:
             cursor = txn.cursor(self._tables[STREAMS])
-            return _place_before(cursor, size) if cursor.set_key(REF.pack(ref)) else (0, 0, -1)
+            version, last = _row_before(cursor, size) if cursor.set_key(REF.pack(ref)) else (-1, -1)
+            if last < 0:
+                return 0, 0, -1
+            raw = txn.get(POSITION.pack(last), db=self._tables[FRAMES])
+        return version + 1, Frame(bytes(raw or b""), last, self._log.codec).next_number(), last
 
     def first(self, position: int) -> Frame | None:
         """Return the frame that is the first to end at a position or behind it, without names.
@@ -182,8 +181,7 @@ class Frames:
     def _name(self, txn: lmdb.Transaction, ref: int) -> str:
         name = self._names.get(ref)
         if name is None:
-            number = REF.pack(ref)
-            row = checked_value(txn.get(number, db=self._tables[NAMES]), f"name {ref}", number)
+            row = self._log.name_row(txn, ref)
             if len(self._names) >= PAGE_EVENTS_MAX:
                 self._names.clear()
             try:
@@ -198,7 +196,7 @@ class Frames:
         if not indexes.frames().set_key(POSITION.pack(last)):
             what = "the frame that ends here can't be found by its position"
             missed.append(Finding(last, what))
-        row = STREAM_ROW.pack(frame.last_version, frame.next_number(), last)
+        row = STREAM_ROW.pack(frame.last_version, last)
         if not indexes.streams().set_key_dup(REF.pack(frame.session_ref), row):
             what = f"the index of session {frame.session!r} does not lead here"
             missed.append(Finding(last, what))
@@ -214,22 +212,22 @@ class Frames:
         with self._log.env.begin() as txn:
             for level, index, node in tiles:
                 self._notes.checked["tiles"] += 1
-                kept = txn.get(TILE_KEY.pack(level, index), db=self._tables[TILES])
+                kept = txn.get(tile_key(level, index), db=self._tables[TILES])
                 if kept != node:
                     what = f"tile {index} of level {level}, which starts here, is wrong or missing"
                     self._notes.add(index << level, what)
 
 
-def _place_before(cursor: lmdb.Cursor, size: int) -> Place:
-    """Return the place of the cursor's stream before a position, by bisection over its rows."""
+def _row_before(cursor: lmdb.Cursor, size: int) -> tuple[int, int]:
+    """Return the row of the cursor's stream before a position, by bisection; (-1, -1) for none."""
     ref = bytes(cursor.key())
     cursor.last_dup()
-    found, low, high = (0, 0, -1), 0, int(STREAM_ROW.unpack(cursor.value())[0])
+    found, low, high = (-1, -1), 0, int(STREAM_ROW.unpack(cursor.value())[0])
     probe = high
-    while low <= high and cursor.set_range_dup(ref, STREAM_ROW.pack(probe, 0, 0)):
-        version, messages, last = STREAM_ROW.unpack(cursor.value())
+    while low <= high and cursor.set_range_dup(ref, STREAM_ROW.pack(probe, 0)):
+        version, last = STREAM_ROW.unpack(cursor.value())
         if last < size:
-            found, low = (version + 1, messages, last), version + 1
+            found, low = (version, last), version + 1
         else:
             high = probe - 1
         probe = (low + high) // 2

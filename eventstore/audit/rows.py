@@ -12,7 +12,7 @@ import lmdb
 from ..errors import Corruption
 from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from ..log.base import session_row
-from ..log.format import FRAMES, NAMES, POSITION, REF, REFS, STREAMS, TABLES
+from ..log.format import FRAMES, POSITION, REF, REFS, STREAMS, TABLES
 from ..log.lmdb import LmdbLog
 from .tree import Frontier
 
@@ -23,7 +23,7 @@ class Rows:
     """The tables of one log, and how they stood when this was made.
 
     `entries` counts their rows, `end` is the position after the last frame, `newest_ref` the
-    reference of the last name; `edge` is the frontier and time that the head row states, or what
+    reference of the newest name; `edge` is the frontier and time that the head row states, or what
     is wrong with it; `size` is the log's, out of that row if it can be.
     """
 
@@ -36,8 +36,7 @@ class Rows:
             }
             last = txn.cursor(self.tables[FRAMES])
             self.end = POSITION.unpack(last.key())[0] + 1 if last.last() else 0
-            last = txn.cursor(self.tables[NAMES])
-            self.newest_ref = REF.unpack(last.key())[0] if last.last() else 0
+            self.newest_ref = log.newest_ref(txn)
             self.edge = self._edge(txn)
         self.size = self.end if isinstance(self.edge, Corruption) else self.edge[0].size
 
@@ -69,6 +68,18 @@ class Rows:
             yield from rows
             after = rows[-1]
 
+    def keys(self, table: bytes) -> Iterator[bytes]:
+        """Iterate over the keys of a table, each once."""
+        after = b""
+        while True:
+            with self.log.env.begin() as txn:
+                cursor = txn.cursor(self.tables[table])
+                page = list(islice(_keys_behind(cursor, after), PAGE_EVENTS_MAX))
+            if not page:
+                return
+            yield from page
+            after = page[-1]
+
     def page(
         self,
         txn: lmdb.Transaction,
@@ -97,3 +108,10 @@ class Rows:
             if size >= PAGE_BYTES_MAX:
                 break
         return rows
+
+
+def _keys_behind(cursor: lmdb.Cursor, after: bytes) -> Iterator[bytes]:
+    found = cursor.set_range(after) and (bytes(cursor.key()) != after or cursor.next_nodup())
+    while found:
+        yield bytes(cursor.key())
+        found = cursor.next_nodup()

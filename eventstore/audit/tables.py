@@ -9,6 +9,7 @@ import struct
 from ..errors import Corruption, EventStoreError
 from ..log.format import (
     ACTOR_NAME,
+    ACTORS,
     DICTIONARIES,
     ENCRYPTED_KEY,
     FORMAT_KEY,
@@ -16,7 +17,6 @@ from ..log.format import (
     HEAD_KEY,
     KEYS,
     META,
-    NAMES,
     POSITION,
     REF,
     REFS,
@@ -62,7 +62,6 @@ class Tables:
         checks = {
             META: self._check_meta,
             DICTIONARIES: self._check_dictionaries,
-            NAMES: self._check_names,
             REFS: self._check_refs,
             STREAMS: self._check_streams,
             KEYS: self._check_keys,
@@ -123,38 +122,58 @@ class Tables:
             self._opened(key, row, f"dictionary {number}")
             self._notes.checked["dictionaries"] += 1
 
-    def _check_names(self, walk: Walk) -> None:
-        """Check that names are numbered densely, lead back to themselves, and have facts."""
-        for due, (key, row) in enumerate(self._rows.all(NAMES), 1):
-            ref = REF.unpack(key)[0]
-            if ref > self._rows.newest_ref:
-                break
-            if ref != due:
-                self._notes.add(-1, f"name {ref} stands where {due} should")
-            self._notes.checked["names"] += 1
-            name = self._opened(key, row, f"name {ref}")
-            if name is None:
-                continue
-            found = self._rows.value(REFS, name)
-            if found is None or kept_ref(name, found) not in (key, None):
-                self._notes.add(-1, f"{self._drawn(name)} does not lead to its reference {ref}")
-            if name[:1] == SESSION_NAME:
-                self._notes.checked["sessions"] += 1
-                if walk.whole and not walk.places.at(ref)[0]:
-                    self._notes.add(-1, f"{self._drawn(name)} has no facts")
-
-    def _check_refs(self, _: Walk) -> None:
+    def _check_refs(self, walk: Walk) -> None:
+        """Check that names lead to their own references, and have facts."""
         for name, found in self._rows.all(REFS):
-            key = kept_ref(name, found)
-            row = None if key is None else self._rows.value(NAMES, key)
-            if key is None:
+            number = kept_ref(name, found)
+            if number is None:
                 what = f"the reference of {self._drawn(name)} does not match its checksum"
                 self._notes.add(-1, what)
-            elif row is None or row[CHECKSUM_BYTES:] != name:
+                continue
+            self._notes.checked["names"] += 1
+            self._notes.checked["sessions"] += name.startswith(SESSION_NAME)
+            row = self._rows.value(ACTORS, number)
+            known = self._first_name(number) if row is None else row[CHECKSUM_BYTES:]
+            if known not in (name, None):
                 self._notes.add(-1, f"{self._drawn(name)} leads to a reference that is not its own")
-        if self._entries[REFS] != self._entries[NAMES]:
-            what = f"{self._entries[REFS]} references for {self._entries[NAMES]} names"
-            self._notes.add(-1, what)
+            if row is None and name.startswith(ACTOR_NAME):
+                what = f"{self._drawn(name)} is not found by its reference {REF.unpack(number)[0]}"
+                self._notes.add(-1, what)
+            elif known is None and not self._has_facts(walk, number):
+                self._notes.add(-1, f"{self._drawn(name)} has no facts")
+        self._count_refs()
+
+    def _has_facts(self, walk: Walk, number: bytes) -> bool:
+        """Return True for a stream that frames or the index know of, those appended since too."""
+        known = walk.places.at(REF.unpack(number)[0])[0]
+        return bool(known) or self._rows.value(STREAMS, number) is not None
+
+    def _count_refs(self) -> None:
+        """Check that each session and each actor has a reference of its own."""
+        newest, names = REF.pack(self._rows.newest_ref), 0
+        for number, row in self._rows.all(ACTORS):
+            names += number <= newest
+            name = self._opened(number, row, f"name {REF.unpack(number)[0]}")
+            self._check_leads(name, number)
+        for number in self._rows.keys(STREAMS):
+            names += number <= newest
+            self._check_leads(self._first_name(number), number)
+        if self._entries[REFS] != names:
+            self._notes.add(-1, f"{self._entries[REFS]} references for {names} names")
+
+    def _first_name(self, number: bytes) -> bytes | None:
+        """Return the name that a stream's first frame has, None where that is lost."""
+        with self._log.env.begin() as txn:
+            first = self._log.first_frame(txn, number)
+        return None if first is None else SESSION_NAME + first.kept_session
+
+    def _check_leads(self, name: bytes | None, number: bytes) -> None:
+        if name is None:
+            return
+        found = self._rows.value(REFS, name)
+        if found is None or kept_ref(name, found) not in (number, None):
+            ref = REF.unpack(number)[0]
+            self._notes.add(-1, f"{self._drawn(name)} does not lead to its reference {ref}")
 
     def _check_streams(self, walk: Walk) -> None:
         """Name the rows that lead to no frame, unless rows and frames are known to be as many."""
@@ -162,20 +181,17 @@ class Tables:
         if not self._misses and walk.whole and self._entries[STREAMS] == self._entries[FRAMES]:
             return
         for key, row in self._rows.all(STREAMS):
-            version, messages, last = STREAM_ROW.unpack(row)
-            if last < self._size and self._leads_astray(
-                last, REF.unpack(key)[0], version, messages
-            ):
+            version, last = STREAM_ROW.unpack(row)
+            if last < self._size and self._leads_astray(last, REF.unpack(key)[0], version):
                 self._notes.add(last, f"a row of the index of streams (version {version}) is wrong")
 
-    def _leads_astray(self, last: int, ref: int, version: int, messages: int) -> bool:
+    def _leads_astray(self, last: int, ref: int, version: int) -> bool:
         raw = self._rows.value(FRAMES, POSITION.pack(last))
         try:
             frame = Frame(raw, last, self._log.codec) if raw is not None else None
         except Corruption:
             return False  # the frame was named already
-        there = frame and (frame.session_ref, frame.last_version, frame.next_number())
-        return there != (ref, version, messages)
+        return (frame and (frame.session_ref, frame.last_version)) != (ref, version)
 
     def _check_keys(self, walk: Walk) -> None:
         """Name the rows whose append has no such key, unless they are known to be as many."""

@@ -94,11 +94,9 @@ class UsualFrames:
             head = None
             if len(key) == POSITION.size and len(raw) >= FRAME_HEAD_BYTES:
                 head = CHECKED_FRAME_HEAD.unpack_from(raw)
-                layout, flags, count, ref, _, version, number, key_bytes, *_ = head
+                layout, flags, count, ref, _, version, _, key_bytes, *_ = head
                 (last,) = POSITION.unpack(key)
-                row = STREAM_ROW.pack(
-                    version + count - 1 & _U32_MAX, number + count & _U32_MAX, last
-                )
+                row = STREAM_ROW.pack(version + count - 1 & _U32_MAX, last)
                 kept = raw[FRAME_HEAD_BYTES : FRAME_HEAD_BYTES + key_bytes]
                 if (
                     layout != FRAME_FORMAT
@@ -164,7 +162,7 @@ class UsualFrames:
         unpackers, deep = self._unpack, self._deep
         at, start, position = heads_at, bodies_at, self._walk.next
         for head in EVENT_ROW.iter_unpack(raw[heads_at:bodies_at]):
-            end, size, tokens, code, schema, flags, role, number, _, checksum = head
+            end, size, tokens, code, schema, flags, role, number, checksum = head
             stop = bodies_at + end
             stored = raw[start:stop]
             if (

@@ -55,7 +55,7 @@ def draft_of(frame: Frame, low: int = 0, high: int | None = None) -> Draft:
     for index in indexes:
         row, body = frame.stored(index)
         end += len(body)
-        head = EVENT_HEAD.pack(end, *row[1:9])
+        head = EVENT_HEAD.pack(end, *row[1:-1])
         heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
         bodies.append(body)
         leads.append(entry_lead(row[5] & ~SHREDDED, row[3], row[4], frame.occurred_at(index) or 0))

@@ -110,7 +110,7 @@ class Mending:
     def __init__(self, salvage: Salvage, log: LmdbLog) -> None:
         self._salvage, self._log = salvage, log
         self._carrier, self._salts = Carrier(log), Salts()
-        self._names = salvage.names()
+        self._names = salvage.actors()
         self._streams: dict[str, _Stream] = {}
         self._half: _Half | None = None
         self._gone: list[Shred] = []
@@ -156,14 +156,13 @@ class Mending:
         return f"lost name {ref}"
 
     def _find_names(self, found: dict[int, Frame]) -> None:
-        """Look everywhere for names that no tree leads to."""
-        lost = {
-            ref
-            for frame in _merged(self._salvage.reached(self._log.codec), found)
-            for ref in (frame.session_ref, frame.actor_ref)
-            if ref and ref not in self._names
-        }
-        self._names |= self._salvage.lost_names(lost)
+        """Take the names that first frames have; look everywhere for those that none has."""
+        wanted = set[int]()
+        for frame in _merged(self._salvage.reached(self._log.codec), found):
+            wanted |= {frame.session_ref, frame.actor_ref} - {0}
+            if not frame.version:
+                self._names[frame.session_ref] = SESSION_NAME + frame.kept_session
+        self._names |= self._salvage.lost_names(wanted - self._names.keys())
 
     def _find_holes(self, found: dict[int, Frame]) -> None:
         """Note where sessions go on after what is lost of them."""

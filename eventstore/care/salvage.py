@@ -21,6 +21,7 @@ from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX
 from ..log.codec import Codec
 from ..log.format import (
     ACTOR_NAME,
+    ACTORS,
     DICTIONARIES,
     ENCRYPTED_KEY,
     EVENT_ROW,
@@ -32,7 +33,6 @@ from ..log.format import (
     KEY_ROW,
     KEYS,
     META,
-    NAMES,
     POSITION,
     REF,
     REFS,
@@ -55,10 +55,10 @@ META_PAGES = (0, 1)
 READ_BYTES = 1 << 20
 _FRAME = re.compile(rb"\x01(?=[\x00\x01])")
 """How a frame begins: its format, then its flags, which may look like the beginning of another."""
-_NAME = re.compile(rb"\x00{4}(?=" + REF.size.to_bytes(2, sys.byteorder) + rb".{12}[sa])", re.DOTALL)
-"""How a node of the table of names goes on behind its low size, see pages.py: the rest of that, no
+_ACTOR = re.compile(rb"\x00{4}(?=" + REF.size.to_bytes(2, sys.byteorder) + rb".{12}a)", re.DOTALL)
+"""How a node of the table of actors goes on behind its low size, see pages.py: the rest of that, no
 flags, the size of the key; then there are the key, a checksum and the kind of the name."""
-_NAME_AHEAD = 18
+_ACTOR_AHEAD = 18
 
 
 class Gaps:
@@ -140,20 +140,22 @@ class Salvage:
             return found
         return {**_numbered(self._leaf_rows(), ZSTD_MAGIC), **found}
 
-    def names(self) -> dict[int, bytes]:
-        """Return the rows of names that the tree leads to, by their references."""
-        return _numbered(self._rows(NAMES), SESSION_NAME, ACTOR_NAME)
+    def actors(self) -> dict[int, bytes]:
+        """Return the rows of actors that the tree leads to, by their references."""
+        return _numbered(self._rows(ACTORS), ACTOR_NAME)
 
     def lost_names(self, wanted: set[int]) -> dict[int, bytes]:
-        """Return rows of names that no tree of them leads to any more.
+        """Return names that neither a first frame nor the tree of actors has any more.
 
         The table from names to references says them, and where that lost them too an old page may.
         """
         if not wanted:
             return {}
-        refs = ((kept_ref(name, row), name) for name, row in self._rows(REFS))
-        found = {int(REF.unpack(ref)[0]): name for ref, name in refs if ref is not None}
-        found = {**_numbered(self._loose_names(), SESSION_NAME, ACTOR_NAME), **found}
+        found = _numbered(self._loose_actors(), ACTOR_NAME)
+        for name, row in chain(self._leaf_rows(), self._rows(REFS)):
+            ref = kept_ref(name, row) if name[:1] in (SESSION_NAME, ACTOR_NAME) else None
+            if ref is not None:
+                found[int(REF.unpack(ref)[0])] = name
         return {number: row for number, row in found.items() if number in wanted}
 
     def content(self, key: bytes) -> bytes | None:
@@ -218,9 +220,9 @@ class Salvage:
             if raw is not None:
                 yield offset, self._file.read(offset - POSITION.size, POSITION.size), raw
 
-    def _loose_names(self) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over what may be rows of names."""
-        for offset in self._matches(_NAME, _NAME_AHEAD):
+    def _loose_actors(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over what may be rows of actors."""
+        for offset in self._matches(_ACTOR, _ACTOR_AHEAD):
             size = int.from_bytes(self._file.read(offset - 2, 2), sys.byteorder)
             row = self._file.read(offset + 6, REF.size + size)
             yield row[: REF.size], row[REF.size :]
@@ -240,8 +242,8 @@ class Salvage:
         head = self._file.read(offset, FRAME_HEAD_BYTES)
         if len(head) < FRAME_HEAD_BYTES:
             return None
-        _, _, count, _, _, _, _, *lengths, zero, _, _ = FRAME_HEAD.unpack_from(head)
-        if zero or not 0 < count <= APPEND_EVENTS_MAX:
+        _, _, count, _, _, version, _, *lengths, _, _ = FRAME_HEAD.unpack_from(head)
+        if bool(version) == bool(lengths[-1]) or not 0 < count <= APPEND_EVENTS_MAX:
             return None
         bodies_at = FRAME_HEAD_BYTES + sum(lengths) + count * EVENT_ROW.size
         last = self._file.read(offset + bodies_at - EVENT_ROW.size, EVENT_ROW.size)

@@ -105,10 +105,9 @@ class Tail(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One frame in a stream's index: its last version, the messages up to it, its position."""
+    """One frame in a stream's index: its last version and position."""
 
     version: int
-    messages: int
     position: int
 
 

@@ -212,7 +212,7 @@ def _encoded(
             flags, body = flag | OCCURRED, OCCURRED_TIME.pack(when) + body  # noqa: PLW2901
         end += len(body)
         head = EVENT_HEAD.pack(
-            end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number, 0
+            end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number
         )
         heads.append(head + xxh3_64_digest(head + body)[-CHECKSUM32.size :])
         bodies.append(body)
@@ -221,7 +221,7 @@ def _encoded(
 
 def place(
     draft: Draft,
-    names: tuple[bytes, bytes, bytes],
+    names: tuple[bytes, bytes, bytes, bytes],
     refs: tuple[int, int],
     first: tuple[int, int, int],
     previous: int,
@@ -229,12 +229,12 @@ def place(
 ) -> bytes:
     """Return the frame of a draft at its place.
 
-    `names` are key, correlation and causation id; `refs` session and actor; `first` the first
-    position, version and message number; `previous` the stream's previous position or -1.
+    `names` are key, correlation and causation id, and the stream's name in its first frame;
+    `refs` session and actor; `first` the first position, version and message number; `previous`
+    the stream's previous position or -1.
     """
     position, version, number = first
     flags = ONLY_MESSAGES if draft.only_messages else 0
-    key, correlation, causation = names
     head = FRAME_HEAD.pack(
         FRAME_FORMAT,
         flags,
@@ -242,12 +242,9 @@ def place(
         *refs,
         version,
         number,
-        len(key),
-        len(correlation),
-        len(causation),
-        0,
+        *map(len, names),
         previous + 1,
         recorded_at,
     )
-    rest = key + correlation + causation + draft.heads
+    rest = b"".join(names) + draft.heads
     return head + xxh3_64_digest(head + rest, position) + rest + draft.bodies

@@ -19,13 +19,13 @@ MARKER = "eventstore.json"
 META = b"meta"
 FRAMES = b"frames"
 STREAMS = b"streams"
-NAMES = b"names"
 REFS = b"refs"
+ACTORS = b"actors"
 KEYS = b"keys"
 TILES = b"tiles"
 DICTIONARIES = b"dictionaries"
 
-TABLES = (META, FRAMES, STREAMS, NAMES, REFS, KEYS, TILES, DICTIONARIES)
+TABLES = (META, FRAMES, STREAMS, REFS, ACTORS, KEYS, TILES, DICTIONARIES)
 
 HEAD_KEY = b"head"
 """A row beside the tables, on the page that every commit writes anyway."""
@@ -42,9 +42,10 @@ PENDING, COMPLETE = b"\x00", b"\x01"
 
 POSITION = Struct(">Q")
 REF = Struct(">I")
-TILE_KEY = Struct(">BQ")
-STREAM_ROW = Struct(">IIQ")
-"""Last version of the frame, messages of the stream up to and with it, last position."""
+TILE_KEY = Struct(">QB")
+"""The position behind a subtree, its level: in the order they are made, which fills pages."""
+STREAM_ROW = Struct(">IQ")
+"""Last version of the frame, last position."""
 KEY_ROW = Struct(">Q16s")
 """First position of the append, xxh3-128 of the command's content; in an encrypted log its SIV."""
 HIDDEN_ROW = Struct(">BII")
@@ -55,7 +56,7 @@ CHECKSUM = Struct(">Q")
 CHECKSUM32 = Struct(">I")
 
 SESSION_NAME, ACTOR_NAME = b"s", b"a"
-"""Kinds of interned names: the first byte of a row in `refs` and of a value in `names`."""
+"""Kinds of interned names: the first byte of a row in `refs` and of a value in `actors`."""
 KEY_NAME, CORRELATION_NAME, CAUSATION_NAME = b"k", b"c", b"w"
 """Kinds of the names that stand in frames: they keep sealed names of one kind from another's."""
 CONTENT = b"x"
@@ -65,16 +66,16 @@ CONTENT = b"x"
 
 FRAME_FORMAT = 1
 FRAME_HEAD = Struct(">BBHIIIIBBBBQQ")
-"""format, flags, count, session, actor, version, number, three name lengths, 0, previous, time."""
+"""format, flags, count, session, actor, version, number, four name lengths, previous, time."""
 CHECKED_FRAME_HEAD = Struct(">BBHIIIIBBBBQQQ")
 """The same with its checksum, which is what readers take at once."""
 FRAME_HEAD_BYTES = CHECKED_FRAME_HEAD.size
-NAME_LENGTHS = slice(20, 23)
-"""Where the three lengths stand in a frame: one byte each."""
+NAME_LENGTHS = slice(20, 24)
+"""Where the four lengths stand in a frame: one byte each."""
 
-EVENT_HEAD = Struct(">IIIBBBBHH")
-"""end, size, tokens, type, schema, flags, role, dictionary, 0."""
-EVENT_ROW = Struct(">IIIBBBBHHI")
+EVENT_HEAD = Struct(">IIIBBBBH")
+"""end, size, tokens, type, schema, flags, role, dictionary."""
+EVENT_ROW = Struct(">IIIBBBBHI")
 """The same with its checksum: the low 32 bits of xxh3-64 over the head and the stored bytes."""
 
 ONLY_MESSAGES = 0x01
@@ -87,14 +88,14 @@ SEALED = 0x02
 SHREDDED = 0x04
 """Event flag: salt and payload are gone, the entry's two digests and a residue stand instead."""
 
-LONE_HEADS = Struct(">IIIIIIQQQIIIHBBHHI")
+LONE_HEADS = Struct(">IIIIIIQQQIIIHBBHI")
 """Both heads of a frame of one event without names, some of their fields read as one.
 
 format, flags and count; session, actor, version, number; name lengths; previous, time, checksum;
-end, size, tokens; type and schema; flags, role, dictionary, 0, checksum.
+end, size, tokens; type and schema; flags, role, dictionary, checksum.
 """
-LONE_COUNTS = Struct(">III8xI8xQQIII2xBB8x")
-"""The same without what only a reader of the message needs: 11 fields instead of 18."""
+LONE_COUNTS = Struct(">III8xI8xQQIII2xBB6x")
+"""The same without what only a reader of the message needs: 11 fields instead of 17."""
 LONE = FRAME_FORMAT << 24 | ONLY_MESSAGES << 16 | 1
 """What the first field is for one message."""
 

@@ -110,12 +110,13 @@ class Frame:
                 key_bytes,
                 correlation_bytes,
                 causation_bytes,
-                _,
+                session_bytes,
                 previous,
                 self.recorded_at,
                 checksum,
             ) = CHECKED_FRAME_HEAD.unpack_from(raw)
             heads_at = FRAME_HEAD_BYTES + key_bytes + correlation_bytes + causation_bytes
+            heads_at += session_bytes
             bodies_at = heads_at + count * EVENT_ROW.size
             position = last_position - count + 1
             covered = raw[: FRAME_HEAD.size] + raw[FRAME_HEAD_BYTES:bodies_at]
@@ -158,6 +159,11 @@ class Frame:
     def kept_key(self) -> bytes:
         """The idempotency key as it is on disk, empty for none."""
         return self._kept(0)
+
+    @property
+    def kept_session(self) -> bytes:
+        """The stream's name as it is on disk, which its first frame has; empty in all others."""
+        return self._kept(3)
 
     def _kept(self, index: int) -> bytes:
         lengths = self.raw[NAME_LENGTHS]
@@ -216,7 +222,7 @@ class Frame:
         row = _row_at(raw, at)
         start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if index else bodies_at
         body = raw[start : bodies_at + row[0]]
-        if xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + body) & _U32_MAX != row[9]:
+        if xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + body) & _U32_MAX != row[-1]:
             raise Corruption(self.position + index, "event does not match its checksum")
         return row, body
 
@@ -311,7 +317,7 @@ class Frame:
         there is found again, and named, on the way that all others take.
         """
         raw, at, bodies_at = self.raw, self._heads_at + index * EVENT_ROW.size, self._bodies_at
-        end, size, _, code, schema, flags, _, number, _, checksum = _row_at(raw, at)
+        end, size, _, code, schema, flags, _, number, checksum = _row_at(raw, at)
         if code == MESSAGE and schema == _MESSAGE_SCHEMA and not flags:
             start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if index else bodies_at
             body = raw[start : bodies_at + end]

@@ -15,6 +15,7 @@ from ..events import Span
 from .base import FORGOTTEN, Append, Outcome, Receipt, Stage, Tail
 from .environment import open_environment
 from .format import (
+    ACTOR_NAME,
     DICTIONARIES,
     ENCRYPTED,
     ENCRYPTED_KEY,
@@ -30,13 +31,12 @@ from .format import (
     STORE_KEY,
     STREAMS,
     TABLES,
-    TILE_KEY,
 )
 from .frame import Frame
 from .newest import Edge
 from .plan import Plan, pack_appends, plan
 from .reads import Reads
-from .rows import checked_row, ref_row
+from .rows import checked_row, ref_row, tile_key
 from .shredding import Shred, hidden_lines, shredded
 
 
@@ -109,12 +109,13 @@ class LmdbLog(Reads):
         txn.cursor(self._streams).putmulti(made.streams)
         for row, ref in made.names.items():
             number = REF.pack(ref)
-            txn.put(number, checked_row(row, number), db=self.name_rows)
             txn.put(row, ref_row(row, number), db=self._refs)
+            if row.startswith(ACTOR_NAME):  # a session's name stands in its first frame
+                txn.put(number, checked_row(row, number), db=self._actors)
         for key, row in made.keys.items():
             txn.put(key, checked_row(row), db=self._keys)
         for level, index, node in made.tiles:
-            txn.put(TILE_KEY.pack(level, index), node, db=self._tiles)
+            txn.put(tile_key(level, index), node, db=self._tiles)
         head = HEAD_ROW.pack(made.frontier.size, made.recorded_at)
         txn.put(HEAD_KEY, checked_row(head + b"".join(made.frontier.nodes)))
         if made.erasing or made.shreds:
@@ -173,8 +174,7 @@ class _Ground:
 
     def _read_edge(self) -> Edge:
         frontier, recorded_at = self._log.edge(self._txn)
-        last = self._txn.cursor(self._log.name_rows)
-        next_ref = REF.unpack(last.key())[0] + 1 if last.last() else 1
+        next_ref = self._log.newest_ref(self._txn) + 1
         return Edge(frontier, recorded_at, next_ref, self._log.gone.count(self._txn) > 0)
 
     def _stand_on(self, edge: Edge) -> None:

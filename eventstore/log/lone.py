@@ -58,8 +58,8 @@ def lone_message(
     if len(raw) < _HEADS_BYTES:
         return None
     (
-        start, session_ref, actor, version, number, names_bytes, _, _, checksum,
-        end, size, _, kind, flags, _, dictionary, _, event_checksum,
+        start, session_ref, actor, version, _, names_bytes, _, _, checksum,
+        end, size, _, kind, flags, _, dictionary, event_checksum,
     ) = _heads(raw)  # fmt: skip
     head = raw[:_COVERED_BYTES] + raw[FRAME_HEAD_BYTES:_HEADS_BYTES]
     event = raw[FRAME_HEAD_BYTES:_EVENT_HEAD_END] + raw[_HEADS_BYTES:]
@@ -72,9 +72,8 @@ def lone_message(
         or names.get(session_ref) != session
         or (actor and actor not in names)
         or version != row[0]
-        or number + 1 != row[1]
         or len(raw) != _HEADS_BYTES + end
-        or xxh3_64_intdigest(head, row[2]) != checksum
+        or xxh3_64_intdigest(head, row[1]) != checksum
         or xxh3_64_intdigest(event) & _U32_MAX != event_checksum
     ):
         return None
@@ -152,7 +151,7 @@ class Tally:
         """Count versions `first..last` of a frame of nothing but messages."""
         low, high = max(first - frame.version, 0), min(last - frame.version + 1, frame.count)
         said, tokens, size, marks = self.said, self.tokens, 0, 0
-        for _, bytes_, tokens_, _, _, flags, role, _, _, _ in frame.rows(low, high):
+        for _, bytes_, tokens_, _, _, flags, role, _, _ in frame.rows(low, high):
             said[role] += 1
             tokens[role] += tokens_
             size += bytes_

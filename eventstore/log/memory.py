@@ -80,7 +80,10 @@ class MemoryLog:
         with self._lock:
             self._check_open()
             ref = self._refs.get(session_row(self.names, session))
-            return None if ref is None else Tail(ref, *self._streams[ref][-1])
+            if ref is None:
+                return None
+            row = self._streams[ref][-1]
+            return Tail(ref, row.version, self._frame_of(row).next_number(), row.position)
 
     def settled_tail(self, session: str) -> Tail | None:
         """Return the same: nothing is between a commit and its callers."""
@@ -220,7 +223,7 @@ class MemoryLog:
             rows = self._rows(session)
             start = bisect_left(rows, version, key=lambda row: row.version)
             wanted = rows[start::-1] if reverse else rows[start:]
-            frames = (self._frame(bisect_left(self._lasts, row.position)) for row in wanted)
+            frames = map(self._frame_of, wanted)
             return page(frames if start < len(rows) else iter(()), frames_max)
 
     def read_messages(
@@ -234,8 +237,10 @@ class MemoryLog:
         with self._lock:
             self._check_open()
             rows = self._rows(session)
-            row = rows[bisect_right(rows, number, key=lambda row: row.messages)]
-            return version_of(self._frame(bisect_left(self._lasts, row.position)), number)
+            row = rows[
+                bisect_right(rows, number, key=lambda row: self._frame_of(row).next_number())
+            ]
+            return version_of(self._frame_of(row), number)
 
     def sessions(self, after: str = "") -> list[str]:
         """Return a page of stream names in order."""
@@ -258,6 +263,9 @@ class MemoryLog:
     def _rows(self, session: str) -> list[Row]:
         ref = self._refs.get(session_row(self.names, session))
         return [] if ref is None else self._streams[ref]
+
+    def _frame_of(self, row: Row) -> Frame:
+        return self._frame(bisect_left(self._lasts, row.position))
 
     def _frame(self, index: int) -> Frame:
         frame = Frame(self._frames[index], self._lasts[index], self.codec)

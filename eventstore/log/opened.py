@@ -6,6 +6,7 @@ a log that is encrypted shows pseudonyms and opens no payload until it is unlock
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import lmdb
@@ -17,6 +18,7 @@ from .codec import Codec
 from .environment import Environment, open_environment
 from .erased import ErasedRows
 from .format import (
+    ACTORS,
     DICTIONARIES,
     ENCRYPTED_KEY,
     FORMAT,
@@ -24,12 +26,14 @@ from .format import (
     FRAMES,
     KEYS,
     META,
-    NAMES,
+    POSITION,
     RAW,
     REF,
     REFS,
+    SESSION_NAME,
     STARTER,
     STORE_KEY,
+    STREAM_ROW,
     STREAMS,
     TILES,
 )
@@ -63,7 +67,7 @@ class OpenLog:
             self._check_format()
             self._frames, self._keys = self.env.table(FRAMES), self.env.table(KEYS)
             self._streams = self.env.table(STREAMS, dupfixed=True)
-            self.name_rows, self._refs = self.env.table(NAMES), self.env.table(REFS)
+            self._refs, self._actors = self.env.table(REFS), self.env.table(ACTORS)
             self._tiles, self._dictionaries = self.env.table(TILES), self.env.table(DICTIONARIES)
         except (lmdb.NotFoundError, lmdb.ReadonlyError):
             raise StoreUnavailable(f"{self.env.path} holds no event log") from None
@@ -146,12 +150,20 @@ class OpenLog:
         """Return the reference of an interned name; names never change."""
         ref = self._ref_of.get(row)
         if ref is None and (found := txn.get(row, db=self._refs)) is not None:
-            kept = kept_ref(row, found)
-            if kept is None:
-                what = f"the reference of {self._shown(row)!r} does not match its checksum"
-                raise Corruption(-1, what)
-            ref = self._ref_of[row] = int(REF.unpack(kept)[0])
+            ref = self._ref_of[row] = int(REF.unpack(self._checked_ref(row, found))[0])
         return ref
+
+    def newest_ref(self, txn: lmdb.Transaction) -> int:
+        """Return the reference of the newest name, 0 for none."""
+        ends = [txn.cursor(table) for table in (self._streams, self._actors)]
+        return max((REF.unpack(each.key())[0] for each in ends if each.last()), default=0)
+
+    def _checked_ref(self, row: bytes, found: Bytes) -> bytes:
+        kept = kept_ref(row, found)
+        if kept is None:
+            what = f"the reference of {self._shown(row)!r} does not match its checksum"
+            raise Corruption(-1, what)
+        return kept
 
     def _session_ref(self, txn: lmdb.Transaction, session: str) -> Bytes | None:
         """Return a session's packed reference, unchecked: the frame that it leads to tells."""
@@ -161,17 +173,52 @@ class OpenLog:
     def _adopted(self, txn: lmdb.Transaction, frame: Frame) -> Frame:
         """Give a frame the names that its references stand for."""
         names, session, actor = self._name_of, frame.session_ref, frame.actor_ref
-        frame.session = names.get(session) or self._name(txn, session)
+        frame.session = names.get(session) or self._session(txn, frame)
         frame.actor = (names.get(actor) or self._name(txn, actor)) if actor else None
         return frame
+
+    def _session(self, txn: lmdb.Transaction, frame: Frame) -> str:
+        """Return the name of a frame's stream, which the first one of each says itself."""
+        if frame.version:
+            return self._name(txn, frame.session_ref)
+        name = self._name_of[frame.session_ref] = self._shown(SESSION_NAME + frame.kept_session)
+        return name
 
     def _name(self, txn: lmdb.Transaction, ref: int) -> str:
         name = self._name_of.get(ref)
         if name is None:
-            number = REF.pack(ref)
-            row = checked_value(txn.get(number, db=self.name_rows), f"name {ref}", number)
-            name = self._name_of[ref] = self._shown(row)
+            name = self._name_of[ref] = self._shown(self.name_row(txn, ref))
         return name
+
+    def name_row(self, txn: lmdb.Transaction, ref: int) -> bytes:
+        """Return kind and kept name that a reference stands for. Raises Corruption.
+
+        A session's is in its first frame; where that is lost all of `refs` are looked through.
+        """
+        number = REF.pack(ref)
+        row = txn.get(number, db=self._actors)
+        if row is not None:
+            return checked_value(row, f"name {ref}", number)
+        first = self.first_frame(txn, number)
+        if first is not None:
+            return SESSION_NAME + first.kept_session
+        for name, found in txn.cursor(self._refs):
+            if kept_ref(bytes(name), found) == number:
+                return bytes(name)
+        raise Corruption(-1, f"name {ref} is missing or does not match its checksum")
+
+    def first_frame(self, txn: lmdb.Transaction, number: bytes) -> Frame | None:
+        """Return the first frame of a stream, without names; None where it is lost or damaged."""
+        row = txn.get(number, db=self._streams)
+        if row is None:
+            return None
+        position = STREAM_ROW.unpack(row)[1]
+        with suppress(Corruption):
+            raw = txn.get(POSITION.pack(position), db=self._frames)
+            frame = Frame(bytes(raw or b""), position, self.codec)
+            if (REF.pack(frame.session_ref), frame.version) == (number, 0):
+                return frame
+        return None
 
     def _shown(self, row: bytes) -> str:
         try:

@@ -166,7 +166,7 @@ class Plan:
         version = tail.version + 1
         frame = place(
             draft,
-            (key, envelope.correlation_id, envelope.causation_id),
+            (key, envelope.correlation_id, envelope.causation_id, b"" if version else kept),
             (tail.ref, actor),
             (position, version, tail.messages),
             tail.position,
@@ -182,7 +182,7 @@ class Plan:
         self.erases |= any(begun.values()) or (bool(begun) and not self._erased(tail.ref))
         self.erasing |= begun
         self.frames.append((last, frame))
-        self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(tail.version, messages, last)))
+        self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(tail.version, last)))
         return Receipt(session, version, tail.version, last, self.recorded_at, last + 1)
 
     def _public(

@@ -26,13 +26,11 @@ from .format import (
     KEY_NAME,
     KEY_ROW,
     POSITION,
-    REF,
     SESSION_NAME,
-    TILE_KEY,
 )
 from .frame import Frame
 from .lone import Tally
-from .rows import checked_value
+from .rows import checked_value, tile_key
 from .streams import Streams
 
 
@@ -70,7 +68,7 @@ class Reads(Streams):
         """Return the roots of the full subtrees `start <= index < stop` of 2**level leaves."""
         self._check_open()
         with self.env.begin() as txn:
-            rows = [txn.get(TILE_KEY.pack(level, i), db=self._tiles) for i in range(start, stop)]
+            rows = [txn.get(tile_key(level, i), db=self._tiles) for i in range(start, stop)]
         if not all(rows):
             raise Corruption(start << level, f"a tile of level {level} from here on is missing")
         return [bytes(row) for row in rows if row]
@@ -138,7 +136,7 @@ class Reads(Streams):
             if not frame.position <= position <= frame.last_position:
                 break
             session, actor = frame.session_ref, frame.actor_ref
-            frame.session = names.get(session) or self._name(txn, session)
+            frame.session = names.get(session) or self._session(txn, frame)
             frame.actor = (names.get(actor) or self._name(txn, actor)) if actor else None
             taken.append(frame)
             position = frame.last_position + 1
@@ -190,9 +188,8 @@ class Reads(Streams):
                 for row, ref in cursor:
                     if row[:1] != SESSION_NAME or len(found) == NAMES_PAGE:
                         break
-                    found.append(self._name(txn, REF.unpack_from(ref)[0]))
-                    if found[-1].encode() != row[1:]:
-                        raise Corruption(-1, f"session {found[-1]!r} is listed under another name")
+                    self._checked_ref(bytes(row), ref)
+                    found.append(self._shown(bytes(row)))
         return found
 
     def _sealed_sessions(self, after: str) -> list[str]:
@@ -206,12 +203,8 @@ class Reads(Streams):
         for row, ref in cursor if cursor.set_range(SESSION_NAME) else ():
             if row[:1] != SESSION_NAME:
                 return
-            name = self._shown(bytes(row))
-            number = bytes(ref[: REF.size])
-            found = txn.get(number, db=self.name_rows)
-            if checked_value(found, f"session {name!r}", number) != row:
-                raise Corruption(-1, f"session {name!r} is listed under another name")
-            yield name
+            self._checked_ref(bytes(row), ref)
+            yield self._shown(bytes(row))
 
     def hidden(self) -> dict[str, list[Span]]:
         """Return, for each session, its lines that no list may show."""

@@ -3,7 +3,7 @@
 from xxhash import xxh3_64_digest
 
 from ..errors import Corruption
-from .format import REF
+from .format import REF, TILE_KEY
 
 Bytes = bytes | memoryview
 """What LMDB's binding says it returns; without `buffers=True` it is always bytes."""
@@ -22,6 +22,11 @@ def checked_value(row: Bytes | None, what: str, number: bytes = b"") -> bytes:
     if row is None or xxh3_64_digest(value + number) != row[:CHECKSUM_BYTES]:
         raise Corruption(-1, f"{what} is missing or does not match its checksum")
     return value
+
+
+def tile_key(level: int, index: int) -> bytes:
+    """Return the key of the root of the full subtree `index` of 2**level leaves."""
+    return TILE_KEY.pack(index + 1 << level, level)
 
 
 def ref_row(name: bytes, ref: bytes) -> bytes:

@@ -154,7 +154,7 @@ def _rebuilt(frame: Frame, events: Iterable[tuple[Row, bytes]]) -> bytes:
     heads, bodies, end = [], [], 0
     for row, body in events:
         end += len(body)
-        head = EVENT_HEAD.pack(end, *row[1:9])
+        head = EVENT_HEAD.pack(end, *row[1:-1])
         heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
         bodies.append(body)
     fixed = frame.raw[: FRAME_HEAD.size]

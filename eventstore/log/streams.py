@@ -93,8 +93,8 @@ class Streams(OpenLog):
         if not (cursor.set_key(ref) and cursor.last_dup()):
             raise Corruption(-1, f"session {session!r} has no rows in the index")
         row = Row(*STREAM_ROW.unpack(cursor.value()))
-        self._indexed(txn, txn.cursor(self._frames), session, row, recent)
-        return Tail(REF.unpack(ref)[0], *row)
+        frame = self._indexed(txn, txn.cursor(self._frames), session, row, recent)
+        return Tail(REF.unpack(ref)[0], row.version, frame.next_number(), row.position)
 
     def _newest(self, txn: lmdb.Transaction, session: str) -> int:
         """Return the newest version that a stream's index names, -1 for no such stream."""
@@ -154,7 +154,7 @@ class Streams(OpenLog):
         frames, names, size = txn.cursor(self._frames), self._name_of, 0
         found = cast("Callable[[bytes, bytes], bytes]", frames.get)
         for row in islice(self._index(txn, session, version), frames_max):
-            raw = found(POSITION.pack(row[2]), b"")
+            raw = found(POSITION.pack(row[1]), b"")
             lone = lone_message(raw, row, session, names, self.codec) if row[0] == version else None
             if lone is not None:
                 taken.append(lone)
@@ -182,7 +182,7 @@ class Streams(OpenLog):
         """Iterate over a stream's index, as Row has it, from the frame that holds `version`."""
         ref = self._session_ref(txn, session)
         cursor = txn.cursor(self._streams)
-        if ref is None or not cursor.set_range_dup(ref, STREAM_ROW.pack(version, 0, 0)):
+        if ref is None or not cursor.set_range_dup(ref, STREAM_ROW.pack(version, 0)):
             return iter(())
         rows = cursor.iterprev_dup() if reverse else cursor.iternext_dup()
         return map(STREAM_ROW.unpack, cast("Iterator[bytes]", rows))
@@ -200,7 +200,7 @@ class Streams(OpenLog):
         Small frames are remembered: a state is found by walking back and folded forward, and
         the second look costs a quarter of the first.
         """
-        version, messages, position = row
+        version, position = row
         frame = recent.get(position)
         if frame is None:
             raw = cast("bytes | None", frames.get(POSITION.pack(position)))
@@ -211,11 +211,7 @@ class Streams(OpenLog):
                 recent.clear()
             if len(raw) <= FRAME_CACHED_BYTES_MAX:
                 recent[position] = frame
-        if (
-            frame.session != session
-            or frame.last_version != version
-            or frame.next_number() != messages
-        ):
+        if frame.session != session or frame.last_version != version:
             raise Corruption(position, f"the index of session {session!r} is wrong here")
         return frame
 
