@@ -18,7 +18,9 @@ from .requests import Ground
 
 def listed(messages: object) -> list[dict[str, Json] | Message]:
     """Return the messages of a list; one message is none."""
-    if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable):
+    if type(messages) is not list and (
+        isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable)
+    ):
         raise InvalidEvent(f"a message must be a dict or Message, not {type(messages).__name__}")
     return list(messages)
 

@@ -87,6 +87,7 @@ class Plan:
         self.erases = False
         """Whether any erasure begins here, also one that a later append of the batch completes."""
         self._receipts: dict[int, Receipt] = {}
+        self._new = set[str]()
 
     def decide(self, append: Append) -> Outcome:
         """Accept an append and number it, or say why not; nothing is half-accepted."""
@@ -139,7 +140,12 @@ class Plan:
         return self._receipts.get(position) or self.ground.receipt_at(position)
 
     def _tail(self, session: str) -> Tail | None:
-        return self.tails.get(session) or self.ground.tail(session)
+        tail = self.tails.get(session)
+        if tail is None and session not in self._new:
+            tail = self.ground.tail(session)
+            if tail is None:  # a look at the disk, for which its creation comes back at once
+                self._new.add(session)
+        return tail
 
     def _admit(self, draft: Draft, expected: Expected | int) -> None:
         tail = self._tail(draft.session)
@@ -161,7 +167,7 @@ class Plan:
         """Give the draft its numbers, hash its entries, add its rows."""
         session, position = draft.session, self.frontier.size
         kept = self._names.kept(SESSION_NAME, session)
-        tail = self._tail(session) or Tail(self._ref(SESSION_NAME + kept), -1, 0, -1)
+        tail = self._tail(session) or Tail(self._new_ref(SESSION_NAME + kept), -1, 0, -1)
         actor = self._ref(ACTOR_NAME + envelope.actor) if envelope.actor else 0
         version = tail.version + 1
         frame = place(
@@ -194,10 +200,11 @@ class Plan:
         return public(session), who, what, why
 
     def _ref(self, row: bytes) -> int:
-        ref = self.names.get(row) or self.ground.ref(row)
-        if ref is None:
-            ref = self.names[row] = self.next_ref
-            self.next_ref += 1
+        return self.names.get(row) or self.ground.ref(row) or self._new_ref(row)
+
+    def _new_ref(self, row: bytes) -> int:
+        ref = self.names[row] = self.next_ref
+        self.next_ref += 1
         return ref
 
 

@@ -106,6 +106,10 @@ def _encoded(header: SessionHeader) -> bytes:
     return _encode({**names, "messages": header.messages, **fields})
 
 
+_NEW: dict[str, Any] = msgspec.msgpack.decode(_encoded(SessionHeader()))
+"""What a session is before anything is said of it."""
+
+
 class SessionReader:
     """Reads sessions through the cache."""
 
@@ -135,15 +139,15 @@ class SessionReader:
         """
         if receipt.duplicate or facts["ttl"] is not None or facts["messages"]:
             return self.branched(receipt.session)
-        header = SessionHeader(
-            session=receipt.session,
-            version=receipt.version,
-            position=receipt.position,
-            created_at=receipt.recorded_at,
-            updated_at=receipt.recorded_at,
-            **{field: facts[field] for field in _GIVEN},
-        )
-        return self._dated(_decode(_encoded(header)))
+        told = {
+            "name": receipt.session,
+            "version": receipt.version,
+            "position": receipt.position,
+            "created_at": receipt.recorded_at,
+            "updated_at": receipt.recorded_at,
+        }
+        given = {field: facts[field] for field in _GIVEN}
+        return self._dated(_decode(_encode({**_NEW, **told, **given})))
 
     def branched(self, session: str) -> Session:
         """Return a session that was just made and that only reading tells of, as of a branch."""
