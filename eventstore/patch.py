@@ -22,7 +22,7 @@ def patched(target: Json, patch: Json) -> Json:
         if value is None:
             made.pop(key, None)
         else:
-            made[key] = patched(made.get(key), value)
+            made[key] = patched(made.get(key), value) if isinstance(value, dict) else value
     return made
 
 
