@@ -41,11 +41,10 @@ from eventstore.log.base import Append, key_of
 from eventstore.log.codec import Codec
 from eventstore.log.draft import draft
 from eventstore.log.format import (
+    CHECKSUM,
     CHECKSUM32,
     EVENT_HEAD,
     EVENT_ROW,
-    FRAME_HEAD,
-    FRAME_HEAD_BYTES,
     FRAMES,
     POSITION,
 )
@@ -522,10 +521,9 @@ def resealed(raw: bytes, last: int, index: int, change) -> bytes:
         heads.append(packed + CHECKSUM32.pack(checksum))
         bodies.append(bytes(body))
     stop = len(raw) - frame.row(frame.count - 1)[0] - frame.count * EVENT_ROW.size
-    rest = raw[FRAME_HEAD_BYTES:stop] + b"".join(heads)
-    fixed = raw[: FRAME_HEAD.size]
-    checksum = POSITION.pack(xxh3_64_intdigest(fixed + rest, frame.position))
-    return fixed + checksum + rest + b"".join(bodies)
+    covered = raw[CHECKSUM.size : stop] + b"".join(heads)
+    checksum = CHECKSUM.pack(xxh3_64_intdigest(covered, frame.position))
+    return checksum + covered + b"".join(bodies)
 
 
 def tampered(place: Path, position: int, change, index: int = 0) -> None:

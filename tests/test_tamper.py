@@ -149,33 +149,33 @@ def rewritten(opened: Tables, position: int, at: int, value: bytes) -> None:
     """Alter the head of a one-event frame and give it a valid checksum."""
     raw = opened.get(FRAMES, last(position))
     raw = raw[:at] + value + raw[at + len(value) :]
-    covered = raw[:40] + raw[48 : 48 + raw[23] + EVENT_ROW.size]
+    covered = raw[8 : 48 + raw[31] + EVENT_ROW.size]
     checksum = xxh3_64_intdigest(covered, position).to_bytes(8, "big")
-    opened.put(FRAMES, last(position), raw[:40] + checksum + raw[48:])
+    opened.put(FRAMES, last(position), checksum + raw[8:])
 
 
 def forge_version(opened: Tables) -> None:
-    rewritten(opened, 40, 12, (41).to_bytes(4, "big"))
+    rewritten(opened, 40, 20, (41).to_bytes(4, "big"))
 
 
 def forge_number(opened: Tables) -> None:
-    rewritten(opened, 40, 16, (38).to_bytes(4, "big"))
+    rewritten(opened, 40, 24, (38).to_bytes(4, "big"))
 
 
 def forge_previous(opened: Tables) -> None:
-    rewritten(opened, 40, 24, (39).to_bytes(8, "big"))
+    rewritten(opened, 40, 32, (39).to_bytes(8, "big"))
 
 
 def forge_time(opened: Tables) -> None:
-    rewritten(opened, 40, 32, (10**18).to_bytes(8, "big"))
+    rewritten(opened, 40, 40, (10**18).to_bytes(8, "big"))
 
 
 def forge_session(opened: Tables) -> None:
-    rewritten(opened, 40, 4, (77).to_bytes(4, "big"))
+    rewritten(opened, 40, 12, (77).to_bytes(4, "big"))
 
 
 def forge_flag(opened: Tables) -> None:
-    rewritten(opened, 40, 1, b"\x00")
+    rewritten(opened, 40, 9, b"\x00")
 
 
 def add_frame(opened: Tables) -> None:

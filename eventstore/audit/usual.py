@@ -21,10 +21,10 @@ from ..limits import EVENT_BYTES_MAX
 from ..log.codec import SCHEMA_OF, Codec, decode_stored
 from ..log.format import (
     CHECKED_FRAME_HEAD,
+    CHECKSUM,
     EVENT_HEAD,
     EVENT_ROW,
     FRAME_FORMAT,
-    FRAME_HEAD,
     FRAME_HEAD_BYTES,
     MESSAGE,
     ONLY_MESSAGES,
@@ -94,7 +94,7 @@ class UsualFrames:
             head = None
             if len(key) == POSITION.size and len(raw) >= FRAME_HEAD_BYTES:
                 head = CHECKED_FRAME_HEAD.unpack_from(raw)
-                layout, flags, count, ref, _, version, _, key_bytes, *_ = head
+                _, layout, flags, count, ref, _, version, _, key_bytes, *_ = head
                 (last,) = POSITION.unpack(key)
                 row = STREAM_ROW.pack(version + count - 1 & _U32_MAX, last)
                 kept = raw[FRAME_HEAD_BYTES : FRAME_HEAD_BYTES + key_bytes]
@@ -121,31 +121,33 @@ class UsualFrames:
             if head is None:
                 return index
             key, raw = rows[index]
-            _, _, count, ref, actor, version, number, key_bytes, what_bytes, why_bytes = head[:10]
-            _, previous, recorded_at, checksum = head[10:]
+            (
+                checksum, _, _, count, ref, actor, version, number,
+                key_bytes, what_bytes, why_bytes, _, previous, time,
+            ) = head  # fmt: skip
             (last,) = POSITION.unpack(key)
             ids_at = FRAME_HEAD_BYTES + key_bytes
             heads_at = ids_at + what_bytes + why_bytes
             bodies_at = heads_at + count * EVENT_ROW.size
-            covered = raw[: FRAME_HEAD.size] + raw[FRAME_HEAD_BYTES:bodies_at]
+            covered = raw[CHECKSUM.size : bodies_at]
             if (
                 not last - count + 1 == walk.next <= last < size
                 or xxh3_64_intdigest(covered, walk.next) != checksum
                 or not places.fits(ref, (version, number, previous - 1))
-                or recorded_at < walk.recorded_at
+                or time < walk.recorded_at
             ):
                 return index
             try:
                 names = known.get((ref, actor)) or self._named(ref, actor)
                 ids = _NO_IDS if ids_at == heads_at else _ids(raw, ids_at, what_bytes, heads_at)
-                place = version, previous, recorded_at, names + ids
+                place = version, previous, time, names + ids
                 leaves = self._leaves(raw, heads_at, bodies_at, place)
             except _UNUSUAL:
                 return index
             if len(leaves) != count:
                 return index
             walk.leaves += leaves
-            walk.next, walk.recorded_at = last + 1, recorded_at
+            walk.next, walk.recorded_at = last + 1, time
             places.move(ref, version + count, number + count, last)
             walk.keys += key_bytes > 0
         return len(rows)

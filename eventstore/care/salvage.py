@@ -22,10 +22,11 @@ from ..log.codec import Codec
 from ..log.format import (
     ACTOR_NAME,
     ACTORS,
+    CHECKED_FRAME_HEAD,
+    CHECKSUM,
     DICTIONARIES,
     ENCRYPTED_KEY,
     EVENT_ROW,
-    FRAME_HEAD,
     FRAME_HEAD_BYTES,
     FRAMES,
     HEAD_KEY,
@@ -54,7 +55,8 @@ META_PAGES = (0, 1)
 
 READ_BYTES = 1 << 20
 _FRAME = re.compile(rb"\x01(?=[\x00\x01])")
-"""How a frame begins: its format, then its flags, which may look like the beginning of another."""
+"""How a frame goes on behind its checksum: its format, then its flags, which may look like that of
+another."""
 _ACTOR = re.compile(rb"\x00{4}(?=" + REF.size.to_bytes(2, sys.byteorder) + rb".{12}a)", re.DOTALL)
 """How a node of the table of actors goes on behind its low size, see pages.py: the rest of that, no
 flags, the size of the key; then there are the key, a checksum and the kind of the name."""
@@ -215,8 +217,9 @@ class Salvage:
 
     def _loose_frames(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Iterate over what may be frames: offset, what would be the key before it, and bytes."""
-        for offset in self._matches(_FRAME, 1):
-            raw = self._framed(offset)
+        for match in self._matches(_FRAME, 1):
+            offset = match - CHECKSUM.size
+            raw = self._framed(offset) if offset >= POSITION.size else None
             if raw is not None:
                 yield offset, self._file.read(offset - POSITION.size, POSITION.size), raw
 
@@ -242,7 +245,7 @@ class Salvage:
         head = self._file.read(offset, FRAME_HEAD_BYTES)
         if len(head) < FRAME_HEAD_BYTES:
             return None
-        _, _, count, _, _, version, _, *lengths, _, _ = FRAME_HEAD.unpack_from(head)
+        _, _, _, count, _, _, version, _, *lengths, _, _ = CHECKED_FRAME_HEAD.unpack(head)
         if bool(version) == bool(lengths[-1]) or not 0 < count <= APPEND_EVENTS_MAX:
             return None
         bodies_at = FRAME_HEAD_BYTES + sum(lengths) + count * EVENT_ROW.size

@@ -235,7 +235,7 @@ def place(
     """
     position, version, number = first
     flags = ONLY_MESSAGES if draft.only_messages else 0
-    head = FRAME_HEAD.pack(
+    fixed = FRAME_HEAD.pack(
         FRAME_FORMAT,
         flags,
         draft.count,
@@ -246,5 +246,5 @@ def place(
         previous + 1,
         recorded_at,
     )
-    rest = b"".join(names) + draft.heads
-    return head + xxh3_64_digest(head + rest, position) + rest + draft.bodies
+    covered = b"".join((fixed, *names, draft.heads))
+    return xxh3_64_digest(covered, position) + covered + draft.bodies

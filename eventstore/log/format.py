@@ -1,7 +1,7 @@
 """Every number that is on disk; docs/format.md draws what they add up to.
 
 Invariants: numbers are never reused or renumbered; all integers are big-endian; a store says
-its format in the table `meta`, and a frame says its own in its first byte.
+its format in the table `meta`, and a frame says its own in its ninth byte.
 """
 
 from struct import Struct
@@ -67,10 +67,10 @@ CONTENT = b"x"
 FRAME_FORMAT = 1
 FRAME_HEAD = Struct(">BBHIIIIBBBBQQ")
 """format, flags, count, session, actor, version, number, four name lengths, previous, time."""
-CHECKED_FRAME_HEAD = Struct(">BBHIIIIBBBBQQQ")
-"""The same with its checksum, which is what readers take at once."""
+CHECKED_FRAME_HEAD = Struct(">QBBHIIIIBBBBQQ")
+"""The same behind its checksum, which is what readers take at once."""
 FRAME_HEAD_BYTES = CHECKED_FRAME_HEAD.size
-NAME_LENGTHS = slice(20, 24)
+NAME_LENGTHS = slice(28, 32)
 """Where the four lengths stand in a frame: one byte each."""
 
 EVENT_HEAD = Struct(">IIIBBBBH")
@@ -88,13 +88,13 @@ SEALED = 0x02
 SHREDDED = 0x04
 """Event flag: salt and payload are gone, the entry's two digests and a residue stand instead."""
 
-LONE_HEADS = Struct(">IIIIIIQQQIIIHBBHI")
+LONE_HEADS = Struct(">QIIIIIIQQIIIHBBHI")
 """Both heads of a frame of one event without names, some of their fields read as one.
 
-format, flags and count; session, actor, version, number; name lengths; previous, time, checksum;
+checksum; format, flags and count; session, actor, version, number; name lengths; previous, time;
 end, size, tokens; type and schema; flags, role, dictionary, checksum.
 """
-LONE_COUNTS = Struct(">III8xI8xQQIII2xBB6x")
+LONE_COUNTS = Struct(">QIII8xI8xQIII2xBB6x")
 """The same without what only a reader of the message needs: 11 fields instead of 17."""
 LONE = FRAME_FORMAT << 24 | ONLY_MESSAGES << 16 | 1
 """What the first field is for one message."""

@@ -28,11 +28,11 @@ from .format import (
     ACTOR_NAME,
     CAUSATION_NAME,
     CHECKED_FRAME_HEAD,
+    CHECKSUM,
     CORRELATION_NAME,
     EVENT_HEAD,
     EVENT_ROW,
     FRAME_FORMAT,
-    FRAME_HEAD,
     FRAME_HEAD_BYTES,
     KEY_NAME,
     MESSAGE,
@@ -100,6 +100,7 @@ class Frame:
     def __init__(self, raw: bytes, last_position: int, codec: Codec) -> None:
         try:
             (
+                checksum,
                 layout,
                 self.flags,
                 count,
@@ -113,13 +114,12 @@ class Frame:
                 session_bytes,
                 previous,
                 self.recorded_at,
-                checksum,
             ) = CHECKED_FRAME_HEAD.unpack_from(raw)
             heads_at = FRAME_HEAD_BYTES + key_bytes + correlation_bytes + causation_bytes
             heads_at += session_bytes
             bodies_at = heads_at + count * EVENT_ROW.size
             position = last_position - count + 1
-            covered = raw[: FRAME_HEAD.size] + raw[FRAME_HEAD_BYTES:bodies_at]
+            covered = raw[CHECKSUM.size : bodies_at]
             if position < 0 or xxh3_64_intdigest(covered, position) != checksum:
                 raise Corruption(last_position, "frame head does not match its checksum")
             end = bodies_at + _end_at(raw, bodies_at - EVENT_ROW.size)[0]

@@ -19,8 +19,8 @@ from ..limits import KIB
 from ..messages import ROLES
 from .codec import SCHEMA_OF, Codec, decode_message
 from .format import (
+    CHECKSUM,
     EVENT_HEAD,
-    FRAME_HEAD,
     FRAME_HEAD_BYTES,
     LONE,
     LONE_COUNTS,
@@ -40,7 +40,7 @@ Times = tuple[int, int]
 LONE_BYTES_MAX = 16 * KIB
 """Larger payloads are decoded one by one, when they are looked at."""
 
-_COVERED_BYTES, _HEADS_BYTES = FRAME_HEAD.size, LONE_HEADS.size
+_COVERED_AT, _HEADS_BYTES = CHECKSUM.size, LONE_HEADS.size
 _EVENT_HEAD_END = FRAME_HEAD_BYTES + EVENT_HEAD.size
 _KIND = MESSAGE << 8 | SCHEMA_OF[MESSAGE]
 _U32_MAX = (1 << 32) - 1
@@ -58,10 +58,9 @@ def lone_message(
     if len(raw) < _HEADS_BYTES:
         return None
     (
-        start, session_ref, actor, version, _, names_bytes, _, _, checksum,
+        checksum, start, session_ref, actor, version, _, names_bytes, _, _,
         end, size, _, kind, flags, _, dictionary, event_checksum,
     ) = _heads(raw)  # fmt: skip
-    head = raw[:_COVERED_BYTES] + raw[FRAME_HEAD_BYTES:_HEADS_BYTES]
     event = raw[FRAME_HEAD_BYTES:_EVENT_HEAD_END] + raw[_HEADS_BYTES:]
     if (
         start != LONE
@@ -73,7 +72,7 @@ def lone_message(
         or (actor and actor not in names)
         or version != row[0]
         or len(raw) != _HEADS_BYTES + end
-        or xxh3_64_intdigest(head, row[1]) != checksum
+        or xxh3_64_intdigest(raw[_COVERED_AT:_HEADS_BYTES], row[1]) != checksum
         or xxh3_64_intdigest(event) & _U32_MAX != event_checksum
     ):
         return None
@@ -116,10 +115,9 @@ class Tally:
                 other = row
                 break
             (
-                start, session, actor, names_bytes, time, checksum,
+                checksum, start, session, actor, names_bytes, time,
                 end, bytes_, tokens_, flags, role,
             ) = _counted(raw)  # fmt: skip
-            head = raw[:_COVERED_BYTES] + raw[FRAME_HEAD_BYTES:_HEADS_BYTES]
             if (
                 start != LONE
                 or names_bytes
@@ -128,7 +126,7 @@ class Tally:
                 or (actor and actor not in names)
                 or _position(key)[0] != position
                 or len(raw) != _HEADS_BYTES + end
-                or xxh3_64_intdigest(head, position) != checksum
+                or xxh3_64_intdigest(raw[_COVERED_AT:_HEADS_BYTES], position) != checksum
             ):
                 other = row
                 break

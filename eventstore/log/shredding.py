@@ -21,8 +21,6 @@ from .format import (
     CHECKSUM32,
     EVENT_HEAD,
     EVENT_ROW,
-    FRAME_HEAD,
-    FRAME_HEAD_BYTES,
     MESSAGE,
     OCCURRED,
     OCCURRED_TIME,
@@ -157,11 +155,9 @@ def _rebuilt(frame: Frame, events: Iterable[tuple[Row, bytes]]) -> bytes:
         head = EVENT_HEAD.pack(end, *row[1:-1])
         heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
         bodies.append(body)
-    fixed = frame.raw[: FRAME_HEAD.size]
-    names = frame.raw[FRAME_HEAD_BYTES : _heads_at(frame)]
-    rest = names + b"".join(heads)
-    checksum = CHECKSUM.pack(xxh3_64_intdigest(fixed + rest, frame.position))
-    return fixed + checksum + rest + b"".join(bodies)
+    covered = frame.raw[CHECKSUM.size : _heads_at(frame)] + b"".join(heads)
+    checksum = CHECKSUM.pack(xxh3_64_intdigest(covered, frame.position))
+    return checksum + covered + b"".join(bodies)
 
 
 def _heads_at(frame: Frame) -> int:
