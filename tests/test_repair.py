@@ -232,6 +232,7 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
         and where[0] == name
         and (original.keyring or isinstance(original.events[where], BranchMerged))
     }
+    newest = max((version for session, version in intact if session == SYSTEM), default=0)
     lost = {
         (part.session, version)
         for part in report.sessions
@@ -243,8 +244,11 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
         renamed = {names[name] for name in report.unnamed}
         for each in store.all(limit=report.size):
             where = names.get(each.session, each.session), each.version
-            # Behind its end, and where its very name is lost, so that none of its facts is there.
-            anew = where not in was or (SYSTEM in renamed and each.version > 0)
+            # Behind its end, also where that comes sooner, since nothing else tells of what is lost
+            # there; and where its very name is lost, so that none of its facts is there.
+            sooner = each.version > newest and where not in intact
+            beyond = where not in was or (sooner and shown(each)[2] != was[where])
+            anew = beyond or (SYSTEM in renamed and each.version > 0)
             if each.session == SYSTEM and anew:
                 assert isinstance(each.structure, KeyCreated), "which key seals what is said anew"
                 continue
