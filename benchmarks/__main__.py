@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from . import NAMES, data, plots, report
-from .awake import ASLEEP, KEPT, awake, possible
+from .awake import ASLEEP, KEPT, awake
 from .harness import Bench, Result
 
 QUICK_SECONDS, FULL_SECONDS = 48.0, 8.0
@@ -30,9 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     warnings.simplefilter("ignore")  # peers warn of their own affairs
     results = []
-    idle = options.smoke or options.asleep or not possible()
+    idle = options.smoke or options.asleep
     folder = tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.dir)
-    with folder as place, nullcontext() if idle else awake():
+    with folder as place, nullcontext([]) if idle else awake() as idlers:
         bench = Bench(
             data.load(),
             Path(place),
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             bench.until = now + (bench.over - now) / (len(names) - number)
             results.append(measured(name, bench))
             print(report.text(results[-1]), flush=True)
-        about = report.about(bench, ASLEEP if idle else KEPT)
+        about = report.about(bench, KEPT if idlers else ASLEEP)
     _write(options, results, about)
     return 1 if any(each.missing for each in results) else 0
 

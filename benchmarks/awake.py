@@ -5,6 +5,7 @@ up: on a virtual machine whose host must wake it, a bare commit of LMDB takes 0.
 0.23 ms, and the Python behind it runs with cold caches. Where agents run in production there is
 always something to do. So a process of the lowest class (SCHED_IDLE) runs on each processor,
 which gives way as soon as anybody else wants it. It holds for us, the peers and the limits alike.
+Under a quota of processor time they would use that up: run with --asleep there.
 
 Invariants: these processes end with the block, or with whoever began it, whatever happens to that.
 """
@@ -23,6 +24,7 @@ import os, sys
 parent, processor = map(int, sys.argv[1:])
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 os.sched_setaffinity(0, [processor])
+print("awake", flush=True)
 while os.getppid() == parent:
     os.sched_yield()  # where the kernel looks whether somebody else is to run
     for _ in range(100):
@@ -39,18 +41,22 @@ def possible() -> bool:
 def awake() -> Iterator[list[int]]:
     """Keep every processor that this process may use awake inside the block.
 
-    Yields the ids of the processes that do.
+    Yields the ids of the processes that do: none where the system does not let them.
     """
-    ids = []
+    ids = list[int]()
     with ExitStack() as stack:
         for processor in os.sched_getaffinity(0) if possible() else ():
             command = [sys.executable, "-c", IDLER, str(os.getpid()), str(processor)]
-            idler = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            idler = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
             stack.callback(_end, idler)
-            ids.append(idler.pid)
+            assert idler.stdout is not None
+            ids += [idler.pid] if idler.stdout.readline() else []
         yield ids
 
 
-def _end(idler: subprocess.Popen[bytes]) -> None:
+def _end(idler: subprocess.Popen[str]) -> None:
     idler.kill()
-    idler.wait()
+    with idler:  # waits for it
+        return

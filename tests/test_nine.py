@@ -141,7 +141,7 @@ def emptied(log: Path) -> None:
         for name in (FRAMES, REFS, ACTORS, KEYS, TILES):
             txn.drop(env.open_db(name, txn=txn), delete=False)
         txn.drop(env.open_db(STREAMS, txn=txn, dupsort=True, dupfixed=True), delete=False)
-        txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0)))
+        txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0, 0)))
     env.close()
 
 

@@ -519,6 +519,29 @@ def test_no_name_is_taken_from_another_by_a_damaged_reference(plain, tmp_path):
     assert repaired(plain, tmp_path, mixes_up).unnamed == [f"lost name {ref_of(plain, 's1')}"]
 
 
+def test_a_first_frame_of_a_commit_that_never_was_names_no_session(tmp_path):
+    """Its page was written, its head was not: another session got its number and position."""
+    place, other = tmp_path / "history", tmp_path / "other"
+    with EventStore.open(place) as store:
+        store.create("first")
+    shutil.copytree(place, other)
+    with EventStore.open(other) as store:
+        store.create("never")
+    with EventStore.open(place) as store:
+        store.create("there")
+        for number in range(60):
+            store.append("there", {"role": "user", "content": f"line {number}"})
+        [first] = store.log.read_stream("there", 0, frames_max=1)
+    file = place / LOG / "data.mdb"
+    content = file.read_bytes().replace(first.raw, first.raw[:-1] + b"?")
+    content = content.replace(first.raw[:60], bytes(60))
+    file.write_bytes(content + (other / LOG / "data.mdb").read_bytes())
+    report = repair(place, tmp_path / "made")
+    assert not report.unnamed and report.positions == [(first.position, first.position + 1)]
+    with EventStore.open(tmp_path / "made") as store:
+        assert list(store.sessions()) == ["first", "there"] and store.version("there") == 60
+
+
 def ref_of(original: Original, session: str) -> int:
     """Return the reference of a session."""
     return next(ref for ref, name in original.names.items() if name == session)

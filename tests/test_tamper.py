@@ -178,6 +178,21 @@ def forge_flag(opened: Tables) -> None:
     rewritten(opened, 40, 9, b"\x00")
 
 
+def add_name(opened: Tables) -> None:
+    """Put a name behind the head of a frame that is no first one."""
+    raw = opened.get(FRAMES, last(40))
+    opened.put(FRAMES, last(40), raw[:31] + b"\x05" + raw[32:48] + b"stray" + raw[48:])
+    rewritten(opened, 40, 9, raw[9:10])
+
+
+def forge_name_length(opened: Tables) -> None:
+    """State a name that is not there, under a checksum that fits without it."""
+    raw = opened.get(FRAMES, last(40))
+    covered = raw[8:31] + b"\x05" + raw[32 : 48 + EVENT_ROW.size]
+    checksum = xxh3_64_intdigest(covered, 40).to_bytes(8, "big")
+    opened.put(FRAMES, last(40), checksum + covered + raw[48 + EVENT_ROW.size :])
+
+
 def add_frame(opened: Tables) -> None:
     opened.put(FRAMES, last(10_000), opened.get(FRAMES, last(40)))
 
@@ -226,6 +241,14 @@ def move_actor(opened: Tables) -> None:
 
 def drop_actor(opened: Tables) -> None:
     opened.delete(ACTORS, REF.pack(2))
+
+
+def idle_actor(opened: Tables) -> None:
+    opened.put(ACTORS, REF.pack(77), checked_row(b"aidle", REF.pack(77)))
+
+
+def odd_actor(opened: Tables) -> None:
+    opened.put(ACTORS, b"x", b"y")
 
 
 def idle_name(opened: Tables) -> None:
@@ -310,8 +333,13 @@ def skip_dictionary(opened: Tables) -> None:
     opened.put(DICTIONARIES, REF.pack(9), checked_row(b"x" * 100, REF.pack(9)))
 
 
-def head_of(opened: Tables, size: int, time: int, nodes: bytes) -> None:
-    opened.put(LOOSE, HEAD_KEY, checked_row(HEAD_ROW.pack(size, time) + nodes))
+def head_of(opened: Tables, size: int, time: int, names: int, nodes: bytes) -> None:
+    opened.put(LOOSE, HEAD_KEY, checked_row(HEAD_ROW.pack(size, time, names) + nodes))
+
+
+def head_in(opened: Tables) -> tuple[int, int, int, bytes]:
+    row = opened.get(LOOSE, HEAD_KEY)[8:]
+    return *HEAD_ROW.unpack_from(row), row[HEAD_ROW.size :]
 
 
 def flip_head_row(opened: Tables) -> None:
@@ -319,21 +347,26 @@ def flip_head_row(opened: Tables) -> None:
 
 
 def shrink_head(opened: Tables) -> None:
-    head_of(opened, 40, 10**18, bytes(64))
+    head_of(opened, 40, 10**18, 4, bytes(64))
 
 
 def grow_head(opened: Tables) -> None:
-    head_of(opened, 512, 10**18, bytes(32))
+    head_of(opened, 512, 10**18, 4, bytes(32))
 
 
 def forge_root(opened: Tables) -> None:
-    row = opened.get(LOOSE, HEAD_KEY)[8:]
-    head_of(opened, *HEAD_ROW.unpack_from(row), row[16:-32] + bytes(32))
+    *numbers, nodes = head_in(opened)
+    head_of(opened, *numbers, nodes[:-32] + bytes(32))
 
 
 def forge_head_time(opened: Tables) -> None:
-    row = opened.get(LOOSE, HEAD_KEY)[8:]
-    head_of(opened, HEAD_ROW.unpack_from(row)[0], 7, row[16:])
+    size, _, *rest = head_in(opened)
+    head_of(opened, size, 7, *rest)
+
+
+def forge_head_names(opened: Tables) -> None:
+    size, time, _, nodes = head_in(opened)
+    head_of(opened, size, time, 9, nodes)
 
 
 def other_store(opened: Tables) -> None:
@@ -363,6 +396,8 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (forge_time, ["position 40: it was recorded before", "tree head is not what"]),
     (forge_session, ["position 40: name 77 is missing"]),
     (forge_flag, ["position 40: the frame's flag about its types is wrong"]),
+    (add_name, ["position 40: a session's name stands in its first frame alone"]),
+    (forge_name_length, ["position 40: frame head does not match its checksum"]),
     (add_frame, ["the frames end at 10001"]),
     (drop_stream_row, ["position 40: the index of session 'a' does not lead here"]),
     (add_stream_row, ["position 40: a row of the index of streams (version 1000) is wrong"]),
@@ -373,6 +408,8 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (rename_actor, ["actor 'user:9' does not lead to its reference 2", "'user:1' leads to a"]),
     (move_actor, ["name 2 is missing or does not match its checksum"]),
     (drop_actor, ["actor 'user:1' is not found by its reference 2", "4 references for 3 names"]),
+    (idle_actor, ["3 rows of actors for 2 actors"]),
+    (odd_actor, ["3 rows of actors for 2 actors"]),
     (idle_name, ["session 'idle' has no facts", "5 references for 4 names"]),
     (drop_ref, ["session 'a' does not lead to its reference 1"]),
     (add_ref, ["session 'c' leads to a reference that is not its own", "5 references for 4"]),
@@ -397,6 +434,7 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (grow_head, ["the tree head has size 512"]),
     (forge_root, ["the tree head is not what the frames hash to"]),
     (forge_head_time, ["the tree head's time is 7 instead of"]),
+    (forge_head_names, ["the tree head counts 9 names of 4"]),
     (other_store, ["the log is of store 'another'"]),
     (add_meta, ["table 'meta' has the rows"]),
     (add_loose, ["beside the tables are the rows [b'head', b'note']"]),

@@ -49,7 +49,10 @@ class Frames:
 
     def places(self, size: int) -> Iterator[tuple[int, Place]]:
         """Iterate over the streams and how far each had come when the log held `size` events."""
+        newest = REF.pack(self._rows.newest_ref)
         for key in self._rows.keys(STREAMS):
+            if len(key) != REF.size or key > newest:
+                continue  # no stream's: that is said where the index is checked row by row
             ref = int(REF.unpack(key)[0])
             try:
                 place = self.place(ref, size)

@@ -18,13 +18,15 @@ from .tree import Frontier
 
 TableRow = tuple[bytes, bytes]
 
+REF_MAX = (1 << 32) - 1
+
 
 class Rows:
     """The tables of one log, and how they stood when this was made.
 
     `entries` counts their rows, `end` is the position after the last frame, `newest_ref` the
-    reference of the newest name; `edge` is the frontier and time that the head row states, or what
-    is wrong with it; `size` is the log's, out of that row if it can be.
+    reference of the newest name, REF_MAX where that is lost; `edge` is the frontier and time that
+    the head row states, or what is wrong with it; `size` is the log's, of that row if it can be.
     """
 
     def __init__(self, log: LmdbLog) -> None:
@@ -36,8 +38,9 @@ class Rows:
             }
             last = txn.cursor(self.tables[FRAMES])
             self.end = POSITION.unpack(last.key())[0] + 1 if last.last() else 0
-            self.newest_ref = log.newest_ref(txn)
             self.edge = self._edge(txn)
+            lost = isinstance(self.edge, Corruption)
+            self.newest_ref = REF_MAX if lost else log.newest_ref(txn)
         self.size = self.end if isinstance(self.edge, Corruption) else self.edge[0].size
 
     def _edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int] | Corruption:

@@ -28,7 +28,7 @@ from ..log.format import (
     TILES,
 )
 from ..log.frame import Frame
-from ..log.rows import CHECKSUM_BYTES, checked_value, kept_ref
+from ..log.rows import CHECKSUM_BYTES, checked_row, checked_value, kept_ref
 from .frames import key_position
 from .report import Notes
 from .rows import Rows
@@ -123,43 +123,55 @@ class Tables:
             self._notes.checked["dictionaries"] += 1
 
     def _check_refs(self, walk: Walk) -> None:
-        """Check that names lead to their own references, and have facts."""
+        """Check that names lead to their own references, each to another, and have facts."""
+        sound, newest = True, REF.pack(self._rows.newest_ref)
         for name, found in self._rows.all(REFS):
             number = kept_ref(name, found)
-            if number is None:
-                what = f"the reference of {self._drawn(name)} does not match its checksum"
-                self._notes.add(-1, what)
-                continue
-            self._notes.checked["names"] += 1
-            self._notes.checked["sessions"] += name.startswith(SESSION_NAME)
-            row = self._rows.value(ACTORS, number)
-            known = self._first_name(number) if row is None else row[CHECKSUM_BYTES:]
-            if known not in (name, None):
-                self._notes.add(-1, f"{self._drawn(name)} leads to a reference that is not its own")
-            if row is None and name.startswith(ACTOR_NAME):
-                what = f"{self._drawn(name)} is not found by its reference {REF.unpack(number)[0]}"
-                self._notes.add(-1, what)
-            elif known is None and not self._has_facts(walk, number):
-                self._notes.add(-1, f"{self._drawn(name)} has no facts")
-        self._count_refs()
+            if number is not None and number <= newest:
+                self._notes.checked["names"] += 1
+                self._notes.checked["sessions"] += name.startswith(SESSION_NAME)
+            sound = self._leads_home(walk, name, number) and sound
+        actors = sum(number <= newest for number, _ in self._rows.all(ACTORS))
+        names = actors + sum(number <= newest for number in self._rows.keys(STREAMS))
+        if self._entries[ACTORS] != actors:
+            self._notes.add(-1, f"{self._entries[ACTORS]} rows of actors for {actors} actors")
+        if self._entries[REFS] != names:
+            self._notes.add(-1, f"{self._entries[REFS]} references for {names} names")
+        elif self.edge is not None and names != self._rows.newest_ref:
+            self._notes.add(-1, f"the tree head counts {self._rows.newest_ref} names of {names}")
+        elif sound:
+            return  # as many rows as names, and each is its name's: so each name has its own
+        self._check_names()
+
+    def _leads_home(self, walk: Walk, name: bytes, number: bytes | None) -> bool:
+        """Return True where a name is what its reference leads back to; say what is wrong."""
+        if number is None:
+            what = f"the reference of {self._drawn(name)} does not match its checksum"
+            self._notes.add(-1, what)
+            return False
+        row = self._rows.value(ACTORS, number)
+        known = self._first_name(number) if row is None else row[CHECKSUM_BYTES:]
+        if known not in (name, None):
+            self._notes.add(-1, f"{self._drawn(name)} leads to a reference that is not its own")
+        if row is None and name.startswith(ACTOR_NAME):
+            what = f"{self._drawn(name)} is not found by its reference {REF.unpack(number)[0]}"
+            self._notes.add(-1, what)
+        elif known is None and not self._has_facts(walk, number):
+            self._notes.add(-1, f"{self._drawn(name)} has no facts")
+        return known == name and (row is None or checked_row(name, number) == row)
 
     def _has_facts(self, walk: Walk, number: bytes) -> bool:
         """Return True for a stream that frames or the index know of, those appended since too."""
         known = walk.places.at(REF.unpack(number)[0])[0]
         return bool(known) or self._rows.value(STREAMS, number) is not None
 
-    def _count_refs(self) -> None:
-        """Check that each session and each actor has a reference of its own."""
-        newest, names = REF.pack(self._rows.newest_ref), 0
+    def _check_names(self) -> None:
+        """Name the sessions and actors that do not lead to their references."""
         for number, row in self._rows.all(ACTORS):
-            names += number <= newest
             name = self._opened(number, row, f"name {REF.unpack(number)[0]}")
             self._check_leads(name, number)
         for number in self._rows.keys(STREAMS):
-            names += number <= newest
             self._check_leads(self._first_name(number), number)
-        if self._entries[REFS] != names:
-            self._notes.add(-1, f"{self._entries[REFS]} references for {names} names")
 
     def _first_name(self, number: bytes) -> bytes | None:
         """Return the name that a stream's first frame has, None where that is lost."""

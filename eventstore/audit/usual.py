@@ -94,7 +94,7 @@ class UsualFrames:
             head = None
             if len(key) == POSITION.size and len(raw) >= FRAME_HEAD_BYTES:
                 head = CHECKED_FRAME_HEAD.unpack_from(raw)
-                _, layout, flags, count, ref, _, version, _, key_bytes, *_ = head
+                _, layout, flags, count, ref, _, version, _, key_bytes, _, _, named, *_ = head
                 (last,) = POSITION.unpack(key)
                 row = STREAM_ROW.pack(version + count - 1 & _U32_MAX, last)
                 kept = raw[FRAME_HEAD_BYTES : FRAME_HEAD_BYTES + key_bytes]
@@ -102,6 +102,7 @@ class UsualFrames:
                     layout != FRAME_FORMAT
                     or flags != ONLY_MESSAGES
                     or not count
+                    or named
                     or not frames().set_key(key)
                     or not streams().set_key_dup(REF.pack(ref), row)
                     or (kept and not indexes.key_leads(kept, last - count + 1))

@@ -226,6 +226,8 @@ class Walk:
             due = self.places.at(frame.session_ref)
             what = f"session {frame.session!r} has (version, message number, previous position)"
             self._notes.add(frame.position, f"{what} {here} where {due} belongs")
+        if bool(frame.kept_session) != (frame.version == 0):
+            self._notes.add(frame.position, "a session's name stands in its first frame alone")
         if frame.recorded_at < self.recorded_at:
             self._notes.add(frame.position, "it was recorded before the event in front of it")
         self.recorded_at = max(frame.recorded_at, self.recorded_at)

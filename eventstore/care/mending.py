@@ -156,8 +156,16 @@ class Mending:
         return f"lost name {ref}"
 
     def _find_names(self, found: dict[int, Frame]) -> None:
-        """Take the names that first frames have; look everywhere for those that none has."""
-        wanted = set[int]()
+        """Take the names that first frames have; look everywhere for those that none has.
+
+        A commit that a power loss cut off may have left a first frame on a page that is free: one
+        whose name is not what its reference stands for is none of this log.
+        """
+        wanted, said = set[int](), self._salvage.references()
+        for position, frame in list(found.items()):
+            name = SESSION_NAME + frame.kept_session
+            if not frame.version and said.get(frame.session_ref, name) != name:
+                del found[position]
         for frame in _merged(self._salvage.reached(self._log.codec), found):
             wanted |= {frame.session_ref, frame.actor_ref} - {0}
             if not frame.version:

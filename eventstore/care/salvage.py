@@ -153,12 +153,13 @@ class Salvage:
         """
         if not wanted:
             return {}
-        found = _numbered(self._loose_actors(), ACTOR_NAME)
-        for name, row in chain(self._leaf_rows(), self._rows(REFS)):
-            ref = kept_ref(name, row) if name[:1] in (SESSION_NAME, ACTOR_NAME) else None
-            if ref is not None:
-                found[int(REF.unpack(ref)[0])] = name
+        found = _numbered(self._loose_actors(), ACTOR_NAME) | _named(self._leaf_rows())
+        found |= self.references()
         return {number: row for number, row in found.items() if number in wanted}
+
+    def references(self) -> dict[int, bytes]:
+        """Return the names that the tree of references leads to, by their numbers."""
+        return _named(self._rows(REFS))
 
     def content(self, key: bytes) -> bytes | None:
         """Return what the index of keys has for a kept key, None where that is lost."""
@@ -297,6 +298,16 @@ def _numbered(rows: Iterable[tuple[bytes, bytes]], *begins: bytes) -> dict[int, 
         for key, row in rows
         if len(key) == REF.size and (value := checked(row, key)) and value.startswith(begins)
     }
+
+
+def _named(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, bytes]:
+    """Return the names of rows of references that are whole, by their numbers."""
+    found = dict[int, bytes]()
+    for name, row in rows:
+        ref = kept_ref(name, row) if name[:1] in (SESSION_NAME, ACTOR_NAME) else None
+        if ref is not None:
+            found[int(REF.unpack(ref)[0])] = name
+    return found
 
 
 def checked(row: bytes | None, number: bytes = b"") -> bytes | None:

@@ -96,7 +96,6 @@ class Writer:
         if not self._queue and not self._interval and self._lead.acquire(blocking=False):
             try:  # nobody waits: an eighth of an append's own work is saved
                 self._check_open()
-                self._check_lost()
                 check()
                 return self._commit_alone(append)
             finally:

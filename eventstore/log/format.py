@@ -50,8 +50,8 @@ KEY_ROW = Struct(">Q16s")
 """First position of the append, xxh3-128 of the command's content; in an encrypted log its SIV."""
 HIDDEN_ROW = Struct(">BII")
 """1 where the lines are summaries, first line, the line after the last; numbers as in a Span."""
-HEAD_ROW = Struct(">QQ")
-"""Size, recorded_at of the newest event; the frontier's hashes follow."""
+HEAD_ROW = Struct(">QQI")
+"""Size, recorded_at of the newest event, newest reference; the frontier's hashes follow."""
 CHECKSUM = Struct(">Q")
 CHECKSUM32 = Struct(">I")
 

@@ -49,7 +49,7 @@ def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool
         with env.begin(write=True) as txn:
             txn.put(FORMAT_KEY, checked_row(REF.pack(FORMAT)), db=meta)
             txn.put(STORE_KEY, checked_row(store.encode()), db=meta)
-            txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0)))
+            txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0, 0)))
             if encrypted:
                 txn.put(ENCRYPTED_KEY, checked_row(ENCRYPTED), db=meta)
             if starter:
@@ -116,7 +116,7 @@ class LmdbLog(Reads):
             txn.put(key, checked_row(row), db=self._keys)
         for level, index, node in made.tiles:
             txn.put(tile_key(level, index), node, db=self._tiles)
-        head = HEAD_ROW.pack(made.frontier.size, made.recorded_at)
+        head = HEAD_ROW.pack(made.frontier.size, made.recorded_at, made.next_ref - 1)
         txn.put(HEAD_KEY, checked_row(head + b"".join(made.frontier.nodes)))
         if made.erasing or made.shreds:
             self.gone.note(txn, made.erasing)

@@ -153,11 +153,6 @@ class OpenLog:
             ref = self._ref_of[row] = int(REF.unpack(self._checked_ref(row, found))[0])
         return ref
 
-    def newest_ref(self, txn: lmdb.Transaction) -> int:
-        """Return the reference of the newest name, 0 for none."""
-        ends = [txn.cursor(table) for table in (self._streams, self._actors)]
-        return max((REF.unpack(each.key())[0] for each in ends if each.last()), default=0)
-
     def _checked_ref(self, row: bytes, found: Bytes) -> bytes:
         kept = kept_ref(row, found)
         if kept is None:
@@ -224,4 +219,4 @@ class OpenLog:
         try:
             return self.codec.names.shown(row[:1], row[1:])
         except ValueError as error:
-            raise Corruption(-1, f"a row of names can't be read: {error}") from None
+            raise Corruption(-1, f"a name can't be read: {error}") from None

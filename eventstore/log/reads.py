@@ -59,10 +59,14 @@ class Reads(Streams):
     def edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int]:
         """Return the frontier and the time of the newest event."""
         value = checked_value(txn.get(HEAD_KEY), "the tree head")
-        size, recorded_at = HEAD_ROW.unpack_from(value)
+        size, recorded_at, _ = HEAD_ROW.unpack_from(value)
         nodes = value[HEAD_ROW.size :]
         starts = range(0, len(nodes), HASH_BYTES)
         return Frontier(size, [nodes[i : i + HASH_BYTES] for i in starts]), recorded_at
+
+    def newest_ref(self, txn: lmdb.Transaction) -> int:
+        """Return the reference of the newest name, 0 for none."""
+        return int(HEAD_ROW.unpack_from(checked_value(txn.get(HEAD_KEY), "the tree head"))[2])
 
     def tiles(self, level: int, start: int, stop: int) -> list[bytes]:
         """Return the roots of the full subtrees `start <= index < stop` of 2**level leaves."""
