@@ -5,6 +5,7 @@ special: no key, no ids, no flags. Invariants: what is taken for one here passes
 Frame makes; whatever does not pass, damage too, is left to Frame, which says what it is.
 """
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
@@ -107,22 +108,23 @@ class Tally:
         """
         said, tokens, days, first = self.said, self.tokens, self.days, position
         size = began = ended = midnight = tomorrow = 0
-        since = position  # all from there on were said on one day
+        since, same = position, -1  # said on one day from there on; the session of the row before
         other: Row | None = None
         for row in islice(rows, last + 1 - position):
             key, raw = row
-            if len(raw) < _HEADS_BYTES:
+            try:
+                (
+                    checksum, start, session, actor, names_bytes, time,
+                    end, bytes_, tokens_, flags, role,
+                ) = _counted(raw)  # fmt: skip
+            except struct.error:
                 other = row
                 break
-            (
-                checksum, start, session, actor, names_bytes, time,
-                end, bytes_, tokens_, flags, role,
-            ) = _counted(raw)  # fmt: skip
             if (
                 start != LONE
                 or names_bytes
                 or flags
-                or names.get(session, SYSTEM) == SYSTEM
+                or (session != same and names.get(session, SYSTEM) == SYSTEM)
                 or (actor and actor not in names)
                 or _position(key)[0] != position
                 or len(raw) != _HEADS_BYTES + end
@@ -130,6 +132,7 @@ class Tally:
             ):
                 other = row
                 break
+            same = session
             said[role] += 1
             tokens[role] += tokens_
             size += bytes_
