@@ -28,7 +28,6 @@ from .format import (
     LONE_HEADS,
     MESSAGE,
     OCCURRED,
-    POSITION,
 )
 from .frame import Frame
 
@@ -41,12 +40,12 @@ Times = tuple[int, int]
 LONE_BYTES_MAX = 16 * KIB
 """Larger payloads are decoded one by one, when they are looked at."""
 
-_COVERED_AT, _HEADS_BYTES = CHECKSUM.size, LONE_HEADS.size
+_HEADS_BYTES = LONE_HEADS.size
+_COVERED = slice(CHECKSUM.size, _HEADS_BYTES)
 _EVENT_HEAD_END = FRAME_HEAD_BYTES + EVENT_HEAD.size
 _KIND = MESSAGE << 8 | SCHEMA_OF[MESSAGE]
 _U32_MAX = (1 << 32) - 1
-_heads, _position = LONE_HEADS.unpack_from, POSITION.unpack
-_counted = LONE_COUNTS.unpack_from
+_heads, _counted, _position = LONE_HEADS.unpack_from, LONE_COUNTS.unpack_from, int.from_bytes
 
 
 def lone_message(
@@ -73,7 +72,7 @@ def lone_message(
         or (actor and actor not in names)
         or version != row[0]
         or len(raw) != _HEADS_BYTES + end
-        or xxh3_64_intdigest(raw[_COVERED_AT:_HEADS_BYTES], row[1]) != checksum
+        or xxh3_64_intdigest(raw[_COVERED], row[1]) != checksum
         or xxh3_64_intdigest(event) & _U32_MAX != event_checksum
     ):
         return None
@@ -110,15 +109,14 @@ class Tally:
         size = began = ended = midnight = tomorrow = 0
         since, same = position, -1  # said on one day from there on; the session of the row before
         other: Row | None = None
-        for row in islice(rows, last + 1 - position):
-            key, raw = row
+        for key, raw in islice(rows, last + 1 - position):
             try:
                 (
                     checksum, start, session, actor, names_bytes, time,
                     end, bytes_, tokens_, flags, role,
                 ) = _counted(raw)  # fmt: skip
             except struct.error:
-                other = row
+                other = key, raw
                 break
             if (
                 start != LONE
@@ -126,17 +124,17 @@ class Tally:
                 or flags
                 or (session != same and names.get(session, SYSTEM) == SYSTEM)
                 or (actor and actor not in names)
-                or _position(key)[0] != position
+                or _position(key) != position
                 or len(raw) != _HEADS_BYTES + end
-                or xxh3_64_intdigest(raw[_COVERED_AT:_HEADS_BYTES], position) != checksum
+                or xxh3_64_intdigest(raw[_COVERED], position) != checksum
             ):
-                other = row
+                other = key, raw
                 break
             same = session
             said[role] += 1
             tokens[role] += tokens_
             size += bytes_
-            if not midnight <= time < tomorrow:
+            if time >= tomorrow or time < midnight:
                 _add(days, midnight, position - since)
                 midnight, since = time - time % DAY_NS, position
                 tomorrow, began = midnight + DAY_NS, began or time
