@@ -285,6 +285,31 @@ def test_closing_while_others_write(tmp_path):
         assert acknowledged <= set(found) and len(found) == len(set(found))
 
 
+def test_an_interrupt_as_the_lead_is_taken_gives_it_up(store, monkeypatch):
+    """Ctrl-C may come before a caller could note that it leads: others still get their turn."""
+    store.create("a")
+    writer = store.engine.writer
+    lead = writer._lead
+
+    class Interrupted:
+        """The lead, with an interrupt as soon as it is taken."""
+
+        release = lead.release
+
+        def acquire(self, *, blocking: bool) -> bool:
+            assert lead.acquire(blocking=blocking)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "_lead", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            store.append("a", {"content": "interrupted"})
+    other = threading.Thread(target=store.append, args=("a", {"content": "next"}), daemon=True)
+    other.start()
+    other.join(10)
+    assert not other.is_alive() and store.version("a") == 1
+
+
 def test_a_cancelled_task_leaves_a_sound_store(store):
     """A cancelled caller stops waiting; its append lands whole or not at all; others go on."""
 

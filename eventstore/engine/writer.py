@@ -80,7 +80,7 @@ class Writer:
         self._interval = interval_ms / 1_000
         self._queue: deque[Ticket] = deque()
         self._room = Room(QUEUE_BYTES_MAX)
-        self._lead = threading.Lock()
+        self._lead = threading.RLock()
         self._turn = threading.Lock()
         self._wake = threading.Event()
         self._starting = threading.Lock()
@@ -93,22 +93,26 @@ class Writer:
 
     def submit(self, append: Append, check: Check) -> Outcome:
         """Return the outcome once the append is durable."""
-        if not self._queue and not self._interval and self._lead.acquire(blocking=False):
-            try:  # nobody waits: an eighth of an append's own work is saved
-                self._check_open()
-                check()
-                return self._commit_alone(append)
-            finally:
+        try:
+            return self._submitted(append, check)
+        finally:  # whoever took the lead: Ctrl-C may come before anybody could note that it did
+            try:  # noqa: SIM105 - and before suppress() would begin
                 self._lead.release()
+            except RuntimeError:
+                pass
+
+    def _submitted(self, append: Append, check: Check) -> Outcome:
+        """Return the outcome, having led or not."""
+        if not self._queue and not self._interval and self._lead.acquire(blocking=False):
+            self._check_open()  # nobody waits: an eighth of an append's own work is saved
+            check()
+            return self._commit_alone(append)
         ticket = Ticket(append, check)
         self._room.enter(ticket.weight)
         self._enqueue(ticket)
         if not self._interval and self._lead.acquire(blocking=False):
-            try:
-                while not ticket.resolved:
-                    self._commit_batch()
-            finally:
-                self._lead.release()
+            while not ticket.resolved:
+                self._commit_batch()
         elif not self._rouse():
             self._drain()
         return ticket.wait()
