@@ -30,9 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     warnings.simplefilter("ignore")  # peers warn of their own affairs
     results = []
-    idle = options.smoke or options.asleep
+    asleep = options.smoke or options.asleep
     folder = tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.dir)
-    with folder as place, nullcontext([]) if idle else awake() as idlers:
+    with folder as place, nullcontext([]) if asleep else awake() as idlers:
         bench = Bench(
             data.load(),
             Path(place),

@@ -58,5 +58,4 @@ def awake() -> Iterator[list[int]]:
 
 def _end(idler: subprocess.Popen[str]) -> None:
     idler.kill()
-    with idler:  # waits for it
-        return
+    idler.communicate()

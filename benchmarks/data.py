@@ -95,8 +95,8 @@ def _generated(chance: random.Random) -> Iterator[Conversation]:
             line = {"role": "assistant" if turn % 2 else "user", "content": content}
             if turn % 4 == 1:
                 call = {"name": "look_up", "arguments": f'{{"number": {number}}}'}
-                made_call = {"id": f"{number}-{turn + 1}", "type": "function", "function": call}
-                line["tool_calls"] = [made_call]
+                asked = {"id": f"{number}-{turn + 1}", "type": "function", "function": call}
+                line["tool_calls"] = [asked]
             if turn % 4 == 2:
                 line = {"role": "tool", "tool_call_id": f"{number}-{turn}", "content": content}
             made.append(line)

@@ -19,6 +19,7 @@ from .tree import Frontier
 TableRow = tuple[bytes, bytes]
 
 REF_MAX = (1 << 32) - 1
+"""No reference is larger: it has 32 bits."""
 
 
 class Rows:

@@ -88,6 +88,7 @@ class Plan:
         """Whether any erasure begins here, also one that a later append of the batch completes."""
         self._receipts: dict[int, Receipt] = {}
         self._new = set[str]()
+        """Sessions that the log does not have, so that a creation looks for its own once."""
 
     def decide(self, append: Append) -> Outcome:
         """Accept an append and number it, or say why not; nothing is half-accepted."""
@@ -143,7 +144,7 @@ class Plan:
         tail = self.tails.get(session)
         if tail is None and session not in self._new:
             tail = self.ground.tail(session)
-            if tail is None:  # a look at the disk, for which its creation comes back at once
+            if tail is None:
                 self._new.add(session)
         return tail
 
