@@ -1,9 +1,9 @@
 """Benchmarks: our figures beside each installed peer's and the physical limit's, from one run.
 
 The map: `data` (the bytes that everybody gets), `harness` (interleaved rounds, medians, what is
-to reach), `awake` (a machine that does not doze off), `ours` and `peers/` (contenders that do the
-same work), one file per benchmark, `report` and `plots` (what people look at), `__main__` (the
-command).
+to reach), `awake` and `beside` (a machine that does not doze off, and where on it a lone caller
+runs), `ours` and `peers/` (contenders that do the same work), one file per benchmark, `report` and
+`plots` (what people look at), `__main__` (the command).
 
 Honest by construction: same durability class only, set-up and warm-up outside the clock, our
 figures by the public API with its defaults, and a benchmark that can't run is reported missing.

@@ -1,4 +1,4 @@
-"""python -m benchmarks [NAME...] [--quick] [--json FILE] [--plot DIR] [--report FILE] [--asleep].
+"""python -m benchmarks [NAME...] [--quick] [--json FILE] [--plot DIR] [--report FILE] [--as-is].
 
 Invariants: every name asked for is in the output, as a result or as missing with the reason;
 exit 0 when all ran, 1 when one is missing, 2 on wrong usage.
@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from . import NAMES, data, plots, report
-from .awake import ASLEEP, KEPT, awake
+from .awake import awake
 from .harness import Bench, Result
 
 QUICK_SECONDS, FULL_SECONDS = 48.0, 8.0
@@ -30,14 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     warnings.simplefilter("ignore")  # peers warn of their own affairs
     results = []
-    asleep = options.smoke or options.asleep
+    steady = not (options.smoke or options.as_is)
     folder = tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.dir)
-    with folder as place, nullcontext([]) if asleep else awake() as idlers:
+    with folder as place, awake() if steady else nullcontext([]) as idlers:
         bench = Bench(
             data.load(),
             Path(place),
             quick=options.quick or options.smoke,
             smoke=options.smoke,
+            steady=steady,
             seconds=FULL_SECONDS,
             events=options.events or (EVENTS_QUICK if options.quick or options.smoke else EVENTS),
         )
@@ -48,9 +49,18 @@ def main(arguments: list[str] | None = None) -> int:
             bench.until = now + (bench.over - now) / (len(names) - number)
             results.append(measured(name, bench))
             print(report.text(results[-1]), flush=True)
-        about = report.about(bench, KEPT if idlers else ASLEEP)
+        about = report.about(bench, _processors(bench, awake=bool(idlers)))
     _write(options, results, about)
     return 1 if any(each.missing for each in results) else 0
+
+
+def _processors(bench: Bench, *, awake: bool) -> str:
+    """Return in words how processors were treated."""
+    if not bench.steady:
+        return "as the system has them"
+    alone = ", ".join(map(str, sorted(bench.nearest)))
+    where = f"; one caller alone runs beside the disk, on number {alone}" if alone else ""
+    return ("kept awake" if awake else "not kept awake") + where
 
 
 def measured(name: str, bench: Bench) -> Result:
@@ -100,7 +110,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dir", type=Path, default=Path(), metavar="DIR", help="disk to measure; default: here"
     )
-    parser.add_argument("--asleep", action="store_true", help="let processors sleep, see awake.py")
+    parser.add_argument(
+        "--as-is",
+        action="store_true",
+        help="leave processors to the system, see awake.py and beside.py",
+    )
     parser.add_argument("--events", type=int, metavar="N", help="size of the large store")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))

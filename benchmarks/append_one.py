@@ -26,6 +26,7 @@ def run(bench: Bench) -> Result:
         what="p50 of one durable append of one message to a session of 1,000",
         unit="us",
         better="lower",
+        alone=True,
     )
     limit = times(result.ours, result.limit, "lmdb")
     session = result.ratio.get("SQLiteSession")

@@ -31,7 +31,11 @@ def run(bench: Bench) -> Result:
     others = bench.filled(bench.others("branch"), SESSION, bench.data.messages(lengths[1]))
     lanes += lanes_of(others, lambda each: _branches(each, lengths[1], names))
     result = bench.compare(
-        lanes, what="branch at the middle of a session of 1,000", unit="us", better="lower"
+        lanes,
+        what="branch at the middle of a session of 1,000",
+        unit="us",
+        better="lower",
+        alone=True,
     )
     short, long = (result.figures[f"{lengths[number]:,} messages"] for number in (0, 2))
     append = times(result.ours, result.figures, "append_one")

@@ -32,6 +32,7 @@ def run(bench: Bench) -> Result:
         what=f"p50 of a durable append in a store of {large:,} events",
         unit="us",
         better="lower",
+        alone=True,
     )
     assert result.ours is not None
     found = {size: result.figures.get(f"{size:,} events", result.ours) for size in sizes}

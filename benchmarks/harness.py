@@ -8,13 +8,14 @@ that is measured, and gone when the run is over.
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from . import stock
+from .beside import beside
 from .data import Conversation, Data, Message
 from .ours import Ours
 from .peers import PEERS, Contender, why_not
@@ -70,16 +71,29 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 class Bench:
-    """What a benchmark may use: its data, fresh folders, contenders, and the race."""
+    """What a benchmark may use: its data, fresh folders, contenders, and the race.
+
+    `steady` is for races on processors that were made ready (awake.py, beside.py); `nearest` are
+    those that lone callers ran on.
+    """
 
     def __init__(
-        self, data: Data, place: Path, *, quick: bool, seconds: float, events: int, smoke: bool
+        self,
+        data: Data,
+        place: Path,
+        *,
+        quick: bool,
+        seconds: float,
+        events: int,
+        smoke: bool,
+        steady: bool = False,
     ) -> None:
         self.data, self.place = data, place
-        self.quick, self.smoke = quick, smoke
+        self.quick, self.smoke, self.steady = quick, smoke, steady
         self.seconds, self.events = seconds, events
         self.until = self.over = 0.0
         self.skipped: dict[str, str] = {}
+        self.nearest = set[int]()
         self._closing: list[Callable[[], object]] = []
         self._folders = 0
         self._stock: dict[tuple[str, int], Path] = {}
@@ -183,18 +197,22 @@ class Bench:
         unit: str,
         better: Better,
         once: bool = False,
+        alone: bool = False,
     ) -> Result:
         """Race the lanes and put their medians, spreads and ratios into a result.
 
-        With `once` there is one round and no warm-up: for what does not vary.
+        With `once` there is one round and no warm-up: for what does not vary. `alone` is for lanes
+        of one caller that waits for the disk: they run beside it, see beside.py.
         """
         race = Race(lanes, OTHER_SECONDS_QUICK if self.quick else OTHER_SECONDS)
-        if once:
-            race.round()
-        elif self.quick:
-            race.run(self.until - time.perf_counter(), 1 if self.late() else ROUNDS_MIN)
-        else:
-            race.run(self.seconds)
+        with beside(self.place) if alone and self.steady else nullcontext() as nearest:
+            self.nearest |= set() if nearest is None else {nearest}
+            if once:
+                race.round()
+            elif self.quick:
+                race.run(self.until - time.perf_counter(), 1 if self.late() else ROUNDS_MIN)
+            else:
+                race.run(self.seconds)
         self.skipped |= race.failed
         [ours] = race.medians("ours").values()
         others = race.medians("peer", "limit")

@@ -62,6 +62,7 @@ def run(bench: Bench) -> Result:
         what="create a session, durably",
         unit="ms",
         better="lower",
+        alone=True,
     )
     result.figures |= {
         "disk of 1,000 messages": disk(bench),

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 from benchmarks import NAMES, data, plots, report
 from benchmarks.__main__ import main, measured
 from benchmarks.awake import awake, possible
+from benchmarks.beside import beside, choice, sync_times
 from benchmarks.harness import Bench, Result, at_least, at_most, ratio
 from benchmarks.peers import PEERS, why_not
 from benchmarks.race import Lane, Race
@@ -104,6 +106,36 @@ def test_processors_are_kept_awake_inside_the_block_alone():
     for each in idlers:
         with pytest.raises(ProcessLookupError):
             os.kill(each, 0)
+
+
+@pytest.mark.skipif(not choice(), reason="threads can't be told where to run")
+def test_a_lone_caller_runs_beside_the_disk(tmp_path: Path):
+    """Inside the block all threads are on one processor, behind it where they were before."""
+    before, go_on = os.sched_getaffinity(0), threading.Event()
+    other = threading.Thread(target=go_on.wait)
+    other.start()
+    try:
+        with beside(tmp_path) as nearest:
+            assert nearest in before
+            assert other.native_id is not None
+            for thread in (0, other.native_id):
+                assert os.sched_getaffinity(thread) == {nearest}
+        for thread in (0, other.native_id):
+            assert os.sched_getaffinity(thread) == before
+    finally:
+        go_on.set()
+        other.join()
+
+
+@pytest.mark.skipif(not choice(), reason="threads can't be told where to run")
+def test_the_disk_is_asked_from_each_processor(tmp_path: Path):
+    """Every processor has its own time of a sync, and the probe leaves no file."""
+    before = os.sched_getaffinity(0)
+    with beside(tmp_path):
+        times = sync_times(tmp_path, before)
+    assert times.keys() == before
+    assert all(each > 0 for each in times.values())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_name_is_a_benchmark():
