@@ -247,8 +247,8 @@ def test_only_lone_messages_come_without_a_frame(plain):
     frames = plain.log.read_stream("last", 0)
     kinds = [isinstance(each, Frame) for each in page]
     assert kinds[-5:] == [False, True, True, True, True] and kinds[:3] == [True] * 3
-    shown = [each.event(0) if isinstance(each, Frame) else each for each in page[-5:]]
-    assert shown == [each.event(0) for each in frames[-5:]]
+    shown = [each.event(0).message if isinstance(each, Frame) else each[-1] for each in page[-5:]]
+    assert shown == [each.event(0).message for each in frames[-5:]]
     with told("sealed", []) as store:
         assert all(isinstance(each, Frame) for each in store.log.read_messages("last", 0, 9))
 

@@ -19,8 +19,9 @@ from ..errors import (
     KeyShredded,
     SessionNotFound,
 )
-from ..events import MessageAppended, Span
+from ..events import Span
 from ..limits import NAME_BYTES_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX
+from ..messages import Message
 from .codec import Codec
 from .draft import Draft
 from .format import (
@@ -247,10 +248,11 @@ class Log(Protocol):
 
     def read_messages(
         self, session: str, version: int, frames_max: int
-    ) -> list[MessageAppended | Frame]:
+    ) -> list[list[Message] | Frame]:
         """Return a page of a stream from `version` on, lone messages perhaps decoded already.
 
-        One stands for the frame that holds nothing else; damaged payloads are left in theirs.
+        A list of them stands for as many frames, each of which holds nothing else; damaged
+        payloads are left in theirs.
         """
 
     def locate(self, session: str, number: int) -> int:

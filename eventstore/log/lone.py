@@ -6,33 +6,38 @@ Frame makes; whatever does not pass, damage too, is left to Frame, which says wh
 """
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
+import zstandard
 from xxhash import xxh3_64_intdigest
 
 from ..audit.entry import SALT_BYTES
 from ..clock import DAY_NS
 from ..errors import UNDECODABLE, Corruption
-from ..events import MessageAppended
-from ..ids import SYSTEM
+from ..ids import SYSTEM, message_id
 from ..limits import KIB
-from ..messages import ROLES
-from .codec import SCHEMA_OF, Codec, decode_message
+from ..messages import ROLES, Message
+from .codec import SCHEMA_OF, Codec, decode_stored
 from .format import (
     CHECKSUM,
     EVENT_HEAD,
     FRAME_HEAD_BYTES,
     LONE,
     LONE_COUNTS,
-    LONE_HEADS,
+    LONE_MESSAGE,
     MESSAGE,
     OCCURRED,
+    POSITION,
+    RAW,
 )
 from .frame import Frame
 
 Row = tuple[bytes, bytes]
 """A row of the table of frames: its last position, the frame."""
+
+Place = tuple[int, ...]
+"""A row of a stream's index: last version and last position of a frame."""
 
 Times = tuple[int, int]
 """The first and the last time, ns."""
@@ -40,47 +45,70 @@ Times = tuple[int, int]
 LONE_BYTES_MAX = 16 * KIB
 """Larger payloads are decoded one by one, when they are looked at."""
 
-_HEADS_BYTES = LONE_HEADS.size
+_HEADS_BYTES = LONE_MESSAGE.size
 _COVERED = slice(CHECKSUM.size, _HEADS_BYTES)
 _EVENT_HEAD_END = FRAME_HEAD_BYTES + EVENT_HEAD.size
 _KIND = MESSAGE << 8 | SCHEMA_OF[MESSAGE]
+_PAYLOAD_AT = _HEADS_BYTES + SALT_BYTES
 _U32_MAX = (1 << 32) - 1
-_heads, _counted, _position = LONE_HEADS.unpack_from, LONE_COUNTS.unpack_from, int.from_bytes
+_ODD = (struct.error, zstandard.ZstdError, MemoryError, Corruption, *UNDECODABLE)
+"""What bytes raise that are no lone message; Corruption where their dictionary is missing."""
+_key = POSITION.pack
+_heads, _counted, _position = LONE_MESSAGE.unpack_from, LONE_COUNTS.unpack_from, int.from_bytes
 
 
-def lone_message(
-    raw: bytes, row: Sequence[int], session: str, names: Mapping[int, str], codec: Codec
-) -> MessageAppended | None:
-    """Return the lone message of a session that its index row leads to, None where it is none.
+def lone_messages(
+    taken: list[Message],
+    rows: Iterator[Place],
+    found: Callable[[bytes, bytes], bytes],
+    session: str,
+    version: int,
+    names: Mapping[int, str],
+    codec: Codec,
+) -> tuple[int, Place | None]:
+    """Take a session's lone messages from `version` on, as long as its index leads to such.
 
-    2.7 us where a Frame and its event take 4.5.
+    Return the version behind them and the row of the index that leads to what is none, None at the
+    end. `found` gives the frame behind a key, or its second argument. One loop for all of it, 3.6
+    us a message; with a call for each it would be 4.4, with a Frame and its event 5.6.
     """
-    if len(raw) < _HEADS_BYTES:
-        return None
-    (
-        checksum, start, session_ref, actor, version, _, names_bytes, _, _,
-        end, size, _, kind, flags, _, dictionary, event_checksum,
-    ) = _heads(raw)  # fmt: skip
-    event = raw[FRAME_HEAD_BYTES:_EVENT_HEAD_END] + raw[_HEADS_BYTES:]
-    if (
-        start != LONE
-        or names_bytes
-        or flags
-        or kind != _KIND
-        or size > LONE_BYTES_MAX
-        or names.get(session_ref) != session
-        or (actor and actor not in names)
-        or version != row[0]
-        or len(raw) != _HEADS_BYTES + end
-        or xxh3_64_intdigest(raw[_COVERED], row[1]) != checksum
-        or xxh3_64_intdigest(event) & _U32_MAX != event_checksum
-    ):
-        return None
-    try:
-        payload = codec.decompress(dictionary, raw[_HEADS_BYTES + SALT_BYTES :], size)
-        return decode_message(payload, session, version)
-    except (Corruption, *UNDECODABLE):  # Corruption: its dictionary is missing
-        return None
+    known = unpacker = -1  # the stream's reference, the dictionary of the message before
+    unpack = codec.unpacker(RAW)
+    for row in rows:
+        last, position = row
+        raw = found(_key(position), b"")
+        try:
+            (
+                checksum, start, session_ref, actor, at, names_bytes,
+                end, size, kind, flags, dictionary, event_checksum,
+            ) = _heads(raw)  # fmt: skip
+            event = raw[FRAME_HEAD_BYTES:_EVENT_HEAD_END] + raw[_HEADS_BYTES:]
+            if (
+                start != LONE
+                or names_bytes
+                or flags
+                or kind != _KIND
+                or not 0 < size <= LONE_BYTES_MAX
+                or (session_ref != known and names.get(session_ref) != session)
+                or (actor and actor not in names)
+                or not at == last == version
+                or len(raw) != _HEADS_BYTES + end
+                or xxh3_64_intdigest(raw[_COVERED], position) != checksum
+                or xxh3_64_intdigest(event) & _U32_MAX != event_checksum
+            ):
+                return version, row
+            if dictionary != unpacker:
+                unpacker, unpack = dictionary, codec.unpacker(dictionary)
+            payload = unpack(raw[_PAYLOAD_AT:], size)
+            if len(payload) != size:
+                return version, row
+            fields = decode_stored(payload).message
+        except _ODD:
+            return version, row
+        known = session_ref
+        taken.append(Message(fields, fields.get("id") or message_id(session, version)))
+        version += 1
+    return version, None
 
 
 class Tally:

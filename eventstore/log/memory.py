@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from ..audit.tree import Frontier
 from ..errors import StoreUnavailable
-from ..events import MessageAppended, Span
+from ..events import Span
+from ..messages import Message
 from .base import (
     FORGOTTEN,
     NAMES_PAGE,
@@ -228,7 +229,7 @@ class MemoryLog:
 
     def read_messages(
         self, session: str, version: int, frames_max: int
-    ) -> list[MessageAppended | Frame]:
+    ) -> list[list[Message] | Frame]:
         """Return a page of a stream's frames: what is in memory needs no faster way."""
         return [*self.read_stream(session, version, frames_max=frames_max)]
 

@@ -12,8 +12,8 @@ from typing import cast
 import lmdb
 
 from ..errors import Corruption
-from ..events import MessageAppended
 from ..limits import PAGE_BYTES_MAX
+from ..messages import Message
 from .base import (
     Row,
     Tail,
@@ -26,7 +26,7 @@ from .format import (
     STREAM_ROW,
 )
 from .frame import Frame
-from .lone import lone_message
+from .lone import lone_messages
 from .newest import Seen
 from .opened import OpenLog
 
@@ -138,8 +138,8 @@ class Streams(OpenLog):
 
     def read_messages(
         self, session: str, version: int, frames_max: int
-    ) -> list[MessageAppended | Frame]:
-        """Return a page of a stream from `version` on, lone messages decoded."""
+    ) -> list[list[Message] | Frame]:
+        """Return a page of a stream from `version` on, runs of lone messages decoded."""
         if self.codec.seal:  # there a frame for each is the only way
             return [*self.read_stream(session, version, frames_max=frames_max)]
         self._check_open()
@@ -149,26 +149,25 @@ class Streams(OpenLog):
 
     def _messages(
         self, txn: lmdb.Transaction, session: str, version: int, frames_max: int
-    ) -> list[MessageAppended | Frame]:
-        taken: list[MessageAppended | Frame] = []
-        frames, names, size = txn.cursor(self._frames), self._name_of, 0
+    ) -> list[list[Message] | Frame]:
+        taken: list[list[Message] | Frame] = []
+        frames, names, size, left = txn.cursor(self._frames), self._name_of, 0, frames_max
         found = cast("Callable[[bytes, bytes], bytes]", frames.get)
-        for row in islice(self._index(txn, session, version), frames_max):
-            raw = found(POSITION.pack(row[1]), b"")
-            lone = lone_message(raw, row, session, names, self.codec) if row[0] == version else None
-            if lone is not None:
-                taken.append(lone)
-                version += 1
-            else:
-                frame = self._indexed(txn, frames, session, row, {})
-                _check_holds(frame, version)
-                taken.append(frame)
-                version = frame.last_version + 1
-            size += len(raw)
-            if size >= PAGE_BYTES_MAX:
-                return taken
-        if len(taken) != frames_max:
-            self._check_whole(txn, session, version)
+        rows = islice(self._index(txn, session, version), frames_max)
+        while size < PAGE_BYTES_MAX:
+            run = list[Message]()
+            version, row = lone_messages(run, rows, found, session, version, names, self.codec)
+            left -= len(run)
+            if run:
+                taken.append(run)
+            if row is None:
+                if left:
+                    self._check_whole(txn, session, version)
+                break
+            frame = self._indexed(txn, frames, session, row, {})
+            _check_holds(frame, version)
+            taken.append(frame)
+            version, size, left = frame.last_version + 1, size + len(frame.raw), left - 1
         return taken
 
     def _check_whole(self, txn: lmdb.Transaction, session: str, version: int) -> None:
