@@ -8,22 +8,23 @@ from projections import Statistics
 from .harness import Bench, Result, at_least, lanes_of
 from .ours import Ours
 from .race import Lane
-from .replay_all import rate
+from .replay_all import EVENTS, EVENTS_QUICK, PEERS, PEERS_QUICK, rate
 
 EVENTS_A_SECOND = 1_000_000
 
 
 def run(bench: Bench) -> Result:
     """Measure events a second, of stores with one message and with one conversation an append."""
-    size = bench.size(100_000, 8_000)
+    size = bench.size(EVENTS, EVENTS_QUICK)
     single = bench.ours(bench.stock("turns", size))
     whole = bench.ours(bench.stock("imports", size))
     lanes = [
         Lane("ours", "ours", partial(_rebuilt, single)),
         Lane("imported", "figure", partial(_rebuilt, whole)),
     ]
-    others = bench.filled(bench.others("replay", ["lmdb"]), "all", bench.data.messages(size))
-    lanes += lanes_of(others, lambda each: rate(each, size))
+    messages = bench.data.messages(bench.size(PEERS, PEERS_QUICK))
+    others = bench.filled(bench.others("replay", ["lmdb"]), "all", messages)
+    lanes += lanes_of(others, lambda each: rate(each, len(messages)))
     result = bench.compare(
         lanes,
         what="Statistics.of(store) (one message an append; imported: one conversation)",

@@ -1,9 +1,10 @@
 """Views: state, trees and statistics, rebuilt from facts on demand or kept up incrementally.
 
-The map: `moment` (names of past moments), `projection` (the recipe and its fold), `session`
-(SessionState), `branches` (BranchTree), `statistics` (Statistics), `catalog` (session lists),
-`diff`, `blame`, `shelf` and `engine` (Views: kept beside the log, caught up on read). Views know
-facts; facts know nothing of views.
+The map: `moment` (names of past moments), `projection` (the recipe), `stretches` and `fold` (how it
+is followed, by all cores where the log is large), `session` (SessionState), `branches`
+(BranchTree), `statistics` (Statistics), `catalog` (session lists), `diff`, `blame`, `shelf` and
+`engine` (Views: kept beside the log, caught up on read). Views know facts; facts know nothing of
+views.
 """
 
 from .blame import Blame, BlamedMessage, Origin, blame
@@ -11,7 +12,8 @@ from .branches import BranchTree, Merge, Node
 from .catalog import CatalogRow, SessionPage
 from .diff import Change, Diff, diff
 from .engine import Views
-from .projection import Projection, fold
+from .fold import fold
+from .projection import Projection
 from .session import SessionState
 from .statistics import Statistics, ToolUse
 

@@ -1,4 +1,4 @@
-"""Projection, the recipe of a view, and fold(), which follows it on demand.
+"""Projection, the recipe of a view, and the stretches of frames that it is shown.
 
 Invariants: a recipe depends on nothing but the facts it is shown, in order, so that the same
 facts always give the same state; evolve() may change and return the state it is given; a frame
@@ -7,19 +7,16 @@ as a whole gives the state that its events give one by one, which tests hold eve
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from eventstore import EventStore, InvalidEvent, Recorded
+from eventstore import EventStore, Recorded
 from eventstore.engine.reading import PAGE_FRAMES, type_codes
 from eventstore.ids import SYSTEM
 from eventstore.log.base import Log, frames_at
 from eventstore.log.format import MESSAGE
 from eventstore.log.frame import Frame
-from eventstore.state.lineage import Segment, lineage
-
-from .moment import check_one_moment, moment_position, moment_version
+from eventstore.state.lineage import Segment
 
 State = TypeVar("State")
 
@@ -61,74 +58,74 @@ class Projection(ABC, Generic[State]):
 
         Override it where a whole frame is cheaper than its events one by one.
         """
-        codes = self._codes
+        codes, evolve, about_erased = self._codes, self.evolve, self.about_erased
         if codes is not None and frame.only_messages and MESSAGE not in codes:
             return state
         for recorded in frame.recorded(first, last):
             wanted = codes is None or recorded.type_code in codes
-            if wanted and (self.about_erased or not recorded.erased):
-                state = self.evolve(state, recorded)
+            if wanted and (about_erased or not recorded.erased):
+                state = evolve(state, recorded)
         return state
 
-    def evolve_log(self, state: State, log: Log, last: int) -> State:
-        """Return the state after the log up to and with position `last`.
+    def evolve_log(self, state: State, log: Log, first: int, last: int) -> State:
+        """Return the state after positions `first..last` of the log.
 
         What is about the store itself is left out. Override it where of messages only heads are
         looked at, see Log.tally().
         """
-        for frame, first, stop in log_stretches(log, last):
-            state = self.evolve_frame(state, frame, first, stop)
+        for frame, begin, stop in log_stretches(log, first, last):
+            state = self.evolve_frame(state, frame, begin, stop)
         return state
+
+    def join(self, before: State, after: State) -> State:
+        """Return the state after two stretches of the log, each of which began with initial().
+
+        Override it where that can be told: then all cores fold a large log together. It may change
+        and return `before`; `after` is rebuilt by msgspec as `row_type`.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def on(cls, store: EventStore) -> Self:  # noqa: ARG003 - for recipes that ask the store
+        """Return the recipe for a store, as another process makes it: by default without arguments.
+
+        Override it where it takes any.
+        """
+        return cls()
+
+    @property
+    def joins(self) -> bool:
+        """True where states can be joined, and another process can make this very recipe."""
+        kind = type(self)
+        own = vars(self).keys() - {"_codes"}
+        anew = not own or kind.on.__func__ is not Projection.on.__func__  # type: ignore[attr-defined]
+        return anew and kind.join is not Projection.join and not self.keyed
 
     @cached_property
     def _codes(self) -> set[int] | None:
         return None if self.types is None else type_codes(self.types)
 
 
-def fold(
-    store: EventStore,
-    projection: Projection[State],
-    *,
-    session: str | None = None,
-    inherited: bool = False,
-    at_version: int | None = None,
-    at_position: int | None = None,
-    at_time: datetime | int | None = None,
-) -> State:
-    """Return the projection's state over the whole log or one session, now or at a moment.
-
-    Of a session the facts of its own stream are folded; with `inherited` the facts its state is
-    made of: those of its ancestors up to the fork, and none that were rewound. Raises
-    SessionNotFound and InvalidEvent.
-    """
-    store.flush()
-    check_one_moment(at_version, at_position, at_time)
-    state = projection.initial()
-    if session is None:
-        if at_version is not None or inherited:
-            raise InvalidEvent("at_version and inherited need the session they are about")
-        last = moment_position(store, at_position, at_time)
-        return projection.evolve_log(state, store.log, last)
-    version = moment_version(store, session, at_version, at_position, at_time)
-    segments = [Segment(session, 0, version)]
-    if inherited:
-        _, segments = lineage(store.log, session, version)
-    for frame, first, stop in segment_stretches(store.log, segments):
-        state = projection.evolve_frame(state, frame, first, stop)
-    return state
-
-
-def log_stretches(log: Log, last: int) -> Iterator[Stretch]:
-    """Iterate over the log up to and with position `last`, without what is about the store."""
-    position = 0
+def log_stretches(log: Log, first: int, last: int) -> Iterator[Stretch]:
+    """Iterate over positions `first..last` of the log, without what is about the store."""
+    position = first
     while position <= last:
         for frame in log.read_all(position, PAGE_FRAMES):
             if frame.position > last:
                 return
             position = frame.last_position + 1
-            if frame.session != SYSTEM:
-                stop = frame.last_version - max(position - 1 - last, 0)
-                yield frame, frame.version, stop
+            if frame.session == SYSTEM:
+                continue
+            if first <= frame.position and frame.last_position <= last:
+                yield frame, frame.version, frame.last_version
+            else:
+                yield frame, *versions_within(frame, first, last)
+
+
+def versions_within(frame: Frame, first: int, last: int) -> tuple[int, int]:
+    """Return the first and the last version of a frame at positions `first..last`."""
+    begin = frame.version + max(first - frame.position, 0)
+    return begin, frame.last_version - max(frame.last_position - last, 0)
 
 
 def segment_stretches(log: Log, segments: Iterable[Segment]) -> Iterator[Stretch]:

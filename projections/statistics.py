@@ -8,7 +8,7 @@ the payloads of the rarer events are decoded where a number is in them.
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -23,7 +23,8 @@ from eventstore.log.lone import Tally, Times
 from eventstore.messages import ROLES
 from eventstore.state.lineage import Headers
 
-from .projection import Projection, fold
+from .fold import fold
+from .projection import Projection, versions_within
 
 ROLE_NAMES = tuple(role or "other" for role in ROLES)
 _ASSISTANT = ROLES.index("assistant")
@@ -85,10 +86,12 @@ class Statistics(msgspec.Struct):
         at_version: int | None = None,
         at_position: int | None = None,
         at_time: datetime | int | None = None,
+        workers: int | None = None,
     ) -> "Statistics":
         """Count the whole store or one session's own stream, now or at a moment.
 
-        Raises SessionNotFound and InvalidEvent.
+        `workers` processes share a whole store, by default as many as there are cores where that
+        pays. Raises SessionNotFound and InvalidEvent.
         """
         return fold(
             store,
@@ -97,6 +100,7 @@ class Statistics(msgspec.Struct):
             at_version=at_version,
             at_position=at_position,
             at_time=at_time,
+            workers=workers,
         )
 
     @property
@@ -126,11 +130,17 @@ class Statistics(msgspec.Struct):
         return plain
 
 
+_SUMS = tuple(each.name for each in msgspec.structs.fields(Statistics) if each.type is int)
+_COUNTS = tuple(
+    each.name for each in msgspec.structs.fields(Statistics) if each.type == dict[str, int]
+)
+
+
 class StatisticsProjection(Projection[Statistics]):
     """The recipe of Statistics; of `headers` it asks a session's status before it changed."""
 
     name: ClassVar[str] = "statistics"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     about_erased: ClassVar[bool] = True
     row_type: ClassVar[Any] = Statistics
 
@@ -172,21 +182,39 @@ class StatisticsProjection(Projection[Statistics]):
         _add(state, counted)
         return state
 
-    def evolve_log(self, state: Statistics, log: Log, last: int) -> Statistics:
+    def evolve_log(self, state: Statistics, log: Log, first: int, last: int) -> Statistics:
         """Count messages in a tally, a quarter of the cost, and then in the state."""
-        counted, position = Tally(), 0
+        counted, position = Tally(), first
         while position <= last:
             position, frames = log.tally(counted, position, last)
             for frame in frames:
-                stop = frame.version + min(last, frame.last_position) - frame.position
+                begin, stop = versions_within(frame, first, last)
                 if frame.session == SYSTEM:
                     continue
                 if frame.only_messages:
-                    counted.add(frame, frame.version, stop)
+                    counted.add(frame, begin, stop)
                 else:
-                    state = self.evolve_frame(state, frame, frame.version, stop)
+                    state = self.evolve_frame(state, frame, begin, stop)
         _add(state, counted)
         return state
+
+    def join(self, before: Statistics, after: Statistics) -> Statistics:
+        """Add the numbers of both, and widen the times."""
+        for name in _SUMS:
+            setattr(before, name, getattr(before, name) + getattr(after, name))
+        for name in _COUNTS:
+            counts = getattr(before, name)
+            for key, count in getattr(after, name).items():
+                counts[key] = counts.get(key, 0) + count
+        for name, used in after.tools.items():
+            _use(before, name, used)
+        _widen(before, after)
+        return before
+
+    @classmethod
+    def on(cls, store: EventStore) -> Self:
+        """Return the recipe, which asks this store for headers."""
+        return cls(store.headers)
 
     def _change_status(self, state: Statistics, recorded: Recorded) -> None:
         """Move the session from one status to another; a rewind may bring any back."""
@@ -231,6 +259,15 @@ def _date(state: Statistics, times: Times, days: Mapping[int, int]) -> None:
         state.days[day] = state.days.get(day, 0) + count
 
 
+def _widen(before: Statistics, after: Statistics) -> None:
+    """Take in the first and last times of a later stretch."""
+    if after.first_at is not None and after.last_at is not None:
+        times = after.first_at, after.last_at
+        before.first_at, before.last_at = _widened(before.first_at, before.last_at, times)
+    if after.first_message_at is not None and after.last_message_at is not None:
+        _date(before, (after.first_message_at, after.last_message_at), {})
+
+
 def _widened(first: int | None, last: int | None, times: Times) -> Times:
     if first is None or last is None:
         return times
@@ -272,10 +309,16 @@ def _summarized(state: Statistics, event: ev.HistorySummarized, _: Recorded) -> 
 
 
 def _tool_called(state: Statistics, event: ev.ToolCallRecorded, _: Recorded) -> None:
-    tool = state.tools.setdefault(event.name, ToolUse())
-    tool.calls += 1
-    tool.errors += event.error is not None
-    tool.duration_ms += event.duration_ms or 0.0
+    _use(state, event.name, ToolUse(1, event.error is not None, event.duration_ms or 0.0))
+
+
+def _use(state: Statistics, name: str, more: ToolUse) -> None:
+    """Add up how a tool was used; times in whole us, so that their sum is the same in any order."""
+    tool = state.tools.setdefault(name, ToolUse())
+    tool.calls += more.calls
+    tool.errors += more.errors
+    micros = round(tool.duration_ms * 1_000) + round(more.duration_ms * 1_000)
+    tool.duration_ms = micros / 1_000
 
 
 def _failed(state: Statistics, event: ev.ErrorRecorded, _: Recorded) -> None:

@@ -88,7 +88,7 @@ def by_leaps(place: Path, monkeypatch: pytest.MonkeyPatch, **how: bool) -> tuple
         yield crews[-1]
 
     with monkeypatch.context() as patched:
-        patched.setattr(verifying, "crew", crew_of_one)
+        patched.setattr(verifying, "shared", crew_of_one)
         report = verified(place, **how)
     return report, crews[0].leapt
 

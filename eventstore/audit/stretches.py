@@ -6,8 +6,9 @@ by frame and says so in its own words. So what is found does not depend on who l
 """
 
 import sys
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from ..errors import UNDECODABLE, EventStoreError
 from ..events import AnyEvent
 from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
+from .crew import Crew, answer_all, crew, workers_for
 from .erasures import REASONS, Erasures
 from .frames import Frames
 from .relations import Merges, Place, Places
@@ -28,8 +30,14 @@ from .walk import Stretch, Tile, Walk
 STRETCH_BITS = 13
 """A stretch is of 2**13 positions: 60 ms of work, beside which handing it out costs nothing."""
 
+EVENTS_MIN = 100_000
+"""A smaller log is walked in a second, by one process."""
+
 FRAME_EVENTS_MAX = (1 << 16) - 1
 """Events that the count in a frame's head can say."""
+
+
+Shared = AbstractContextManager[Crew["Task", Stretch]]
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
@@ -164,13 +172,20 @@ def _walked(log: LmdbLog, task: Task, notes: Notes) -> Stretch | None:
     )
 
 
+def workers_of(log: LmdbLog, events: int, wanted: int | None) -> int:
+    """Return how many processes share so many events: 1 where keys would have to go with them."""
+    return 1 if log.codec.seal is not None else workers_for(events, EVENTS_MIN, wanted)
+
+
+def shared(log: LmdbLog, tasks: Sequence[Task], workers: int) -> Shared:
+    """Return the crew that walks along these stretches, while its block lasts."""
+    command = __name__, str(log.env.path)
+    return crew(command, tasks, partial(walked, log), Stretch, workers)
+
+
 def _main(path: Path) -> None:
-    """Walk along what each line of standard input asks for, and answer with a line each."""
-    with closing(LmdbLog(path, read_only=True)) as log, suppress(KeyboardInterrupt):
-        for line in sys.stdin.buffer:
-            said = walked(log, msgspec.json.decode(line, type=Task))
-            sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
-            sys.stdout.buffer.flush()
+    with closing(LmdbLog(path, read_only=True)) as log:
+        answer_all(Task, partial(walked, log))
 
 
 if __name__ == "__main__":

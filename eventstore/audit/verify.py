@@ -24,7 +24,6 @@ from ..log.lmdb import LmdbLog
 from ..place import presence
 from ..place.directory import LOG, check_store
 from ..store import EventStore
-from .crew import crew, workers_for
 from .frames import Frames
 from .leaves import LogLeaves
 from .outside import Outside, check_outside
@@ -33,7 +32,7 @@ from .proof import Prover
 from .report import Finding, Notes, Report
 from .rows import Rows
 from .states import check_states
-from .stretches import tasks_of
+from .stretches import shared, tasks_of, workers_of
 from .structure import check_structure, child_environment, ending
 from .tables import Tables
 from .usual import UsualFrames
@@ -135,7 +134,8 @@ def _followed(
     """
     usual = UsualFrames(walk, log.codec, frames.name, deep=deep)
     tasks = tasks_of(walk.next, rows.size, rows.entries[FRAMES], deep=deep)
-    with crew(log, tasks, workers_for(log, rows.size - walk.next, workers)) as others:
+    count = workers_of(log, rows.size - walk.next, workers)
+    with shared(log, tasks, count) as others:
         for index, task in enumerate(tasks):
             stretch = others.found(index)
             if stretch is None or not frames.leap(walk, stretch):

@@ -349,6 +349,8 @@ class Frame:
         self, first_version: int = 0, last_version: int = _U32_MAX, *, reverse: bool = False
     ) -> list["Recorded"]:
         """Return the events whose version is in the (inclusive) range."""
+        if self.count == 1 and first_version <= self.version <= last_version:
+            return [Recorded(self, 0)]  # so is mostly every frame: a third of the time
         low = max(first_version - self.version, 0)
         high = min(last_version - self.version + 1, self.count)
         indexes = range(low, high)
