@@ -13,7 +13,6 @@ from datetime import datetime
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from random import Random
 from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
@@ -23,6 +22,7 @@ from .clock import Clock, system_clock, to_ns
 from .engine import reading
 from .engine.commands import Commands
 from .engine.erasure import resume
+from .engine.fitting import learnt
 from .engine.requests import Options, Request
 from .engine.runner import Engine
 from .engine.subscription import Signal, Subscription
@@ -39,7 +39,6 @@ from .ids import SYSTEM, check_name
 from .keyring import Keyring
 from .limits import BRANCH_DEPTH_MAX, BUFFERED_INTERVAL_MS, MAP_BYTES_DEFAULT
 from .log.base import Head, Log, Receipt
-from .log.codec import train
 from .log.format import MARKER, RAW
 from .log.frame import Recorded
 from .log.memory import MemoryLog
@@ -58,9 +57,6 @@ from .place.opening import (
 from .state.caches import drop_stale
 from .state.lineage import Headers
 from .state.snapshots import MemorySnapshots, Snapshots, disk_snapshots
-
-TRAINING_EVENTS_MAX = 20_000
-"""Newest events that a dictionary is trained on."""
 
 
 class EventStore(Commands[Receipt]):
@@ -428,24 +424,24 @@ class EventStore(Commands[Receipt]):
 
     @property
     def trained(self) -> bool:
-        """True where train_dictionary() made one: it may hold pieces of what was redacted since."""
+        """True where a dictionary was made of what was said here.
+
+        It may hold pieces of what was redacted since, until `compact` makes another.
+        """
         return self.log.codec.trained
 
     def train_dictionary(self) -> int:
         """Train a compression dictionary on this store's newest events; returns its number.
 
-        New events use it; old ones keep naming theirs. It is made of pieces of what was said and
-        stays as long as the store does, whatever is redacted later. Raises InvalidEvent with too
-        few events.
+        New events use it; old ones keep naming theirs. It is made of pieces of what was said: what
+        is redacted later may be among them until `compact` has made another. Raises InvalidEvent
+        with too few events.
         """
         self.engine.check_writable()
         if self.encrypted:
             raise InvalidEvent("an encrypted store is not trained: dictionaries hold what was said")
         self.flush()
-        first = max(self.log.size() - TRAINING_EVENTS_MAX, 0)
-        samples = [each.frame.opened(each.index)[2] for each in self.all(first) if not each.erased]
-        Random(0).shuffle(samples)  # noqa: S311 - no secret: sessions mixed, as zstd likes it
-        return self.log.add_dictionary(train(samples))
+        return self.log.add_dictionary(learnt(self.log))
 
 
 def _keep_all(_: int) -> None:

@@ -456,7 +456,7 @@ def test_redacting_tells_of_a_trained_dictionary(chat: Cli):
     chat.fine("train-dictionary")
     done = chat("redact", "a", "9", "--json")
     assert done.code == 0 and done.json["version"]
-    assert "may hold pieces of it; see docs/erasure.md" in done.err
+    assert "dictionaries may hold pieces of it until 'eventstore compact'" in done.err
     chat.fine("append", "a", "--content", "more")
 
 

@@ -6,6 +6,9 @@
     4. its file takes the name of the old one, the directory is synced
     5. the lock file goes, which belonged to the old one
 
+Where payloads were destroyed in a log that has dictionaries of its own, refitting.py says what its
+rows become; else they are copied as they are.
+
 Invariants: whatever stops it, under the name is the old file or the new one, whole; what it left
 beside goes with the next opening after an unclean stop, and with the next compaction. Rows are
 copied one by one: py-lmdb 3.0.0 dies when it compacts what it copies (docs/decisions, 7).
@@ -25,15 +28,13 @@ from ..ids import fresh_id
 from ..limits import MIB
 from ..log.environment import FILE, LOCK_FILE, Environment, open_environment
 from ..place import presence
-from ..place.directory import describe
+from ..place.directory import LOG, describe
 from ..place.opening import UNFINISHED, check_volume, drop_unfinished
 from ..place.volume import free_bytes
+from .refitting import Refit, Row, refit_of
 
 ROWS_MAX, ROWS_BYTES_MAX = 20_000, 16 * MIB
 """Rows that are copied in one transaction, and their bytes; one larger row goes alone."""
-
-
-Row = tuple[bytes, bytes]
 
 
 class Compacted(msgspec.Struct, frozen=True):
@@ -69,10 +70,11 @@ def compact(path: Path) -> list[Compacted]:
 def _compacted(place: Path) -> Compacted:
     before = (place / FILE).stat().st_size
     with unavailable(place), _beside(place) as beside:
+        refit = refit_of(place) if place.name == LOG else None
         source, made = open_environment(place, read_only=True), open_environment(beside)
         try:
             _check_room(place, source.used_bytes())
-            _copy_tables(source, made)
+            _copy_tables(source, made, refit)
         finally:
             made.close()
             source.close()
@@ -99,9 +101,9 @@ def _check_room(place: Path, used: int) -> None:
         raise StoreFull(f"{place}: compacting needs up to {used} bytes free, there are {free}")
 
 
-def _pages(rows: Iterable[tuple[bytes | memoryview, bytes | memoryview]]) -> Iterator[list[Row]]:
+def _pages(rows: Iterable[Row]) -> Iterator[list[tuple[bytes, bytes]]]:
     """Iterate over rows, as many together as go into one transaction."""
-    page: list[Row] = []
+    page: list[tuple[bytes, bytes]] = []
     size = 0
     for key, value in rows:
         if page and (len(page) == ROWS_MAX or size + len(key) + len(value) > ROWS_BYTES_MAX):
@@ -113,7 +115,7 @@ def _pages(rows: Iterable[tuple[bytes | memoryview, bytes | memoryview]]) -> Ite
         yield page
 
 
-def _copy_tables(source: Environment, made: Environment) -> None:
+def _copy_tables(source: Environment, made: Environment, refit: Refit | None) -> None:
     """Copy every table, and compare how many rows it has; and the rows beside the tables."""
     with made.begin(write=True) as txn:
         txn.cursor().putmulti(list(source.loose_rows().items()))
@@ -121,10 +123,13 @@ def _copy_tables(source: Environment, made: Environment) -> None:
         old = source.table(name, dupfixed=dupfixed)
         new = made.table(name, dupfixed=dupfixed, create=True)
         with source.begin() as reading:
-            for page in _pages(reading.cursor(old)):
+            rows = reading.cursor(old)
+            for page in _pages(refit.rows(name, rows) if refit else rows):
                 with made.begin(write=True) as txn:
                     txn.cursor(new).putmulti(page, append=True)
             with made.begin() as txn:
                 copied, due = txn.stat(new)["entries"], reading.stat(old)["entries"]
         if copied != due:
             raise Corruption(-1, f"{source.path}: {copied} of {due} rows of {name!r} were copied")
+    if refit:
+        refit.add(made)

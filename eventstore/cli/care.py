@@ -252,7 +252,8 @@ def _repaired_blocks(destination: Path, report: repairing.Repaired) -> list[Rend
 def train_dictionary(terminal: Terminal) -> None:
     """Train compression on this store's newest facts; new ones get smaller.
 
-    The dictionary is made of pieces of what was said, and stays whatever is redacted later.
+    The dictionary is made of pieces of what was said; those that are redacted later go with the
+    next `compact`.
     """
     with terminal.writing() as store:
         number = store.train_dictionary()

@@ -16,7 +16,7 @@ from .writes import Reason, parse_place
 def _still_learnt(store: EventStore) -> str:
     if not store.trained:
         return ""
-    return "the dictionary trained on this store may hold pieces of it; see docs/erasure.md"
+    return "free pages and dictionaries may hold pieces of it until 'eventstore compact'"
 
 
 @mutation(PROOF, remark=_still_learnt)

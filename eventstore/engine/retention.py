@@ -39,8 +39,9 @@ class Retention(ABC, Generic[Result]):
 
         `message` is its id, or its version in the session's own stream. One that a branch or a
         merge shows by reference is redacted in the stream it was said in; the receipt tells. Its
-        entry and every proof stay, and so does a dictionary that was trained before (see
-        EventStore.trained). Raises InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
+        entry and every proof stay; in a plain store so do pieces of it until `compact`, in free
+        pages and in a dictionary that was trained before (see EventStore.trained). Raises
+        InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
         """
         content = ["redact", session, message, _text(reason)]
         seen = checked_expected(options.pop("expected", ANY))

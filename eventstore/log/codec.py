@@ -2,11 +2,13 @@
 
 Invariants: the same event always gives the same msgpack bytes (they are what is proved);
 compression never grows a payload (else it stays raw); a payload is decompressed to exactly
-the size its event head states; dictionaries are numbered and never change.
+the size its event head states; dictionaries are numbered; one never changes, but may be
+dropped, and then its number leads to none for ever.
 """
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count, takewhile
 from typing import Any, cast
 
 import msgspec
@@ -106,8 +108,8 @@ class _Contexts(threading.local):
 class Codec:
     """How one log writes what it is told: compression, names and seals; safe for many threads.
 
-    `load(number)` returns a dictionary's bytes or None; `current` is the number new payloads
-    are compressed with; `seal` is None where the log is not encrypted.
+    `load(number)` returns a dictionary's bytes, b"" of one that was dropped, or None; `current` is
+    the number new payloads are compressed with; `seal` is None where the log is not encrypted.
     """
 
     def __init__(
@@ -134,7 +136,8 @@ class Codec:
     @property
     def trained(self) -> bool:
         """True where the log has a dictionary besides the one it began with."""
-        return self._load(STARTER + 1) is not None
+        found = map(self._load, count(STARTER + 1))
+        return any(takewhile(lambda each: each is not None, found))
 
     def missing(self, session: str) -> SessionNotFound:
         """Return the error about a name that is not in the log, as far as can be told of it."""
@@ -211,7 +214,7 @@ class Codec:
         if number == ZSTD:
             return None
         raw = self._load(number)
-        if raw is None:
+        if not raw:
             raise Corruption(-1, f"compression dictionary {number} is missing")
         made = zstandard.ZstdCompressionDict(raw)
         if compress:

@@ -36,11 +36,12 @@ from .format import (
     STREAM_ROW,
     STREAMS,
     TILES,
+    ZSTD,
 )
 from .frame import Frame
 from .listing import Listing
 from .newest import Newest, Seen
-from .rows import Bytes, checked_row, checked_value, kept_ref
+from .rows import CHECKSUM_BYTES, Bytes, checked_row, checked_value, kept_ref
 from .seal import Seal
 from .vault import Vault
 
@@ -79,8 +80,7 @@ class OpenLog:
         self._seen = Seen(-1, 0, {})
         self._forget()
         with self.env.begin() as txn:
-            last = txn.cursor(self._dictionaries)
-            current = REF.unpack(last.key())[0] if last.last() else 1
+            current = self._newest_dictionary(txn)
             encrypted = txn.get(ENCRYPTED_KEY, db=self._meta) is not None
         self.codec = Codec(self._load_dictionary, current, Seal() if encrypted else None)
         self._listing, self._listed = Listing(), threading.Lock()
@@ -127,6 +127,11 @@ class OpenLog:
 
     # -- dictionaries --------------------------------------------------------------------
 
+    def _newest_dictionary(self, txn: lmdb.Transaction) -> int:
+        """Return the number of the newest dictionary that was not dropped, ZSTD for none."""
+        rows = txn.cursor(self._dictionaries).iterprev()
+        return next((REF.unpack(key)[0] for key, row in rows if len(row) > CHECKSUM_BYTES), ZSTD)
+
     def _load_dictionary(self, number: int) -> bytes | None:
         with self.env.begin() as txn:
             row = txn.get(REF.pack(number), db=self._dictionaries)
@@ -134,13 +139,13 @@ class OpenLog:
         return None if row is None else checked_value(row, what, REF.pack(number))
 
     def add_dictionary(self, dictionary: bytes) -> int:
-        """Keep a dictionary and compress with it from now on."""
+        """Keep a dictionary and compress with it from now on; b"" stands for one that is gone."""
         self._check_open()
         with self.env.begin(write=True) as txn:
             cursor = txn.cursor(self._dictionaries)
             number = REF.unpack(cursor.key())[0] + 1 if cursor.last() else STARTER
             cursor.put(REF.pack(number), checked_row(dictionary, REF.pack(number)))
-        if self.codec.current != RAW:
+        if dictionary and self.codec.current != RAW:
             self.codec.current = number
         return number
 

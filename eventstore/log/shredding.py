@@ -127,7 +127,7 @@ def shredded(frame: Frame, wanted: Shred) -> bytes:
         if wanted.first <= frame.version + index <= wanted.last and row[3] not in OUTLIVING:
             row, body = _destroyed(frame, index, wanted)
         events.append((row, body))
-    return _rebuilt(frame, events)
+    return rebuilt(frame, events)
 
 
 def _destroyed(frame: Frame, index: int, wanted: Shred) -> tuple[Row, bytes]:
@@ -147,7 +147,7 @@ def _destroyed(frame: Frame, index: int, wanted: Shred) -> tuple[Row, bytes]:
     return (*row[:5], row[5] | SHREDDED, *row[6:]), occurred + frame.digests(index) + residue
 
 
-def _rebuilt(frame: Frame, events: Iterable[tuple[Row, bytes]]) -> bytes:
+def rebuilt(frame: Frame, events: Iterable[tuple[Row, bytes]]) -> bytes:
     """Return the frame with these event heads and bodies; ends and checksums are made anew."""
     heads, bodies, end = [], [], 0
     for row, body in events:
