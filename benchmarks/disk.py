@@ -4,14 +4,11 @@ from functools import partial
 
 from .data import Conversation
 from .harness import Bench, Result, at_most
-from .ours import Ours
 from .peers import Contender
 from .race import Lane
-from .stock import one_by_one
 
 REPEAT = 20
 BYTES_A_MESSAGE = 220
-SAVED = "trained dictionary"
 
 
 def run(bench: Bench) -> Result:
@@ -23,7 +20,6 @@ def run(bench: Bench) -> Result:
     lanes = [
         Lane("ours", "ours", partial(_closed, shapes["turns"], events)),
         Lane("imported", "figure", partial(_closed, shapes["imports"], events)),
-        Lane(SAVED, "figure", partial(_trained, bench.ours(), conversations)),
     ]
     for each in bench.others("append"):
         if each.name == "eventsourcing recorder":  # the same file as behind the transcoder
@@ -41,16 +37,10 @@ def run(bench: Bench) -> Result:
     result.reach = [
         at_most(f"<= {BYTES_A_MESSAGE} B, one message an append", result.ours, BYTES_A_MESSAGE),
         at_most(f"<= {BYTES_A_MESSAGE} B, imported", result.figures["imported"], BYTES_A_MESSAGE),
-        at_most(
-            f"<= {BYTES_A_MESSAGE} B, one message an append, {SAVED}",
-            result.figures[SAVED],
-            BYTES_A_MESSAGE,
-        ),
     ]
     result.note = (
-        f"{events:,} messages; ours: one message an append, dictionary as shipped; imported: a"
-        f" conversation an append; {SAVED}: train_dictionary() after half of the conversations,"
-        " what the other half adds"
+        f"{events:,} messages; ours: one message an append; imported: a conversation an append;"
+        " both with the dictionaries that they made meanwhile"
     )
     return result
 
@@ -73,16 +63,3 @@ def _fill(contender: Contender, conversations: list[Conversation]) -> None:
         batches = [contender.prepared(name, [each]) for each in conversation]
         begin = partial(contender.begin, name)
         contender.clock([begin, *(partial(contender.append, name, each) for each in batches)])
-
-
-def _trained(ours: Ours, conversations: list[Conversation]) -> float:
-    """Return what a message adds once a dictionary was trained on other conversations."""
-    half = max(len(conversations) // 2, 1)
-    one_by_one(ours.store, conversations[:half], 0)
-    ours.store.train_dictionary()
-    ours.shut()
-    before = ours.disk_bytes()
-    ours.reopen()
-    one_by_one(ours.store, conversations[half:], half)
-    ours.shut()
-    return (ours.disk_bytes() - before) / max(sum(map(len, conversations[half:])), 1)

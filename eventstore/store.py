@@ -22,7 +22,7 @@ from .clock import Clock, system_clock, to_ns
 from .engine import reading
 from .engine.commands import Commands
 from .engine.erasure import resume
-from .engine.fitting import learnt
+from .engine.fitting import Fitter, learnt
 from .engine.requests import Options, Request
 from .engine.runner import Engine
 from .engine.subscription import Signal, Subscription
@@ -105,6 +105,7 @@ class EventStore(Commands[Receipt]):
             refusal=refusal,
         )
         self._on_close: list[Callable[[], None]] = []
+        self.fitter: Fitter | None = None
         self.aio = AsyncStore(self, self.engine)
 
     @classmethod
@@ -123,6 +124,7 @@ class EventStore(Commands[Receipt]):
         count_tokens: TokenCounter = count_tokens,
         trust: str | os.PathLike[str] | None = None,
         record_reads: bool = False,
+        train: bool = True,
     ) -> Self:
         """Open the store in a directory, made on first use.
 
@@ -135,8 +137,10 @@ class EventStore(Commands[Receipt]):
         default `<path>.audit` where there is one: if the log does not lead on from that head, the
         store can be read, `distrust` says why, and every command raises it (RollbackDetected).
         With `record_reads` each read of a session through this object is a fact of the system
-        stream, with the actor, before its caller gets anything. An erasure that was interrupted is
-        completed. Raises StoreUnavailable, FormatTooNew and Corruption.
+        stream, with the actor, before its caller gets anything. With `train` a plain store makes
+        compression dictionaries of what is said in it, in the background, where they pay
+        (engine/fitting.py). An erasure that was interrupted is completed. Raises StoreUnavailable,
+        FormatTooNew and Corruption.
         """
         if record_reads and read_only:
             raise InvalidEvent("reads can't be recorded in a store that is open read-only")
@@ -180,6 +184,8 @@ class EventStore(Commands[Receipt]):
         )
         try:
             opened._begin(keyring, restored)
+            if train and not (opened.read_only or opened.encrypted or log.codec.current == RAW):
+                opened.fitter = Fitter(log, opened.engine.writer.exclusive)
         except BaseException:
             opened.close()
             raise
@@ -247,13 +253,20 @@ class EventStore(Commands[Receipt]):
         if self.engine.forked:  # what was opened is the parent's, and so is closing it
             return None
         try:
-            self.engine.writer.close()
+            self._close_writers()
         finally:
             while self._on_close:
                 self._on_close.pop()()
             self.headers.close()
             self.log.close()
         return None
+
+    def _close_writers(self) -> None:
+        try:
+            if self.fitter is not None:
+                self.fitter.close()  # a dictionary that is being trained is kept
+        finally:
+            self.engine.writer.close()
 
     def on_close(self, release: Callable[[], None]) -> None:
         """Have `release` called when the store is closed: for views kept beside the log."""

@@ -327,11 +327,13 @@ def test_a_dictionary_keeps_what_it_learnt_before(disk):
     """One trained before a redaction has pieces of it, beside a later one, until compaction."""
     disk.create("talk")
     said = [{"role": "user", "content": f"the price of item {n} is {n * 7}"} for n in range(300)]
-    said[40]["content"] = "open sesame " * 40
+    for n in range(40, 60):
+        said[n]["content"] = f"open sesame {n} " * 10
     disk.append("talk", said)
     assert not disk.trained
     number = disk.train_dictionary()
-    disk.redact("talk", 41)
+    for version in range(41, 61):
+        disk.redact("talk", version)
     assert disk.trained
     disk.train_dictionary()
     assert b"sesame" in disk.log.codec._load(number)

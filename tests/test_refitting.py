@@ -99,7 +99,7 @@ def numbers(store: EventStore) -> set[int]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a store that was trained before, in the midst of and after what is redacted now."""
     place = tmp_path_factory.mktemp("refitting") / "history"
-    with EventStore.open(place, durability="buffered") as store:
+    with EventStore.open(place, durability="buffered", train=False) as store:
         talk(store)
         store.train_dictionary()
         store.append("talk", [line(f"{text} again") for text in GONE])
@@ -134,6 +134,25 @@ def test_no_piece_of_what_was_redacted_is_left(redacted):
         assert store.trained
 
 
+def test_what_a_store_learnt_by_itself_goes_too(tmp_path):
+    """After training in the background as after one by hand: redact and compact, and it is gone."""
+    place = tmp_path / "history"
+    with EventStore.open(place, durability="buffered") as store:
+        talk(store, 200)
+        store.flush()
+        store.fitter.wait()
+        store.append("talk", [line(f"{text} again") for text in GONE])
+        assert store.trained
+        redact(store)
+        before = seen(store)
+    assert pieces(GONE, place)
+    compact(place)
+    assert pieces(GONE, place) == set()
+    with EventStore.open(place) as store:
+        assert seen(store) == before
+        assert told(verify(store, deep=True)) == ""
+
+
 def test_all_that_is_left_reads_as_before(redacted):
     """Events, head, proofs, keys and every other table are the same, and the store is sound."""
     with EventStore.open(redacted) as store:
@@ -158,7 +177,7 @@ def test_all_that_is_left_reads_as_before(redacted):
 def test_without_redactions_dictionaries_stay(tmp_path):
     """Where nothing was destroyed, compaction copies frames and dictionaries as they are."""
     place = tmp_path / "history"
-    with EventStore.open(place, durability="buffered") as store:
+    with EventStore.open(place, durability="buffered", train=False) as store:
         talk(store)
         store.train_dictionary()
         store.append("talk", line(STAYS))

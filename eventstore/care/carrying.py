@@ -145,16 +145,12 @@ class Carrier:
 
 
 def make_log(path: Path, store: str, dictionaries: Mapping[int, bytes], *, encrypted: bool) -> None:
-    """Make an empty log in an empty directory that has these dictionaries under their numbers.
-
-    A number that is missing among them gets an empty one, which opens nothing.
-    """
+    """Make an empty log in an empty directory that has these dictionaries under their numbers."""
     create_log(path, store, dictionaries.get(STARTER), encrypted=encrypted)
     log = LmdbLog(path)
     try:
-        first = STARTER + (STARTER in dictionaries)
-        for number in range(first, max(dictionaries, default=0) + 1):
-            log.add_dictionary(dictionaries.get(number, b""))
+        for number, content in sorted(dictionaries.items()):
+            log.add_dictionary(content, number)
     finally:
         log.close()
 

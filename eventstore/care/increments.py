@@ -283,10 +283,9 @@ def replay(backup: Path, log: LmdbLog, keeps: Callable[[Frame], bool]) -> None:
 
 def _frames(path: Path, log: LmdbLog, contents: dict[int, bytes | None]) -> Iterator[Frame]:
     """Iterate over an increment's frames; notes what their keys answer to, adds dictionaries."""
-    known = dictionaries_of(log)
     for record in _read(path):
-        if isinstance(record, Dictionary) and record.number not in known:
-            log.add_dictionary(record.content)
+        if isinstance(record, Dictionary):  # one that came with an earlier increment stays
+            log.add_dictionary(record.content, record.number)
         elif isinstance(record, Kept):
             frame = record.frame(log)
             contents[frame.position] = record.content

@@ -1,35 +1,62 @@
-"""Fitting compression to a store: what a dictionary of its own is trained on.
+"""Fitting compression to a store: dictionaries of its own, made as it grows and where they pay.
 
-Invariants: nothing that was redacted or erased is ever learnt; what is read for it is bounded in
-events and in bytes; events that are there keep the dictionary they name.
+    at 500 events, and each time the log has doubled, a thread
+        takes over the dictionary that another process has made since it looked, or else
+        reads the newest events, trains a dictionary on seven eighths of them
+        and keeps it where it saves enough on the others
+
+Invariants: what is redacted or erased when it is read is not learnt; what is read for it is bounded
+in events and in bytes; events that are there keep the dictionary they name; of two processes that
+train at once one adds a dictionary, and both go on with it; a failure costs nothing but size.
 """
 
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from random import Random
 
+from ..errors import EventStoreError, InvalidEvent
 from ..limits import KIB, MIB
 from ..log.base import Log
-from ..log.codec import train
+from ..log.codec import COMPRESS_BYTES_MIN, Codec, train
+from ..log.format import STARTER
+from ..log.lmdb import LmdbLog
+from ..log.opened import POSITION_MAX
 from .reading import log_pages
+
+FITTING_EVENTS_MIN = 500
+"""Events of a log that has its first dictionary tried."""
+
+FITTING_GROWTH = 2
+"""How many times as many it has when the next one is tried: a tenth of a second of one core."""
+
+FITTING_EVENTS_MAX = 5_000
+"""Newest events that are read for it: 50 ms of Python, all else lets go of the GIL."""
+
+HELD_OUT = 8
+"""Of so many samples one is not trained on: it tells whether the dictionary pays."""
+
+SAVED_SHARE_MIN = 0.1
+"""Of the bytes that these take with the dictionary at hand, what a new one must save."""
 
 TRAINING_EVENTS_MAX = 20_000
 """Newest events that a dictionary is trained on."""
 
 TRAINING_BYTES_MAX = 16 * MIB
-"""Or so many bytes of them: training takes 50 ms a MiB of one core, and lets go of the GIL."""
+"""Or so many bytes of them: training takes 20 ms a MiB of one core, and lets go of the GIL."""
 
 SAMPLE_BYTES_MAX = 64 * KIB
 """What counts of one payload, so that a few large ones don't stand for all."""
 
 
-def samples(log: Log) -> list[bytes]:
-    """Return payloads of the newest events that are not erased, in an order of chance.
+def samples(log: Log, events_max: int) -> list[bytes]:
+    """Return payloads of the newest events that are compressed at all, in an order of chance.
 
-    Raises Corruption where one is damaged.
+    What was erased is left out. Raises Corruption where one is damaged.
     """
-    kept, size = deque[bytes](), 0
-    for payload in _payloads(log, max(log.size() - TRAINING_EVENTS_MAX, 0)):
+    kept, size, end = deque[bytes](), 0, log.size()
+    for payload in _payloads(log, max(end - events_max, 0), end):
         kept.append(payload[:SAMPLE_BYTES_MAX])
         size += len(kept[-1])
         while size > TRAINING_BYTES_MAX:
@@ -39,13 +66,103 @@ def samples(log: Log) -> list[bytes]:
     return mixed
 
 
-def _payloads(log: Log, first: int) -> Iterator[bytes]:
+def _payloads(log: Log, first: int, end: int) -> Iterator[bytes]:
+    """Iterate over payloads of some positions, in short transactions; the log may grow on."""
     for page in log_pages(log, first):
         for each in page:
-            if not each.erased:
+            if each.position >= end:
+                return
+            if each.size >= COMPRESS_BYTES_MIN and not each.erased:
                 yield each.frame.opened(each.index)[2]
+
+
+def fitted(payloads: Sequence[bytes], codec: Codec, events: int) -> bytes | None:
+    """Return a dictionary made of some payloads, None where it would not pay on the others.
+
+    It pays where they take SAVED_SHARE_MIN less than as `codec` compresses them now, and `events`
+    of their kind would save more than its own bytes. Pure.
+    """
+    held = payloads[::HELD_OUT]
+    try:
+        made = train([each for index, each in enumerate(payloads) if index % HELD_OUT])
+    except InvalidEvent:  # too few, or too short
+        return None
+    now = stored_bytes(held, codec)
+    saved = now - stored_bytes(held, Codec({STARTER: made}.get, STARTER))
+    pays = saved >= now * SAVED_SHARE_MIN and saved * events >= len(made) * len(held)
+    return made if pays else None
+
+
+def stored_bytes(payloads: Sequence[bytes], codec: Codec) -> int:
+    """Return how many bytes payloads take as a codec compresses them."""
+    return sum(len(stored) for _, stored in codec.compress_all(payloads))
+
+
+def step_after(size: int) -> int:
+    """Return the size at which a log that has `size` events tries its next dictionary."""
+    step = FITTING_EVENTS_MIN
+    while step <= size:
+        step *= FITTING_GROWTH
+    return step
 
 
 def learnt(log: Log) -> bytes:
     """Return a dictionary of a log's newest events. Raises InvalidEvent with too few of them."""
-    return train(samples(log))
+    return train(samples(log, TRAINING_EVENTS_MAX))
+
+
+class Fitter:
+    """Fits the dictionary of a plain log on disk, in a thread that is there only while it works.
+
+    `alone` leads the log's writer, so that the thread has its turn however busy that is.
+    """
+
+    def __init__(self, log: LmdbLog, alone: Callable[[], AbstractContextManager[object]]) -> None:
+        self._log, self._alone = log, alone
+        self._lock, self._closed = threading.Lock(), False
+        self._thread: threading.Thread | None = None
+        self._newest = log.renew()
+        self._watch()
+
+    def _watch(self) -> None:
+        self._log.watch(step_after(self._log.size()), self._begin)
+
+    def _begin(self) -> None:
+        """Have the thread work from now on; the commit that calls this goes on meanwhile."""
+        with self._lock:
+            if self._closed or (self._thread and self._thread.is_alive()):
+                return
+            self._log.watch(POSITION_MAX, self._begin)
+            thread = threading.Thread(target=self._work, name="eventstore-fitter", daemon=True)
+            with suppress(RuntimeError):  # the interpreter is ending, or has no room for a thread
+                thread.start()
+                self._thread = thread
+
+    def _work(self) -> None:
+        # After damage, a full disk or a full memory the next opening tries again.
+        with suppress(EventStoreError, MemoryError):
+            self._fit()
+            self._watch()
+
+    def _fit(self) -> None:
+        """Take over the dictionary that another process has made, or else make one that pays."""
+        before, self._newest = self._newest, self._log.renew()
+        if self._newest != before:
+            return
+        read = samples(self._log, FITTING_EVENTS_MAX)
+        made = fitted(read, self._log.codec, self._log.size())
+        if made is not None:
+            with self._alone():
+                self._newest = self._log.add_dictionary(made, before + 1)
+
+    def wait(self) -> None:
+        """Return when nothing is being trained."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def close(self) -> None:
+        """Return when nothing is being trained, nor will be; idempotent."""
+        with self._lock:
+            self._closed = True
+        self.wait()

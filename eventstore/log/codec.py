@@ -17,7 +17,7 @@ import zstandard
 from ..errors import Corruption, EventTooLarge, InvalidEvent, SessionNotFound
 from ..events import AnyEvent, Event, MessageAppended
 from ..ids import message_id
-from ..limits import DICTIONARY_BYTES_MAX, EVENT_BYTES_MAX
+from ..limits import DICTIONARY_BYTES_MAX, EVENT_BYTES_MAX, KIB
 from ..messages import Message
 from ..upcast import schema_of, upcast
 from .format import MESSAGE, RAW, STARTER, TYPES, ZSTD
@@ -31,9 +31,15 @@ TOGETHER_MIN = 4
 """From so many payloads on they are compressed together."""
 
 LEVEL = 3
+"""zstd's compression level; higher ones cost more than they save on small payloads."""
 WINDOW_LOG = 21
 """2 MiB."""
-"""zstd's compression level; higher ones cost more than they save on small payloads."""
+TABLES_BYTES = 64 * KIB
+
+SEGMENT_BYTES, SEQUENCE_BYTES = 1_000, 8
+"""A dictionary is put together from segments, chosen by how often their sequences come."""
+LEARNT_BYTES_A_BYTE = 8
+"""What it is made of has so many times its bytes."""
 
 
 class _StoredMessage(msgspec.Struct, tag="MessageAppended", tag_field="type", omit_defaults=True):
@@ -223,9 +229,17 @@ class Codec:
 
 
 def train(payloads: Sequence[bytes], bytes_max: int = DICTIONARY_BYTES_MAX) -> bytes:
-    """Return a dictionary trained on these payloads; raises InvalidEvent if they are too few."""
+    """Return a dictionary trained on these payloads; raises InvalidEvent if they are too few.
+
+    It is made of segments of one length. Where zstd looks for the best length itself it takes five
+    times as long, saves nothing more, and finds too few segments for a large dictionary.
+    """
+    wanted = sum(map(len, payloads)) // LEARNT_BYTES_A_BYTE
+    size = min(max(wanted, SEGMENT_BYTES), bytes_max)
     try:
-        return zstandard.train_dictionary(bytes_max, list(payloads), level=LEVEL).as_bytes()
+        return zstandard.train_dictionary(
+            size, list(payloads), k=SEGMENT_BYTES, d=SEQUENCE_BYTES, level=LEVEL
+        ).as_bytes()
     except zstandard.ZstdError as error:
         raise InvalidEvent(f"{len(payloads)} payloads can't train a dictionary: {error}") from None
 
@@ -237,14 +251,14 @@ def _as_it_is(stored: bytes, _: int) -> bytes:
 def _parameters() -> zstandard.ZstdCompressionParameters:
     """Bare frames: size, checksum and dictionary are in the event head already.
 
-    Tables for payloads no larger than a dictionary stay in the processor's cache, which saves a
+    Tables for payloads that are no larger stay in the processor's cache, which saves a
     tenth of the time for 2 bytes in 200. The window is that of large payloads: what one repeats is
     found however far apart it stands.
     """
     return zstandard.ZstdCompressionParameters.from_level(
         LEVEL,
-        source_size=DICTIONARY_BYTES_MAX,
-        dict_size=DICTIONARY_BYTES_MAX,
+        source_size=TABLES_BYTES,
+        dict_size=TABLES_BYTES,
         window_log=WINDOW_LOG,
         format=zstandard.FORMAT_ZSTD1_MAGICLESS,
         write_content_size=False,

@@ -90,6 +90,8 @@ class LmdbLog(Reads):
                     self.newest.ending(number)
             if ground.changed:
                 self._settle(ground, number)
+                if ground.frontier.size >= self._watched:
+                    self._grown()
         except BaseException:
             self._forget()
             raise

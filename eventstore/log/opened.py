@@ -45,6 +45,9 @@ from .rows import CHECKSUM_BYTES, Bytes, checked_row, checked_value, kept_ref
 from .seal import Seal
 from .vault import Vault
 
+POSITION_MAX = (1 << 63) - 1
+"""Beyond any log."""
+
 
 class OpenLog:
     """What reading and writing a log have in common; many threads and processes may use it."""
@@ -55,6 +58,7 @@ class OpenLog:
         self.env: Environment = open_environment(path, map_size, read_only=read_only)
         self._closed = False
         self._on_close: list[Callable[[], None]] = []
+        self.watch(POSITION_MAX, _keep_still)
         try:
             self._open_tables()
         except BaseException:
@@ -108,6 +112,13 @@ class OpenLog:
         self._name_of, self._ref_of = {}, {}
         self.newest.forget()
 
+    def watch(self, size: int, grown: Callable[[], None]) -> None:
+        """Have `grown` called after each commit of this process that leaves `size` events or more.
+
+        It holds up whoever commits, so it only tells others.
+        """
+        self._watched, self._grown = size, grown
+
     def wait_applied(self, position: int) -> None:
         """Return at once: what is committed is readable."""
 
@@ -128,9 +139,28 @@ class OpenLog:
     # -- dictionaries --------------------------------------------------------------------
 
     def _newest_dictionary(self, txn: lmdb.Transaction) -> int:
-        """Return the number of the newest dictionary that was not dropped, ZSTD for none."""
+        """Return the number of the newest dictionary that is not gone, ZSTD for none."""
         rows = txn.cursor(self._dictionaries).iterprev()
         return next((REF.unpack(key)[0] for key, row in rows if len(row) > CHECKSUM_BYTES), ZSTD)
+
+    def _newest_number(self, txn: lmdb.Transaction) -> int:
+        last = txn.cursor(self._dictionaries)
+        return REF.unpack(last.key())[0] if last.last() else STARTER - 1
+
+    def _compress_with(self, number: int) -> None:
+        if self.codec.current != RAW:
+            self.codec.current = number
+
+    def renew(self) -> int:
+        """Compress with the newest dictionary from now on, whoever made it.
+
+        Returns the newest number ever given, be it that of one that is gone; STARTER at least.
+        """
+        self._check_open()
+        with self.env.begin() as txn:
+            current, newest = self._newest_dictionary(txn), self._newest_number(txn)
+        self._compress_with(current)
+        return max(newest, STARTER)
 
     def _load_dictionary(self, number: int) -> bytes | None:
         with self.env.begin() as txn:
@@ -138,16 +168,24 @@ class OpenLog:
         what = f"dictionary {number}"
         return None if row is None else checked_value(row, what, REF.pack(number))
 
-    def add_dictionary(self, dictionary: bytes) -> int:
-        """Keep a dictionary and compress with it from now on; b"" stands for one that is gone."""
+    def add_dictionary(self, dictionary: bytes, number: int | None = None) -> int:
+        """Keep a dictionary, and compress with the newest from now on; returns the newest number.
+
+        With `number` it gets that one, unless there is one as high: then another was faster, and
+        nothing is kept. Numbers left out are those of dictionaries that are gone, like any whose
+        bytes are b"".
+        """
         self._check_open()
         with self.env.begin(write=True) as txn:
-            cursor = txn.cursor(self._dictionaries)
-            number = REF.unpack(cursor.key())[0] + 1 if cursor.last() else STARTER
-            cursor.put(REF.pack(number), checked_row(dictionary, REF.pack(number)))
-        if dictionary and self.codec.current != RAW:
-            self.codec.current = number
-        return number
+            newest = self._newest_number(txn)
+            number = max(newest, STARTER) + 1 if number is None else number
+            for each in range(newest + 1, number + 1):
+                key = REF.pack(each)
+                row = checked_row(dictionary if each == number else b"", key)
+                txn.put(key, row, db=self._dictionaries)
+            current = self._newest_dictionary(txn)
+        self._compress_with(current)
+        return max(newest, number)
 
     # -- names ---------------------------------------------------------------------------
 
@@ -225,3 +263,7 @@ class OpenLog:
             return self.codec.names.shown(row[:1], row[1:])
         except ValueError as error:
             raise Corruption(-1, f"a name can't be read: {error}") from None
+
+
+def _keep_still() -> None:
+    """Tell nobody: nobody asked."""

@@ -21,7 +21,9 @@ from typing import Any
 import msgspec
 import zstandard
 
-from ..limits import DICTIONARY_BYTES_MAX
+from ..limits import KIB
+
+DICTIONARY_BYTES = 64 * KIB
 
 SEED = 1
 SAMPLES = 30_000
@@ -337,7 +339,7 @@ def samples(count: int = SAMPLES, seed: int = SEED) -> list[bytes]:
 def train(payloads: Sequence[bytes]) -> bytes:
     """Return the dictionary that serves these payloads best."""
     return zstandard.train_dictionary(
-        DICTIONARY_BYTES_MAX, list(payloads), d=SEQUENCE_BYTES, steps=STEPS, level=LEVEL
+        DICTIONARY_BYTES, list(payloads), d=SEQUENCE_BYTES, steps=STEPS, level=LEVEL
     ).as_bytes()
 
 
