@@ -374,6 +374,42 @@ def test_killed_while_training_nothing_is_lost(due):
         assert numbers(store) == [STARTER, FIRST]
 
 
+INTERRUPTED = """
+import sys, threading
+sys.path.insert(0, sys.argv[2])
+from test_fitting import fitted, fitting, line, opened
+let_go = threading.Event()
+def slow(*given):
+    print("training", flush=True)
+    assert let_go.wait(60)
+    return fitted(*given)
+fitting.fitted = slow
+with opened(sys.argv[1]) as store:
+    store.append("talk", line(1))
+    try:
+        print("waiting", flush=True)
+        sys.stdin.read()
+    except KeyboardInterrupt:
+        store.append("talk", line(2))
+        let_go.set()
+"""
+
+
+def test_ctrl_c_while_training_loses_nothing(due):
+    """It reaches whoever waits and not the training: appends go on, and the dictionary is kept."""
+    child = subprocess.Popen(
+        command(INTERRUPTED, due), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert {child.stdout.readline(), child.stdout.readline()} == {"training\n", "waiting\n"}
+    child.send_signal(signal.SIGINT)
+    assert child.wait() == 0
+    child.stdin.close()
+    child.stdout.close()
+    with opened(due, train=False) as store:
+        assert store.head().size == FITTING_EVENTS_MIN + 1
+        assert numbers(store) == [STARTER, FIRST]
+
+
 @pytest.mark.parametrize("failure", [StoreFull("full"), InvalidEvent("odd"), MemoryError()])
 def test_a_training_that_fails_disturbs_nothing(due, monkeypatch, failure):
     """Appends go on, the store is sound, and the next opening tries again at the next step."""
