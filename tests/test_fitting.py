@@ -340,18 +340,18 @@ def test_a_closed_store_begins_nothing(due):
 
 
 KILLED = """
-import sys
+import os, sys
 sys.path.insert(0, sys.argv[2])
 from test_fitting import fitting, line, opened
 def stop(*_):
-    print("training", flush=True)
+    os.write(1, b"training\\n")
     sys.stdin.read()
 fitting.fitted = stop
 store = opened(sys.argv[1])
 for number in range(50):
     store.append("talk", line(number))
 store.flush()
-print("said", flush=True)
+os.write(1, b"said\\n")
 store.close()
 """
 
@@ -375,19 +375,19 @@ def test_killed_while_training_nothing_is_lost(due):
 
 
 INTERRUPTED = """
-import sys, threading
+import os, sys, threading
 sys.path.insert(0, sys.argv[2])
 from test_fitting import fitted, fitting, line, opened
 let_go = threading.Event()
 def slow(*given):
-    print("training", flush=True)
+    os.write(1, b"training\\n")
     assert let_go.wait(60)
     return fitted(*given)
 fitting.fitted = slow
 with opened(sys.argv[1]) as store:
     store.append("talk", line(1))
     try:
-        print("waiting", flush=True)
+        os.write(1, b"waiting\\n")
         sys.stdin.read()
     except KeyboardInterrupt:
         store.append("talk", line(2))
