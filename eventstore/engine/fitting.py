@@ -32,7 +32,7 @@ FITTING_GROWTH = 2
 """How many times as many it has when the next one is tried: a tenth of a second of one core."""
 
 FITTING_EVENTS_MAX = 5_000
-"""Newest events that are read for it: 50 ms of Python, all else lets go of the GIL."""
+"""Newest events that are read for it: 25 ms of Python, all else lets go of the GIL."""
 
 HELD_OUT = 8
 """Of so many samples one is not trained on: it tells whether the dictionary pays."""
