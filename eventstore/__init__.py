@@ -42,7 +42,7 @@ from .errors import (
 )
 from .keyring import Keyring
 from .log.base import ANY, NO_STREAM, Head, Receipt
-from .log.frame import Recorded
+from .log.recorded import Recorded
 from .messages import Message
 from .store import EventStore
 

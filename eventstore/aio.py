@@ -17,7 +17,7 @@ from .engine.requests import Request
 from .engine.runner import Engine
 from .engine.subscription import Subscription
 from .log.base import Head, Receipt
-from .log.frame import Recorded
+from .log.recorded import Recorded
 
 if TYPE_CHECKING:
     from .store import EventStore

@@ -40,8 +40,8 @@ from .keyring import Keyring
 from .limits import BRANCH_DEPTH_MAX, BUFFERED_INTERVAL_MS, MAP_BYTES_DEFAULT
 from .log.base import Head, Log, Receipt
 from .log.format import MARKER, RAW
-from .log.frame import Recorded
 from .log.memory import MemoryLog
+from .log.recorded import Recorded
 from .log.seal import LOCKED
 from .log.vault import STORE_KEY
 from .messages import Json, TokenCounter, checked_counter, count_tokens

@@ -37,8 +37,8 @@ from eventstore.log.format import (
     STREAMS,
     TILES,
 )
-from eventstore.log.frame import Recorded
 from eventstore.log.lmdb import LmdbLog
+from eventstore.log.recorded import Recorded
 from eventstore.log.rows import checked_row
 from eventstore.messages import Message
 

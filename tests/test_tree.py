@@ -11,7 +11,7 @@ from eventstore import EventStore
 from eventstore.audit import entry, tree
 from eventstore.audit.tree import EMPTY_ROOT, Frontier, leaf_hash, node_hash, root_of
 from eventstore.log.format import TYPES
-from eventstore.log.frame import Recorded
+from eventstore.log.recorded import Recorded
 
 SIZE_MAX = 300
 LARGE = (1 << 16) + (1 << 8) + 3

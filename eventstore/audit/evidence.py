@@ -13,8 +13,8 @@ import msgspec
 
 from ..engine.reading import version_at
 from ..errors import ProofError
-from ..log.frame import Recorded
 from ..log.names import public_session
+from ..log.recorded import Recorded
 from ..store import EventStore
 from .heads import open_head
 from .leaves import log_entries

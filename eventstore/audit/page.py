@@ -16,7 +16,7 @@ import msgspec
 from ..clock import to_datetime
 from ..engine.reading import version_at
 from ..errors import KeyShredded, StoreUnavailable
-from ..log.frame import Recorded
+from ..log.recorded import Recorded
 from ..store import EventStore
 from .evidence import prove_session
 from .heads import open_head

@@ -20,7 +20,8 @@ from ..events import (
     Span,
 )
 from ..log.format import TYPE_CODES
-from ..log.frame import Frame, Recorded
+from ..log.frame import Frame
+from ..log.recorded import Recorded
 from ..log.shredding import stripped
 from ..spans import length
 from .report import Notes

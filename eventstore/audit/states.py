@@ -16,7 +16,8 @@ from ..errors import EventStoreError
 from ..events import MessageAppended, Span
 from ..limits import PAGE_EVENTS_MAX
 from ..log.base import Log, frames_at
-from ..log.frame import Frame, Recorded
+from ..log.frame import Frame
+from ..log.recorded import Recorded
 from ..messages import Message
 from ..state.caches import SNAPSHOTS, cache_directory
 from ..state.header import SessionHeader

@@ -13,7 +13,7 @@ from ..errors import InvalidEvent, KeyShredded
 from ..ids import SYSTEM, parse_message_id
 from ..log.base import Log, Receipt, frames_at, key_of, receipt_again
 from ..log.format import MESSAGE, SESSION_NAME, TYPE_CODES
-from ..log.frame import Recorded
+from ..log.recorded import Recorded
 from ..log.shredding import Shred, stripped
 from ..spans import length, minus
 from ..state.decisions import find_line

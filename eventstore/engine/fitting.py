@@ -18,11 +18,10 @@ from random import Random
 
 from ..errors import EventStoreError, InvalidEvent
 from ..limits import KIB, MIB
-from ..log.base import Log
+from ..log.base import POSITION_MAX, Log
 from ..log.codec import COMPRESS_BYTES_MIN, Codec, train
 from ..log.format import STARTER
 from ..log.lmdb import LmdbLog
-from ..log.opened import POSITION_MAX
 from .reading import log_pages
 
 FITTING_EVENTS_MIN = 500

@@ -8,17 +8,14 @@ from collections.abc import Collection, Iterator
 from itertools import chain, islice
 
 from ..errors import InvalidEvent, brief
-from ..log.base import Log, frames_at
+from ..log.base import POSITION_MAX, Log, frames_at
 from ..log.format import TYPE_CODES
-from ..log.frame import Recorded
+from ..log.recorded import Recorded
 
 Page = list[Recorded]
 
 PAGE_FRAMES = 256
 """Frames in one page: with 2,048 they fall out of the processor's cache, and cost a sixth more."""
-
-POSITION_MAX = (1 << 63) - 1
-"""Beyond any log: a reader that is sent further waits there."""
 
 _CODES = {kind.__name__: code for kind, code in TYPE_CODES.items()}
 
@@ -43,7 +40,7 @@ def stream_pages(
 def log_pages(log: Log, position: int, types: Collection[str] | None = None) -> Iterator[Page]:
     """Iterate over the log from `position` on; `types` are names of event types to keep."""
     codes = None if types is None else type_codes(types)
-    position = min(max(position, 0), POSITION_MAX)
+    position = min(max(position, 0), POSITION_MAX)  # a reader that is sent further waits there
     while frames := log.read_all(position, PAGE_FRAMES):
         page: Page = []
         for frame in frames:

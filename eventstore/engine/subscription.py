@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Self
 
 from ..limits import POLL_INTERVAL_MS
-from ..log.frame import Recorded
+from ..log.recorded import Recorded
 
 Fetch = Callable[[], list[Recorded]]
 """Returns the next page and moves on; an empty one when there is nothing new."""

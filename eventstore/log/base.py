@@ -120,6 +120,9 @@ Stage = Callable[[Sequence[Append], int], list[Outcome]]
 FORGOTTEN = b"\xff" * 16
 """The content of a key whose payloads are gone: the digest would tell whoever guesses them."""
 
+POSITION_MAX = (1 << 63) - 1
+"""Beyond any log."""
+
 NAMES_PAGE = 1_000
 """Stream names in one page."""
 

@@ -1,4 +1,4 @@
-"""A frame: the bytes of one append, and the view of one event inside it. draft.py writes them.
+"""A frame: the bytes of one append. draft.py writes it, recorded.py shows one event inside it.
 
 Invariants: a frame's head carries position-bound numbers under one checksum (seeded with the
 first position), and each event has a checksum of its own. Bytes that don't match raise
@@ -22,7 +22,6 @@ from ..audit.entry import (
 )
 from ..errors import UNDECODABLE, Corruption, KeyShredded
 from ..events import AnyEvent
-from ..messages import ROLES
 from .codec import SCHEMA_OF, Codec, decode, decode_message
 from .format import (
     ACTOR_NAME,
@@ -44,9 +43,9 @@ from .format import (
     RESIDUE_SCHEMA,
     SEALED,
     SHREDDED,
-    TYPES,
 )
 from .names import public_session
+from .recorded import Recorded
 from .seal import COMMITMENT_BYTES, bound_of
 from .vault import sealed_with
 
@@ -347,7 +346,7 @@ class Frame:
 
     def recorded(
         self, first_version: int = 0, last_version: int = _U32_MAX, *, reverse: bool = False
-    ) -> list["Recorded"]:
+    ) -> list[Recorded]:
         """Return the events whose version is in the (inclusive) range."""
         if self.count == 1 and first_version <= self.version <= last_version:
             return [Recorded(self, 0)]  # so is mostly every frame: a third of the time
@@ -355,140 +354,3 @@ class Frame:
         high = min(last_version - self.version + 1, self.count)
         indexes = range(low, high)
         return [Recorded(self, index) for index in (reversed(indexes) if reverse else indexes)]
-
-
-class Recorded:
-    """An event with its place: a view into its frame that decodes when asked.
-
-    `position` (in the log), `session`, `version` (in the session), `recorded_at` and
-    `occurred_at` (ns since the epoch, the latter None unless the caller gave one), `actor`,
-    `correlation_id`, `causation_id`, `key` (on the first event of an append), `event`.
-    """
-
-    __slots__ = ("_event", "frame", "index")
-
-    def __init__(self, frame: Frame, index: int) -> None:
-        self.frame, self.index = frame, index
-        self._event: AnyEvent | None = None
-
-    @property
-    def position(self) -> int:
-        """Place in the log."""
-        return self.frame.position + self.index
-
-    @property
-    def session(self) -> str:
-        """The stream it belongs to."""
-        return self.frame.session
-
-    @property
-    def version(self) -> int:
-        """Place in the stream."""
-        return self.frame.version + self.index
-
-    @property
-    def recorded_at(self) -> int:
-        """Time of the commit, ns since the epoch; never goes backwards."""
-        return self.frame.recorded_at
-
-    @property
-    def occurred_at(self) -> int | None:
-        """The caller's own time, ns since the epoch."""
-        return self.frame.occurred_at(self.index)
-
-    @property
-    def actor(self) -> str | None:
-        """Who did it."""
-        return self.frame.actor
-
-    @property
-    def correlation_id(self) -> str | None:
-        """What it belongs to."""
-        return self.frame.correlation_id
-
-    @property
-    def causation_id(self) -> str | None:
-        """What caused it."""
-        return self.frame.causation_id
-
-    @property
-    def key(self) -> str | None:
-        """The idempotency key, on the first event of an append."""
-        return None if self.index else self.frame.key
-
-    @property
-    def number(self) -> int:
-        """How many messages of the stream come before it."""
-        return self.frame.message_number(self.index)
-
-    @property
-    def type_code(self) -> int:
-        """Number of the event's type on disk."""
-        return self.frame.row(self.index)[3]
-
-    @property
-    def schema(self) -> int:
-        """Number of the payload's schema."""
-        return self.frame.row(self.index)[4]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a message, counted when it was appended."""
-        return self.frame.row(self.index)[2]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the payload before compression."""
-        return self.frame.row(self.index)[1]
-
-    @property
-    def role(self) -> str:
-        """Role of a message, where it has a code; else the empty string."""
-        return ROLES[self.frame.row(self.index)[6]]
-
-    @property
-    def type(self) -> str:
-        """Name of the event's type; needs no decoding."""
-        return TYPES[self.type_code].__name__
-
-    @property
-    def erased(self) -> bool:
-        """True where the payload was redacted or erased; place, type and size are still known."""
-        return self.frame.erased(self.index)
-
-    @property
-    def structure(self) -> AnyEvent | None:
-        """What folds need: the event, of an erased one what nobody said, None for nothing."""
-        return self.frame.structure(self.index) if self.erased else self.event
-
-    @property
-    def event(self) -> AnyEvent:
-        """The typed event; raises KeyShredded where it was erased, Corruption where damaged."""
-        event = self._event
-        if event is None:
-            event = self._event = self.frame.event(self.index)
-        return event
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Recorded) and _facts(self) == _facts(other)
-
-    def __hash__(self) -> int:
-        return hash((self.position, self.session, self.version))
-
-    def __repr__(self) -> str:
-        return f"<Recorded {self.position} {self.session!r}@{self.version} {self.type}>"
-
-
-def _facts(recorded: Recorded) -> tuple[object, ...]:
-    return (
-        recorded.position,
-        recorded.session,
-        recorded.version,
-        recorded.recorded_at,
-        recorded.occurred_at,
-        recorded.actor,
-        recorded.correlation_id,
-        recorded.causation_id,
-        recorded.key,
-        recorded.event,
-    )

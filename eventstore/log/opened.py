@@ -13,7 +13,7 @@ import lmdb
 
 from ..errors import Corruption, FormatTooNew, StoreUnavailable
 from ..limits import MAP_BYTES_DEFAULT
-from .base import session_row
+from .base import POSITION_MAX, session_row
 from .codec import Codec
 from .environment import Environment, open_environment
 from .erased import ErasedRows
@@ -44,9 +44,6 @@ from .newest import Newest, Seen
 from .rows import CHECKSUM_BYTES, Bytes, checked_row, checked_value, kept_ref
 from .seal import Seal
 from .vault import Vault
-
-POSITION_MAX = (1 << 63) - 1
-"""Beyond any log."""
 
 
 class OpenLog:

@@ -21,7 +21,7 @@ from ..events import (
     ToolCallRecorded,
 )
 from ..log.base import Log
-from ..log.frame import Recorded
+from ..log.recorded import Recorded
 from ..messages import Json, Message
 from ..spans import minus
 from ..store import EventStore

@@ -14,7 +14,7 @@ from projections import CatalogRow
 
 from ..events import Span
 from ..log.base import Log
-from ..log.frame import Recorded
+from ..log.recorded import Recorded
 from ..messages import Json, Message, calls_answered, calls_made
 from ..state.header import SessionHeader
 from ..state.transcript import Transcript, line_tokens

@@ -16,7 +16,8 @@ import msgspec
 from .. import events as ev
 from ..events import Span
 from ..log.format import MESSAGE, TYPE_CODES
-from ..log.frame import Frame, Recorded
+from ..log.frame import Frame
+from ..log.recorded import Recorded
 from ..patch import assigned, patched
 from ..spans import extended, length, minus, replaced
 

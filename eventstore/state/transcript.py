@@ -14,7 +14,8 @@ from ..events import BranchMerged, HistorySummarized, MessageAppended, Span
 from ..ids import message_id
 from ..log.base import Log, frames_at
 from ..log.format import MESSAGE
-from ..log.frame import Frame, Recorded
+from ..log.frame import Frame
+from ..log.recorded import Recorded
 from ..messages import Json, Message
 from ..spans import cut, length
 
