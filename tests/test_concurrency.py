@@ -1,18 +1,13 @@
-"""Many callers at once: threads, tasks and processes lose nothing, double nothing, keep order."""
+"""Many callers at once: threads and tasks lose nothing, double nothing, keep order."""
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count
-from pathlib import Path
 
 import pytest
+from callers import check_whole, in_threads, message
 
 from eventstore import (
     EventStore,
@@ -26,42 +21,6 @@ from eventstore.audit.verify import verify
 from eventstore.state.lineage import Headers
 from eventstore.state.snapshots import MemorySnapshots
 from projections.session import SessionState
-
-SECONDS_MAX = 60
-"""How long a thread or process may take before it counts as hung."""
-
-
-def message(caller: int, number: int) -> dict[str, object]:
-    """Return the message that a caller says as its n-th."""
-    return {"role": "user", "content": f"line {number} of caller {caller}", "by": [caller, number]}
-
-
-def in_threads(jobs: Sequence[Callable[[], object]]) -> list[object]:
-    """Run all jobs at once; return what they return, in order, or raise what one of them raised."""
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        start = threading.Barrier(len(jobs))
-        tasks = [pool.submit(lambda job=job: (start.wait(), job())[1]) for job in jobs]
-        return [task.result(SECONDS_MAX) for task in tasks]
-
-
-def check_whole(store: EventStore, said: dict[str, Counter]) -> None:
-    """Assert that a sound, dense log holds exactly these messages, in their callers' order."""
-    events = list(store.all())
-    assert [each.position for each in events] == list(range(store.head().size))
-    versions, lines = defaultdict(list), defaultdict(list)
-    for each in events:
-        versions[each.session].append(each.version)
-        if each.type == "MessageAppended":
-            lines[each.session].append(tuple(each.event.message.fields["by"]))
-    for session, found in versions.items():
-        assert found == list(range(len(found))) and store.version(session) == len(found) - 1
-    assert {session: Counter(found) for session, found in lines.items()} == said
-    for found in lines.values():
-        for caller in {caller for caller, _ in found}:
-            own = [number for by, number in found if by == caller]
-            assert own == sorted(own), f"caller {caller}'s lines came out of order"
-    assert verify(store).findings == []
-
 
 # -- one process -----------------------------------------------------------------------------
 
@@ -336,359 +295,6 @@ def test_a_cancelled_task_leaves_a_sound_store(store):
     assert verify(store).findings == []
 
 
-# -- durability="buffered" -------------------------------------------------------------------
-
-
-def test_buffered_callers_read_what_they_wrote(tmp_path):
-    """With early acknowledgement every read still sees what was acknowledged before it."""
-    with EventStore.open(tmp_path / "h", durability="buffered") as store:
-
-        def caller(index: int) -> None:
-            name = f"s{index}"
-            store.create(name)
-            for number in range(15):
-                receipt = store.append(name, message(index, number))
-                assert store.version(name) == receipt.version == number + 1
-                assert store.event(receipt.position).version == receipt.version
-                assert len(SessionState.of(store, name).messages) == number + 1
-                assert store.head().size >= receipt.tree_size
-            with pytest.raises(VersionConflict):
-                store.append(name, message(index, 99), expected=0)
-            store.prune(name, keep_last=5)
-            store.delete(name)
-            with pytest.raises(Exception, match="deleted"):
-                store.append(name, message(index, 99))
-
-        in_threads([lambda index=index: caller(index) for index in range(8)])
-    with EventStore.open(tmp_path / "h") as again:
-        said = {f"s{i}": Counter((i, n) for n in range(15)) for i in range(8)}
-        check_whole(again, said)
-
-
-def test_buffered_keys_and_errors_are_those_of_sync(tmp_path):
-    """Early acknowledgement changes no outcome: duplicates, conflicts and refusals are the same."""
-    with EventStore.open(tmp_path / "h", durability="buffered") as store:
-        store.create("s")
-        first = store.append("s", message(0, 0), key="k")
-        again = store.append("s", message(0, 0), key="k")
-        assert again.duplicate and again.position == first.position
-        store.close("s")
-        with pytest.raises(InvalidEvent, match="closed"):
-            store.append("s", message(0, 1))
-
-
-# -- subscriptions ---------------------------------------------------------------------------
-
-
-def test_a_subscriber_catches_up_and_follows(store):
-    """A subscription gives every event once and in order, old and new, until it is closed."""
-    store.create("s")
-    for number in range(10):
-        store.append("s", message(0, number))
-    subscription = store.subscribe(3)
-    caught_up = threading.Event()
-
-    def read() -> list[int]:
-        found = []
-        for recorded in subscription:
-            found.append(recorded.position)
-            if recorded.position == 10:
-                caught_up.set()
-            if recorded.position == 110:
-                subscription.close()
-        return found
-
-    def write() -> None:
-        assert caught_up.wait(SECONDS_MAX)
-        for number in range(10, 120):
-            store.append("s", message(0, number))
-
-    found, _ = in_threads([read, write])
-    assert found == list(range(3, 111))
-
-
-def test_a_session_can_be_followed(store):
-    """follow() gives one session's events only, from a version on."""
-    store.create("a")
-    store.create("b")
-    for number in range(20):
-        store.append("ab"[number % 2], message(0, number))
-    with store.follow("b", 4) as following:
-        found = []
-        for recorded in following:
-            found.append((recorded.session, recorded.version))
-            if recorded.version == 10:
-                break
-    assert found == [("b", version) for version in range(4, 11)]
-
-
-def test_a_task_can_follow(store):
-    """Async subscriptions catch up, follow what tasks write, and end when they are closed."""
-
-    async def story() -> list[int]:
-        await store.aio.create("s")
-        subscription, found = store.aio.subscribe(), []
-
-        async def read() -> None:
-            async for recorded in subscription:
-                found.append(recorded.position)
-                if len(found) == 41:
-                    subscription.close()
-
-        reading = asyncio.create_task(read())
-        for number in range(40):
-            await store.aio.append("s", message(0, number))
-        await asyncio.wait_for(reading, SECONDS_MAX)
-        return found
-
-    assert asyncio.run(story()) == list(range(41))
-
-
-def test_close_ends_a_waiting_subscriber(store):
-    """close() from another thread ends a subscriber that waits for news."""
-    store.create("s")
-    subscription, waiting = store.subscribe(), threading.Event()
-
-    def read() -> int:
-        count = 0
-        for _ in subscription:
-            count += 1
-            waiting.set()
-        return count
-
-    def close() -> None:
-        assert waiting.wait(SECONDS_MAX)
-        subscription.close()
-
-    assert in_threads([read, close])[0] == 1
-
-
-# -- several processes -----------------------------------------------------------------------
-
-WORKER = """
-import sys
-from eventstore import EventStore, VersionConflict
-
-path, caller, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-with EventStore.open(path) as store:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for number in range(count):
-        line = {"content": "x" * (number % 50), "by": [caller, number]}
-        session = ("shared", f"own{caller}")[number % 2]
-        print(store.append(session, line).position)
-        if number % 10 == 0:
-            store.append("keys", {"content": "k", "by": [0, number]}, key=f"k{number}")
-            store.prune("shared", keep_last=10)
-            store.rewind("shared", store.version("shared"))
-"""
-
-
-def started(path: Path, script: str, *arguments: object) -> subprocess.Popen:
-    """Start a Python child that works on the store at `path`."""
-    command = [sys.executable, "-c", script, str(path), *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-
-
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_one_store(tmp_path, processes):
-    """Several processes on one store: dense positions, order per caller, one event per key."""
-    with EventStore.open(tmp_path / "h") as store:
-        for name in ("shared", "keys", *(f"own{index}" for index in range(processes))):
-            store.create(name)
-        children = [started(tmp_path / "h", WORKER, i, 40) for i in range(processes)]
-        for child in children:
-            assert child.stdout.readline() == "ready\n", child.stderr.read()
-        for child in children:
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        followed = store.subscribe()
-        receipts = [
-            [int(line) for line in child.communicate(timeout=60)[0].split()] for child in children
-        ]
-        assert [child.returncode for child in children] == [0] * processes
-        assert all(own == sorted(own) and len(own) == 40 for own in receipts)
-        numbers = range(40)
-        said = {f"own{i}": Counter((i, n) for n in numbers if n % 2) for i in range(processes)}
-        said["shared"] = Counter((i, n) for i in range(processes) for n in numbers if not n % 2)
-        said["keys"] = Counter((0, n) for n in numbers if n % 10 == 0)
-        check_whole(store, said)
-        seen = []
-        for recorded in followed:
-            seen.append(recorded.position)
-            if len(seen) == store.head().size:
-                followed.close()
-        assert seen == list(range(len(seen)))
-
-
-FOLLOWED = """
-import sys
-from eventstore import EventStore
-
-with EventStore.open(sys.argv[1]) as store:
-    for number in range(30):
-        store.append("s", {"content": "from elsewhere", "by": [9, number]})
-"""
-
-
-def test_a_subscriber_follows_other_processes(disk):
-    """What another process writes arrives too, in order, without a commit in this one."""
-    disk.create("s")
-    found = []
-    with disk.subscribe() as subscription:
-        child = started(disk.path, FOLLOWED)
-        for recorded in subscription:
-            found.append(recorded.position)
-            if recorded.position == 30:
-                break
-        _, complaint = child.communicate(timeout=SECONDS_MAX)
-        assert (child.returncode, complaint) == (0, "")
-    assert found == list(range(31))
-    assert disk.version("s") == 30 and len(SessionState.of(disk, "s").messages) == 30
-
-
-CREATORS = """
-import sys
-from eventstore import EventStore
-
-sys.stdin.readline()
-with EventStore.open(sys.argv[1]) as store:
-    print(store.id, store.create().version)
-"""
-
-
-def test_processes_may_create_one_store_at_once(tmp_path):
-    """Processes that all open a store which does not exist yet end up in the same one."""
-    children = [started(tmp_path / "h", CREATORS) for _ in range(4)]
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    said = [child.communicate(timeout=SECONDS_MAX) for child in children]
-    assert [child.returncode for child in children] == [0] * 4, said
-    assert len({out for out, _ in said}) == 1
-    with EventStore.open(tmp_path / "h") as store:
-        assert len(list(store.sessions())) == 4
-    assert [each.name for each in tmp_path.iterdir()] == ["h"]
-
-
-# -- forks -----------------------------------------------------------------------------------
-
-
-def forked(act: Callable[[], None]) -> int:
-    """Run `act` in a forked child; return its exit code, 0 where it raised nothing."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            act()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@pytest.mark.parametrize("durability", ["sync", "buffered"])
-def test_a_forked_child_is_told_to_open_anew(tmp_path, durability):
-    """The parent's store refuses all work in a child, at once and clearly; the parent goes on."""
-    with EventStore.open(tmp_path / "h", durability=durability) as store:
-        store.create("s")
-        asyncio.run(store.aio.append("s", message(0, 0)))
-        calls = (
-            lambda: store.append("s", message(0, 1)),
-            store.create,
-            lambda: store.prune("s", keep_last=0),
-            lambda: store.version("s"),
-            lambda: list(store.all()),
-            store.head,
-            lambda: SessionState.of(store, "s"),
-            lambda: asyncio.run(store.aio.append("s", message(0, 1))),
-        )
-        for call in calls:
-
-            def refused(call: Callable[[], object] = call) -> None:
-                with pytest.raises(StoreUnavailable, match="fork"):
-                    call()
-
-            assert forked(refused) == 0
-        assert forked(store.close) == 0
-        assert store.append("s", message(0, 2)).version == 2
-
-
-def test_a_fork_in_the_middle_of_work(tmp_path):
-    """Forked while threads write, a child is refused instead of waiting for their locks."""
-    with EventStore.open(tmp_path / "h") as store:
-        store.create("s")
-        done = threading.Event()
-
-        def write(index: int) -> None:
-            number = 0
-            while not done.is_set():
-                store.append("s", message(index, number))
-                number += 1
-
-        def refused() -> None:
-            for call in (store.create, lambda: store.append("s", {}), lambda: store.version("s")):
-                with pytest.raises(StoreUnavailable, match="fork"):
-                    call()
-
-        def fork() -> list[int]:
-            try:
-                return [forked(refused) for _ in range(10)]
-            finally:
-                done.set()
-
-        codes = in_threads([fork, *(lambda index=index: write(index) for index in range(3))])[0]
-        assert codes == [0] * 10
-        assert verify(store).findings == []
-
-
-def test_a_forked_child_is_told_that_it_can_t_share(tmp_path):
-    """A child can't open what its parent has open, and hears why; other stores it can."""
-    with EventStore.open(tmp_path / "h") as store:
-        store.create("s")
-
-        def work() -> None:
-            with pytest.raises(StoreUnavailable, match="forked"):
-                EventStore.open(tmp_path / "h")
-            with EventStore.open(tmp_path / "other") as own:
-                own.create("s")
-                own.append("s", message(1, 0))
-
-        assert forked(work) == 0
-        assert store.append("s", message(0, 0)).version == 1
-        with EventStore.open(tmp_path / "other") as other:
-            assert other.version("s") == 1
-
-
-FORKER = """
-import os, sys
-from eventstore import EventStore
-
-store = EventStore.open(sys.argv[1])
-store.create("s")
-for number in range(5):
-    if os.fork() == 0:
-        if number % 2:
-            store.close()
-        sys.exit(0)  # unlike os._exit, this takes all objects down
-    assert os.wait()[1] == 0
-    assert store.version("s") == number
-    assert store.append("s", {"n": number}).version == number + 1
-    assert len(list(store.events("s"))) == number + 2
-print("sound")
-"""
-
-
-def test_a_child_that_ends_leaves_its_parent_alone(tmp_path):
-    """Children that end in the ordinary way, objects freed, take nothing from the parent."""
-    child = started(tmp_path / "h", FORKER)
-    assert child.communicate(timeout=SECONDS_MAX) == ("sound\n", "")
-
-
-# -- what a fresh pair of eyes found -----------------------------------------------------------
-
-
 def test_nothing_lands_after_a_deletion(store):
     """Appends that race with a deletion come before it or are refused, never behind it."""
     for number in range(10):
@@ -729,16 +335,45 @@ def test_a_message_may_change_after_an_awaitable_call(store):
     assert sorted(each.content for each in shown) == ["0", "1", "2"]
 
 
-def test_a_cancelled_subscriber_loses_no_page(store):
-    """What was fetched for a reader that went away is there for the next one."""
-    store.create("s")
-    with store.subscribe(follow=False) as facts:
-        assert next(facts).position == 0
-        store.append("s", [message(0, 0), message(0, 1)])
-        for recorded in facts:
-            assert recorded.position == 1
-            break
-        assert [recorded.position for recorded in facts] == [2]
+# -- durability="buffered" -------------------------------------------------------------------
+
+
+def test_buffered_callers_read_what_they_wrote(tmp_path):
+    """With early acknowledgement every read still sees what was acknowledged before it."""
+    with EventStore.open(tmp_path / "h", durability="buffered") as store:
+
+        def caller(index: int) -> None:
+            name = f"s{index}"
+            store.create(name)
+            for number in range(15):
+                receipt = store.append(name, message(index, number))
+                assert store.version(name) == receipt.version == number + 1
+                assert store.event(receipt.position).version == receipt.version
+                assert len(SessionState.of(store, name).messages) == number + 1
+                assert store.head().size >= receipt.tree_size
+            with pytest.raises(VersionConflict):
+                store.append(name, message(index, 99), expected=0)
+            store.prune(name, keep_last=5)
+            store.delete(name)
+            with pytest.raises(Exception, match="deleted"):
+                store.append(name, message(index, 99))
+
+        in_threads([lambda index=index: caller(index) for index in range(8)])
+    with EventStore.open(tmp_path / "h") as again:
+        said = {f"s{i}": Counter((i, n) for n in range(15)) for i in range(8)}
+        check_whole(again, said)
+
+
+def test_buffered_keys_and_errors_are_those_of_sync(tmp_path):
+    """Early acknowledgement changes no outcome: duplicates, conflicts and refusals are the same."""
+    with EventStore.open(tmp_path / "h", durability="buffered") as store:
+        store.create("s")
+        first = store.append("s", message(0, 0), key="k")
+        again = store.append("s", message(0, 0), key="k")
+        assert again.duplicate and again.position == first.position
+        store.close("s")
+        with pytest.raises(InvalidEvent, match="closed"):
+            store.append("s", message(0, 1))
 
 
 def test_early_acknowledgements_that_are_lost_are_told_at_close(tmp_path, monkeypatch):

@@ -1,0 +1,129 @@
+"""Subscriptions: every event once and in order, whoever wrote it, until somebody closes them."""
+
+import asyncio
+import threading
+
+from callers import SECONDS_MAX, in_threads, message, started
+
+from projections.session import SessionState
+
+
+def test_a_subscriber_catches_up_and_follows(store):
+    """A subscription gives every event once and in order, old and new, until it is closed."""
+    store.create("s")
+    for number in range(10):
+        store.append("s", message(0, number))
+    subscription = store.subscribe(3)
+    caught_up = threading.Event()
+
+    def read() -> list[int]:
+        found = []
+        for recorded in subscription:
+            found.append(recorded.position)
+            if recorded.position == 10:
+                caught_up.set()
+            if recorded.position == 110:
+                subscription.close()
+        return found
+
+    def write() -> None:
+        assert caught_up.wait(SECONDS_MAX)
+        for number in range(10, 120):
+            store.append("s", message(0, number))
+
+    found, _ = in_threads([read, write])
+    assert found == list(range(3, 111))
+
+
+def test_a_session_can_be_followed(store):
+    """follow() gives one session's events only, from a version on."""
+    store.create("a")
+    store.create("b")
+    for number in range(20):
+        store.append("ab"[number % 2], message(0, number))
+    with store.follow("b", 4) as following:
+        found = []
+        for recorded in following:
+            found.append((recorded.session, recorded.version))
+            if recorded.version == 10:
+                break
+    assert found == [("b", version) for version in range(4, 11)]
+
+
+def test_a_task_can_follow(store):
+    """Async subscriptions catch up, follow what tasks write, and end when they are closed."""
+
+    async def story() -> list[int]:
+        await store.aio.create("s")
+        subscription, found = store.aio.subscribe(), []
+
+        async def read() -> None:
+            async for recorded in subscription:
+                found.append(recorded.position)
+                if len(found) == 41:
+                    subscription.close()
+
+        reading = asyncio.create_task(read())
+        for number in range(40):
+            await store.aio.append("s", message(0, number))
+        await asyncio.wait_for(reading, SECONDS_MAX)
+        return found
+
+    assert asyncio.run(story()) == list(range(41))
+
+
+def test_close_ends_a_waiting_subscriber(store):
+    """close() from another thread ends a subscriber that waits for news."""
+    store.create("s")
+    subscription, waiting = store.subscribe(), threading.Event()
+
+    def read() -> int:
+        count = 0
+        for _ in subscription:
+            count += 1
+            waiting.set()
+        return count
+
+    def close() -> None:
+        assert waiting.wait(SECONDS_MAX)
+        subscription.close()
+
+    assert in_threads([read, close])[0] == 1
+
+
+FOLLOWED = """
+import sys
+from eventstore import EventStore
+
+with EventStore.open(sys.argv[1]) as store:
+    for number in range(30):
+        store.append("s", {"content": "from elsewhere", "by": [9, number]})
+"""
+
+
+def test_a_subscriber_follows_other_processes(disk):
+    """What another process writes arrives too, in order, without a commit in this one."""
+    disk.create("s")
+    found = []
+    with disk.subscribe() as subscription:
+        child = started(disk.path, FOLLOWED)
+        for recorded in subscription:
+            found.append(recorded.position)
+            if recorded.position == 30:
+                break
+        _, complaint = child.communicate(timeout=SECONDS_MAX)
+        assert (child.returncode, complaint) == (0, "")
+    assert found == list(range(31))
+    assert disk.version("s") == 30 and len(SessionState.of(disk, "s").messages) == 30
+
+
+def test_a_cancelled_subscriber_loses_no_page(store):
+    """What was fetched for a reader that went away is there for the next one."""
+    store.create("s")
+    with store.subscribe(follow=False) as facts:
+        assert next(facts).position == 0
+        store.append("s", [message(0, 0), message(0, 1)])
+        for recorded in facts:
+            assert recorded.position == 1
+            break
+        assert [recorded.position for recorded in facts] == [2]
