@@ -1,4 +1,4 @@
-"""What every test file may ask for: stores and logs of both kinds, and Hypothesis profiles.
+"""What every test file may ask for: stores, logs, command lines, and Hypothesis profiles.
 
 Invariants: a fixture's store lives in the test's own directory and is closed with the test;
 with CI set, Hypothesis draws the same examples on every run; the fast tests' files lie in memory
@@ -151,3 +151,27 @@ def sessions():
 def ask(request: pytest.FixtureRequest) -> Asking:
     """Give a way to call methods: from a thread, then from an event loop."""
     return Asking(request.param)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Give a runner of command lines."""
+    # It takes 0.3 s, and what it keeps of the environment pytest_configure() sets up first.
+    from commands import Cli  # noqa: PLC0415
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("EVENTSTORE_PATH", raising=False)
+    return Cli(tmp_path / "history", capsys, monkeypatch)
+
+
+@pytest.fixture
+def chat(cli, tmp_path_factory: pytest.TempPathFactory):
+    """Give a runner whose store holds a session `a` with the messages one, two, three."""
+    made_once = tmp_path_factory.getbasetemp() / "a chat"
+    if not made_once.exists():
+        cli.fine("create", "a", "--meta", "topic=python", "--meta", "n=3")
+        for text in ("one", "two", "three"):
+            cli.fine("append", "a", "--content", text)
+        cli.store.rename(made_once)
+    shutil.copytree(made_once, cli.store)
+    return cli

@@ -1,7 +1,5 @@
 """The audit commands: keys outside the store, evidence a stranger can check, and exit codes."""
 
-# ruff: noqa: F811 - a fixture that is imported has the name of the argument that asks for it
-
 import http.server
 import json
 import os
@@ -12,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_cli import Cli, chat, cli  # noqa: F401 - fixtures
+from commands import Cli
 
 from eventstore import EventStore
 from eventstore.audit.signer import SigningKey

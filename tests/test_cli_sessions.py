@@ -13,13 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import COMMAND, ENVIRONMENT, Cli, start
 
 from eventstore import EventStore
 from eventstore.cli.app import _registered
 from eventstore.sessions import SessionManager, Settings, Template
-from tests.test_cli import COMMAND, ENVIRONMENT, Cli, cli, start
-
-__all__ = ["cli"]
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,0 +1,150 @@
+"""Care and files of the command line: stores made and checked, imports, exports, backups."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import Cli
+
+from eventstore import EventStore
+
+AIRLINE = Path(__file__).parents[2] / "shared/data/tau_airline_conversations.json"
+
+
+# -- care ------------------------------------------------------------------------------
+
+
+def test_init_makes_a_store_once(cli: Cli):
+    """init: an empty store; again, the same one."""
+    made = cli.fine("init", "--json").json
+    assert made["size"] == 0
+    assert cli.fine("init", "--json").json == made
+
+
+def test_verify_says_sound(chat: Cli):
+    """Verify and verify --deep: exit 0, the size and the root."""
+    chat.fine("sessions")
+    with EventStore.open(chat.store, read_only=True) as store:
+        head = store.head()
+    for arguments in (["verify", "--json"], ["verify", "--deep", "--json"]):
+        report = chat.fine(*arguments).json
+        assert (report["sound"], report["size"]) == (True, 4)
+        assert report["root"] == head.root.hex()
+    assert "sound" in chat.fine("verify").out
+
+
+def test_verify_names_a_flipped_value(chat: Cli):
+    """A bit of a stored message flipped by hand: verify ends with 1 and names its position."""
+    with EventStore.open(chat.store, read_only=True) as store:
+        raw = store.log.read_all(3)[0].raw
+    file = chat.store / "log" / "data.mdb"
+    content = file.read_bytes()
+    assert raw in content
+    file.write_bytes(content.replace(raw, raw[:-1] + bytes([raw[-1] ^ 1])))
+    ended = chat("verify", "--json")
+    assert (ended.code, ended.json["sound"]) == (1, False)
+    assert 3 in [finding[0] for finding in ended.json["findings"]]
+    ended = chat("verify")
+    assert ended.code == 1
+    assert "position 3" in ended.out
+
+
+def test_train_dictionary_says_its_number(chat: Cli):
+    """train-dictionary: a dictionary of this store, which reads on as before."""
+    chat.fine("append", "a", stdin=b"".join(b'{"content":"line %d"}\n' % n for n in range(300)))
+    before = chat.fine("show", "a", "--json").json
+    assert chat.fine("train-dictionary", "--json").json["dictionary"] > 1
+    assert chat.fine("show", "a", "--json").json == before
+    chat.fine("append", "a", "--content", "line 1000")
+    chat.fine("verify", "--deep")
+
+
+# -- files and copies ------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not AIRLINE.exists(), reason="needs ../shared/data")
+def test_tau_bench_comes_in_and_goes_out_equal(cli: Cli):
+    """Import of the airline trajectories, deep verify, and every message out as it came in."""
+    told = cli.fine("import", str(AIRLINE), "--json").json
+    assert (told["format"], told["sessions"] + told["branches"]) == ("tau", 200)
+    assert cli.fine("verify", "--deep", "--json").json["sound"]
+    out = cli.fine("export", "airline-task-7", "airline-task-7-trial-2", "--format", "json").lines
+    trials = {
+        (each["task_id"], each["trial"]): each["traj"] for each in json.loads(AIRLINE.read_bytes())
+    }
+    assert [each["messages"] for each in out] == [trials[7, 0], trials[7, 2]]
+
+
+def test_jsonl_carries_a_whole_store(chat: Cli, tmp_path: Path):
+    """export, then import into a new store: the same root."""
+    chat.fine("branch", "a", "b", "--at", "2")
+    file = tmp_path / "all.jsonl"
+    chat.fine("export", "-o", str(file))
+    root = chat.fine("verify", "--json").json["root"]
+    chat.store = tmp_path / "other"
+    chat.fine("import", str(file))
+    assert chat.fine("verify", "--json").json["root"] == root
+
+
+def test_chat_goes_round(chat: Cli, tmp_path: Path):
+    """Messages out as JSON lines and in again under another name are the same messages."""
+    file = tmp_path / "again.jsonl"
+    chat.fine("export", "a", "--format", "chat", "--at-version", "2", "-o", str(file))
+    chat.fine("import", str(file), "--name", "c")
+    assert chat.texts("c") == ["one", "two"]
+    assert "three" in chat.fine("export", "a", "--format", "markdown").out
+
+
+def test_an_output_file_appears_whole_or_not_at_all(chat: Cli, tmp_path: Path):
+    """An existing file stays unless --force; a failed export leaves no file."""
+    file = tmp_path / "out.jsonl"
+    file.write_text("mine")
+    assert "--force" in chat.refused(2, "export", "-o", str(file))
+    assert file.read_text() == "mine"
+    chat.refused(1, "export", "a", "nobody", "--format", "json", "-o", str(tmp_path / "new"))
+    chat.refused(2, "export", "a", "-o", str(tmp_path / "no" / "such" / "place"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history", "out.jsonl"]
+    chat.fine("export", "-o", str(file), "--force")
+    assert len(file.read_bytes().splitlines()) == 4
+
+
+BAD_FILES = {
+    "empty": b"",
+    "not JSON": b"hello",
+    "other JSON": b'{"a": 1}',
+    "not UTF-8": b'[{"role":"user","content":"\xff"}]',
+    "cut": b'[{"role":"user","content":"x"},',
+    "no message": b'[{"role":"user","content":"x"}, 3]',
+    "nested 100 deep": b'[{"role":"user","x":' + b"[" * 100 + b"]" * 100 + b"}]",
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_refused(chat: Cli, tmp_path: Path, name: str):
+    """What is no conversation: exit 2, one line, nothing written, and no store made for it."""
+    file = tmp_path / "bad.json"
+    file.write_bytes(BAD_FILES[name])
+    chat.refused(2, "import", str(file))
+
+
+def test_missing_files_are_refused(cli: Cli, tmp_path: Path):
+    """A file that is missing or a directory: exit 2, and no store is made."""
+    cli.refused(2, "import", str(tmp_path / "missing.json"))
+    cli.refused(2, "import", str(tmp_path))
+    cli.refused(2, "import", str(tmp_path / "missing.json"), "--format", "magic")
+    assert not cli.store.exists()
+
+
+def test_backup_and_restore(chat: Cli, tmp_path: Path):
+    """A backup and what is restored from it have the root of the original; nothing is replaced."""
+    root = chat.fine("verify", "--json").json["root"]
+    made = chat.fine("backup", str(tmp_path / "copy"), "--json").json
+    assert (made["size"], made["root"]) == (4, root)
+    chat.refused(2, "backup", str(tmp_path / "copy"))
+    chat.fine("restore", str(tmp_path / "copy"), str(tmp_path / "new"))
+    chat.refused(2, "restore", str(tmp_path / "nothing"), str(tmp_path / "newer"))
+    chat.store = tmp_path / "new"
+    assert chat.texts("a") == ["one", "two", "three"]
+    chat.fine("append", "a", "--content", "four")
+    assert chat.fine("verify", "--json").json["size"] == 7  # and two facts that begin its origin
