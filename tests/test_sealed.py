@@ -1,23 +1,17 @@
 """Encrypted stores: the same history as a plain one, and nothing of it on the disk."""
 
 import asyncio
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from driver import START, STEPS, TICK, Driver, folded, ticking
-from facts import NOTED, fill, said, told
 from hypothesis import given, settings
-from test_tamper import tables
-from xxhash import xxh3_64_intdigest
+from sealing import facts_of
 
 from eventstore import (
-    ANY,
-    Corruption,
     EventStore,
-    EventStoreError,
     InvalidEvent,
     KeyReused,
     Keyring,
@@ -30,40 +24,17 @@ from eventstore.audit.evidence import disclose, prove_event, prove_session
 from eventstore.audit.heads import Heads
 from eventstore.audit.note import origin_of
 from eventstore.audit.signer import SigningKey
-from eventstore.audit.verify import verify, verify_directory
-from eventstore.care.backup import backup, restore
+from eventstore.audit.verify import verify
+from eventstore.care.backup import backup
 from eventstore.engine.requests import Part
 from eventstore.ids import SYSTEM
-from eventstore.interchange.jsonl import export_events, import_events
 from eventstore.log import listing
 from eventstore.log import reads as lmdb_reads
 from eventstore.log.base import Append, key_of
-from eventstore.log.codec import Codec
-from eventstore.log.draft import draft
-from eventstore.log.format import (
-    CHECKSUM,
-    CHECKSUM32,
-    EVENT_HEAD,
-    EVENT_ROW,
-    FRAMES,
-    POSITION,
-)
-from eventstore.log.frame import Frame
 from eventstore.log.vault import SEALED_NAME_BYTES_MAX, STORE_KEY
-from eventstore.place.directory import LOG, ensure_store
+from eventstore.place.directory import LOG
 from eventstore.state.snapshots import LmdbSnapshots
-from eventstore.store import starter_dictionary
-from projections import BranchTree, SessionState, Views
-
-
-def facts_of(store: EventStore) -> list[tuple]:
-    """Return all that a store says of its sessions' events, without their positions."""
-    told = ("session", "version", "recorded_at", "occurred_at", "actor", "key", "role", "tokens")
-    return [
-        (*(getattr(each, name) for name in told), each.event)
-        for each in store.all()
-        if each.session != SYSTEM
-    ]
+from projections import SessionState, Views
 
 
 def states_of(store: EventStore) -> list[tuple]:
@@ -292,169 +263,6 @@ def test_what_was_read_before_closing_stays_shut_after_it(sealed):
             read()
 
 
-# -- without the keyring, or with another one ------------------------------------------------
-
-
-def entries(store: EventStore) -> list[tuple]:
-    """Return what the heads say of every event."""
-    told = ("position", "version", "type", "size", "tokens", "role", "recorded_at", "number")
-    return [tuple(getattr(each, name) for name in told) for each in store.all()]
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory) -> Path:
-    """Give a place with a filled encrypted store and its keyring; to be copied."""
-    place = tmp_path_factory.mktemp("filled")
-    with EventStore.open(place / "history", keyring=Keyring.file(place / "keyring")) as store:
-        fill(store)
-    return place
-
-
-@pytest.fixture
-def closed(filled, tmp_path) -> Path:
-    """Give the directory of a copy of that store."""
-    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
-    return tmp_path / "history"
-
-
-def test_without_its_keyring_a_store_shows_heads_and_pseudonyms(closed, keyring):
-    """Positions, types, times, sizes and counts are readable; names are pseudonyms, in order."""
-    with EventStore.open(closed, keyring=keyring) as store, EventStore.open(closed) as locked:
-        assert entries(locked) == entries(store)
-        assert locked.head() == store.head()
-        names = list(locked.sessions())
-        assert names == sorted(names) and len(names) == 2 and not {"a", "b"} & set(names)
-        assert sorted(map(locked.version, names)) == sorted(map(store.version, "ab"))
-        pseudonyms = {each.actor for each in locked.all()}
-        assert len(pseudonyms) == len({each.actor for each in store.all()})
-        assert "user:2" not in pseudonyms
-        assert {each.key for each in locked.all()} > {None}
-        with pytest.raises(SessionNotFound):
-            locked.version("a")
-
-
-def test_without_its_keyring_no_name_is_said_not_to_exist(closed, keyring):
-    """Who asks for a session by name is told that the store is encrypted, not to create it."""
-    asks = [
-        lambda store: store.version("a"),
-        lambda store: store.events("a"),
-        lambda store: SessionState.of(store, "a"),
-        lambda store: SessionState.of(store, "a", at_version=0),
-        lambda store: SessionState.of(store, "a", at_position=3),
-        lambda store: BranchTree.of(store, "a"),
-        lambda store: list(export_events(store, ["a"])),
-    ]
-    with EventStore.open(closed) as locked:
-        for ask in asks:
-            with pytest.raises(SessionNotFound, match="encrypted; open it with keyring=") as told:
-                ask(locked)
-            assert "does not exist" not in str(told.value)
-    with EventStore.open(closed, keyring=keyring) as opened:
-        for ask in asks:
-            ask(opened)
-        with pytest.raises(SessionNotFound, match="'c' does not exist; create it first"):
-            opened.version("c")
-
-
-def test_without_its_keyring_no_payload_is_opened(closed):
-    """Events, states, views and exports say that the store is encrypted and how to open it."""
-    with EventStore.open(closed) as locked:
-        name = next(iter(locked.sessions()))
-        for read in (
-            lambda: locked.event(2).event,
-            lambda: SessionState.of(locked, name),
-            lambda: Views(locked).sessions(),
-            lambda: list(export_events(locked)),
-        ):
-            with pytest.raises(StoreUnavailable, match="encrypted; open it with keyring="):
-                read()
-
-
-def test_without_its_keyring_nothing_is_written(closed, tmp_path):
-    """Every way to write is refused before anything is written."""
-    with EventStore.open(closed) as locked, EventStore.in_memory() as other:
-        other.create("new")
-        head, name = locked.head(), next(iter(locked.sessions()))
-        for write in (
-            lambda: locked.create("new"),
-            lambda: locked.append(name, {"content": "x"}),
-            lambda: locked.merge(name, into="x"),
-            lambda: asyncio.run(locked.aio.append(name, {"content": "x"})),
-            lambda: import_events(locked, list(export_events(other))),
-            locked.train_dictionary,
-        ):
-            with pytest.raises(StoreUnavailable, match="encrypted; open it with keyring="):
-                write()
-        with pytest.raises(StoreUnavailable, match="encrypted"):
-            draft(name, [NOTED], locked.log.codec, bytes(16))
-        assert locked.head() == head
-
-
-def refused(place: Path, keyring: Keyring | None, match: str) -> None:
-    """Check that a store does not open, and that nothing at all changes on the disk."""
-    before = {each: each.read_bytes() for each in place.parent.rglob("data.mdb")}
-    with pytest.raises(StoreUnavailable, match=match):
-        EventStore.open(place, keyring=keyring)
-    after = {each: each.read_bytes() for each in place.parent.rglob("data.mdb")}
-    assert {each: after[each] for each in before} == before
-
-
-def test_a_keyring_of_another_store_is_refused(closed, tmp_path):
-    """One keyring belongs to one store; a new store does not take another's either."""
-    other = Keyring.file(tmp_path / "other")
-    with EventStore.open(tmp_path / "second", keyring=other) as second:
-        second.create("a")
-    refused(closed, other, "is the keyring of store")
-    refused(tmp_path / "third", other, "needs a keyring of its own")
-    assert not (tmp_path / "third").exists()
-
-
-def test_a_keyring_makes_no_missing_store_to_read(closed, keyring, tmp_path):
-    """Who reads where no store is hears of that, not of the keyring that is another's."""
-    with pytest.raises(StoreUnavailable, match="holds no event store"):
-        EventStore.open(tmp_path / "other", keyring=keyring, read_only=True)
-
-
-def test_a_keyring_that_is_gone_is_named(closed, tmp_path):
-    """A missing keyring is not made anew for a store that has facts."""
-    refused(closed, Keyring.file(tmp_path / "nowhere"), "there is no keyring at")
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_a_plain_store_stays_plain(tmp_path, disk, keyring):
-    """A store is encrypted when it is made or never; the keyring stays unused."""
-    disk.create("a")
-    refused(tmp_path / "history", keyring, "is not encrypted and stays so")
-    assert not keyring.path.exists()
-
-
-def test_a_keyring_inside_the_store_is_refused(tmp_path):
-    """Keys that lie in the store would be copied with it."""
-    place = tmp_path / "history"
-    with pytest.raises(StoreUnavailable, match="is inside the store"):
-        EventStore.open(place, keyring=Keyring.file(place / "keyring"))
-    assert not place.exists()
-
-
-def test_a_crash_before_the_first_fact_is_made_good(tmp_path, keyring):
-    """A store that died before its keyring was made gets one, and its system stream, at next."""
-    ensure_store(tmp_path / "history", starter_dictionary(), encrypted=True)
-    with EventStore.open(tmp_path / "history") as locked:
-        assert locked.head().size == 0
-    for _ in range(2):
-        with EventStore.open(tmp_path / "history", keyring=keyring) as store:
-            assert [each.type for each in store.all()] == ["SessionCreated", "KeyCreated"]
-
-
-def test_a_keyring_opens_a_store_to_read_only(closed, keyring):
-    """With the keyring, a store open read-only shows everything and writes nothing."""
-    with EventStore.open(closed, keyring=keyring, read_only=True) as store:
-        assert list(store.sessions()) == ["a", "b"]
-        assert SessionState.of(store, "a").messages[-1].content
-        with pytest.raises(StoreUnavailable, match="read-only"):
-            store.create("c")
-
-
 # -- names -----------------------------------------------------------------------------------
 
 
@@ -502,151 +310,7 @@ def test_the_system_stream_is_known_by_its_name(sealed):
         sealed.create(SYSTEM)
 
 
-# -- damage ----------------------------------------------------------------------------------
-
-
-def resealed(raw: bytes, last: int, index: int, change) -> bytes:
-    """Return a frame with one event's head and body changed, and all checksums made good."""
-    frame = Frame(raw, last, Codec({}.get))
-    heads, bodies, end = [], [], 0
-    for each in range(frame.count):
-        row, body = frame.stored(each)
-        head = list(row[:-1])
-        if each == index:
-            head, body = change(head, bytearray(body))
-        end += len(body)
-        head[0] = end
-        packed = EVENT_HEAD.pack(*head)
-        checksum = xxh3_64_intdigest(packed + bytes(body)) & 0xFFFFFFFF
-        heads.append(packed + CHECKSUM32.pack(checksum))
-        bodies.append(bytes(body))
-    stop = len(raw) - frame.row(frame.count - 1)[0] - frame.count * EVENT_ROW.size
-    covered = raw[CHECKSUM.size : stop] + b"".join(heads)
-    checksum = CHECKSUM.pack(xxh3_64_intdigest(covered, frame.position))
-    return checksum + covered + b"".join(bodies)
-
-
-def tampered(place: Path, position: int, change, index: int = 0) -> None:
-    """Change one event of the frame that ends at a position, as one who knows the checksums."""
-    with tables(place) as opened:
-        key = POSITION.pack(position)
-        opened.put(FRAMES, key, resealed(opened.get(FRAMES, key), position, index, change))
-
-
-def flipped(bit: int):
-    """Return a change of one bit of the body."""
-
-    def change(head, body):
-        body[bit // 8 % len(body)] ^= 1 << bit % 8
-        return head, body
-
-    return change
-
-
-def retold(field: int, value: int):
-    """Return a change of one number in the event head."""
-
-    def change(head, body):
-        head[field] = value
-        return head, body
-
-    return change
-
-
-CHANGES = {
-    "commitment": flipped(3),
-    "key id": flipped(8 * 32 + 60),
-    "nonce": flipped(8 * 40),
-    "ciphertext": flipped(8 * 60),
-    "tag": flipped(-1),
-    "size": retold(1, 7),
-    "tokens": retold(2, 99),
-    "type": retold(3, 22),
-    "role": retold(6, 4),
-    "dictionary": retold(7, 1),
-}
-
-
-@pytest.mark.parametrize("what", CHANGES)
-def test_one_changed_bit_is_found(tmp_path, keyring, what):
-    """Whatever is changed of a sealed event, checksums made good: readers and verify name it."""
-    place = tmp_path / "history"
-    with EventStore.open(place, keyring=keyring) as store:
-        store.create("a")
-        position = store.append("a", {"role": "user", "content": "hello there, " * 9}).position
-        store.append("a", {"content": "x"})
-    tampered(place, position, CHANGES[what])
-    report = verify_directory(place, keyring=keyring)
-    assert report.findings, what
-    if what != "commitment":
-        assert any(found.position == position for found in report.findings), told(report)
-        with EventStore.open(place, keyring=keyring) as store, pytest.raises(EventStoreError):
-            _ = store.event(position).event
-    if what not in ("size", "tokens", "role", "dictionary"):  # what the tag alone covers
-        assert verify_directory(place).findings, what
-
-
-def test_a_body_moved_to_another_session_does_not_open(tmp_path, keyring):
-    """A sealed payload is bound to its session and head: moved elsewhere, it is damage."""
-    place = tmp_path / "history"
-    with EventStore.open(place, keyring=keyring) as store:
-        for name in "ab":
-            store.create(name)
-        own = [store.append(name, {"content": f"of {name}"}).position for name in "aab"]
-        bodies = {p: store.event(p).frame.stored(0)[1] for p in own}
-
-    def put(position):
-        return lambda head, _: (head, bytearray(bodies[position]))
-
-    tampered(place, own[0], put(own[2]))
-    with EventStore.open(place, keyring=keyring) as store:
-        with pytest.raises(Corruption, match="changed or moved"):
-            _ = store.event(own[0]).event
-        assert store.event(own[1]).event.message.content == "of a"
-    assert f"position {own[0]}" in told(verify_directory(place, keyring=keyring))
-    assert f"position {own[0]}: key" in told(verify_directory(place))
-
-
 # -- verify, evidence, copies ----------------------------------------------------------------
-
-
-def test_verify_needs_no_key_for_the_tree(closed, keyring):
-    """Without the keyring frames, tree, sealed bytes and keys are checked; with it all the rest."""
-    locked, opened = verify_directory(closed, deep=True), None
-    with EventStore.open(closed, keyring=keyring) as store:
-        opened = verify(store, deep=True)
-    assert locked.sound and opened.sound, told(locked) + told(opened)
-    assert (locked.root, locked.size) == (opened.root, opened.size)
-    assert locked.checked["payloads left sealed"] == locked.size
-    assert "payloads left sealed" not in opened.checked and opened.checked["states"] == 2
-
-
-def test_verify_names_a_session_whose_key_is_gone(closed, keyring):
-    """A key that is not in the keyring is named once; the tree is whole all the same."""
-    with EventStore.open(closed, keyring=keyring) as store:
-        key = key_of(store.log, "b")
-        store.log.codec.seal.vault.shred([key])
-    report = verify_directory(closed, keyring=keyring)
-    assert [f"{key:016x}" in found.what for found in report.findings] == [True], told(report)
-
-
-def test_verify_names_a_wrong_key(tmp_path, keyring):
-    """An event sealed with a key that is not its session's, or named by no fact, is found."""
-    with EventStore.open(tmp_path / "history", keyring=keyring) as store:
-        vault, codec = store.log.codec.seal.vault, store.log.codec
-        store.create("a")
-        stray, _ = vault.fresh()
-        work = [
-            draft("a", [said("x")], codec, bytes(16), key=stray),
-            draft("b", [ev.SessionCreated()], codec, bytes(16), key=stray),
-            draft(SYSTEM, [ev.KeyCreated(key_of(store.log, "a"), "00" * 32)], codec, bytes(16)),
-        ]
-        for made in work:
-            store.log.commit([Append((made,), (ANY,))], START)
-        found = told(verify(store))
-    assert f"position 4: key {stray:016x} sealed it instead of" in found
-    assert f"position 5: no fact in the system stream names its key {stray:016x}" in found
-    assert "position 6: the keyring's key" in found
 
 
 def test_evidence_shows_pseudonyms(tmp_path, sealed):
@@ -671,37 +335,6 @@ def test_evidence_shows_pseudonyms(tmp_path, sealed):
         assert b"".join(prove_session(locked, name, note, keys)) == files["session.jsonl"]
         assert name.encode() in files["event.json"]
         assert prove_event(locked, position, note, keys) == files["event.tlog-proof"]
-
-
-def test_a_backup_is_opened_by_the_same_keyring(closed, tmp_path, keyring):
-    """Backup and restore copy ciphertext; the keyring opens the copy, and nothing else does."""
-    with EventStore.open(closed, keyring=keyring) as store:
-        backup(store, tmp_path / "backup")
-        facts = facts_of(store)
-    restore(tmp_path / "backup", tmp_path / "restored")
-    with EventStore.open(tmp_path / "restored", keyring=keyring) as again:
-        assert facts_of(again) == facts
-        assert verify(again, deep=True).sound
-    with EventStore.open(tmp_path / "restored") as locked, pytest.raises(StoreUnavailable):
-        _ = locked.event(0).event
-
-
-def test_events_go_out_and_in(closed, tmp_path, keyring):
-    """What is exported from an encrypted store can be imported into a plain one and back."""
-    with EventStore.open(closed, keyring=keyring) as store, EventStore.in_memory() as plain:
-        lines = list(export_events(store))
-        import_events(plain, lines)
-        assert list(plain.sessions()) == ["a", "b"] and not plain.exists(SYSTEM)
-        again = Keyring.file(tmp_path / "again")
-        with EventStore.open(tmp_path / "back", keyring=again) as back:
-            import_events(back, list(export_events(plain)))
-            for each in (plain, back):
-                assert [e.event for e in each.events("a")] == [e.event for e in store.events("a")]
-                assert SessionState.of(each, "a").messages[-1] is not None
-            assert verify(back, deep=True).sound and verify(plain, deep=True).sound
-            assert key_of(back.log, "a") != key_of(back.log, "b")
-            repeated = back.append("b", {"content": "x"}, key="many")
-            assert repeated.duplicate
 
 
 # -- processes -------------------------------------------------------------------------------
