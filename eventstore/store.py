@@ -23,10 +23,11 @@ from .engine import reading
 from .engine.commands import Commands
 from .engine.erasure import resume
 from .engine.fitting import Fitter, learnt
+from .engine.origins import beginning, lacks_reasons, origin_key
 from .engine.requests import Options, Request
 from .engine.runner import Engine
 from .engine.subscription import Signal, Subscription
-from .engine.system import ORIGIN, READ
+from .engine.system import READ
 from .errors import (
     Corruption,
     EventStoreError,
@@ -139,8 +140,9 @@ class EventStore(Commands[Receipt]):
         With `record_reads` each read of a session through this object is a fact of the system
         stream, with the actor, before its caller gets anything. With `train` a plain store makes
         compression dictionaries of what is said in it, in the background, where they pay
-        (engine/fitting.py). An erasure that was interrupted is completed. Raises StoreUnavailable,
-        FormatTooNew and Corruption.
+        (engine/fitting.py). An erasure that was interrupted is completed, and a store restored
+        to a moment says what was redacted after it. Raises StoreUnavailable, FormatTooNew and
+        Corruption.
         """
         if record_reads and read_only:
             raise InvalidEvent("reads can't be recorded in a store that is open read-only")
@@ -196,8 +198,10 @@ class EventStore(Commands[Receipt]):
         if keyring is not None and not self.read_only:
             self.check_keys(keyring)
         writable = not (self.read_only or self.log.codec.locked)
-        if restored and writable and self.log.receipt_of(_origin_key(self.origin)) is None:
+        if restored and writable and self.log.receipt_of(origin_key(self.origin)) is None:
             self.engine.first = partial(self._record_origin, restored)
+            if lacks_reasons(self.log, restored):
+                self.begin_origin()
         if writable:
             resume(self.engine)
 
@@ -427,8 +431,7 @@ class EventStore(Commands[Receipt]):
         self.engine.begin()
 
     def _record_origin(self, restored: dict[str, Json]) -> None:
-        fact = {**restored, "begins": self.origin}
-        self.record_system(ORIGIN, fact, key=_origin_key(self.origin))
+        self._submit(beginning(self.origin, restored))
 
     def flush(self) -> None:
         """Return once everything acknowledged so far is durable."""
@@ -459,11 +462,6 @@ class EventStore(Commands[Receipt]):
 
 def _keep_all(_: int) -> None:
     """Delete nothing: there is nothing on disk, or it may not be changed."""
-
-
-def _origin_key(origin: str) -> str:
-    """Return the idempotency key of the fact that begins an origin."""
-    return f"{ORIGIN} {origin}"
 
 
 def starter_dictionary() -> bytes | None:

@@ -9,9 +9,17 @@ import pytest
 from facts import told
 
 from eventstore import EventStore, Keyring, KeyShredded, StoreUnavailable
+from eventstore.audit.proof import Prover
 from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.backup import Moment, backup, restore
 from eventstore.care.repair import repair
+from eventstore.engine import origins
+from eventstore.engine.origins import FORGOTTEN
+from eventstore.engine.requests import Part, request
+from eventstore.engine.system import ORIGIN
+from eventstore.events import Redacted
+from eventstore.ids import SYSTEM
+from eventstore.log.shredding import Shred
 from eventstore.place.directory import LOG
 from eventstore.sessions import SessionManager
 from projections import SessionState, Views
@@ -134,6 +142,8 @@ def test_a_moment_before_an_erasure(set_back, tmp_path, keyring, back):
     restore(tmp_path / "after", tmp_path / "then", moment=Moment(last))
     with EventStore.open(tmp_path / "then", keyring=keyring) as store:
         check_forgotten(store, ["of x"])
+        redacted = [each.session for each in store.all() if each.type == "Redacted"]
+        assert redacted == ["target"]  # for what a merge took there, once
 
 
 def test_a_new_session_of_the_same_name_stays(tmp_path, keyring):
@@ -187,22 +197,184 @@ def test_an_increment_keeps_nothing_that_was_destroyed(tmp_path, keyring):
 # -- redaction -------------------------------------------------------------------------------
 
 
-def test_a_moment_before_a_redaction(tmp_path):
-    """Restored to before it, the payload is gone without a fact: redacting again tells why."""
-    with EventStore.open(tmp_path / "history") as store:
+@pytest.fixture(params=["plain", "encrypted"])
+def ring(request: pytest.FixtureRequest, keyring: Keyring) -> Keyring | None:
+    """Give a keyring, and none."""
+    return keyring if request.param == "encrypted" else None
+
+
+def redacted_later(place: Path, ring: Keyring | None) -> int:
+    """Make a store and a backup of it; return its last position before most of its redactions."""
+    with EventStore.open(place / "history", keyring=ring) as store:
         store.create("s")
-        say(store, "s", "one", WORD)
+        say(store, "s", "one", WORD, WORD, "four")
+        store.redact("s", 2, reason="of before")
+        store.create("t")
+        say(store, "t", "five", "six")
+        store.summarize("t", WORD, upto=1)
+        store.create("into")
+        store.merge("t", into="into", strategy="squash", summary=WORD)
+        store.create("whole")
+        say(store, "whole", "seven")
         then = store.head().size - 1
-        store.redact("s", 2)
+        store.redact("s", 3)
+        say(store, "s", WORD)
+        store.redact("s", 7)  # which the copy never has
+        store.redact("s", 1)
+        store.redact("t", 3)
+        store.redact("into", 1)
+        backup(store, place / "backup")
+    return then
+
+
+def reasons(store: EventStore) -> list[tuple[int, str, int, str]]:
+    """Return position, session, version and reason of each redaction."""
+    facts = [each for each in store.all() if each.type == "Redacted"]
+    return [(f.position, f.session, f.event.version, f.event.reason) for f in facts]
+
+
+def check_said_again(store: EventStore, then: int) -> None:
+    """Hold a copy of then to it that it says why each payload is gone, after its origin, once."""
+    own, *again = reasons(store)
+    assert own[1:] == ("s", 2, "of before")
+    origin = next(e for e in store.events(SYSTEM) if e.type == "Custom" and e.event.name == ORIGIN)
+    assert origin.position in (then + 1, then + 2)  # the system stream may have to be made first
+    assert again == [
+        (origin.position + 1 + number, session, version, FORGOTTEN)
+        for number, (session, version) in enumerate([("s", 1), ("s", 3), ("t", 3), ("into", 1)])
+    ]
+    assert store.head().size == again[-1][0] + 1
+    assert told(verify(store, deep=True)) == ""
+
+
+def test_a_moment_before_a_redaction(tmp_path, ring):
+    """Restored to before them, lines, summaries and merges that are gone are said to be, once.
+
+    Read-only nothing is recorded, and `verify` names them.
+    """
+    then = redacted_later(tmp_path, ring)
+    head = restore(tmp_path / "backup", tmp_path / "then", moment=Moment(then))
+    with EventStore.open(tmp_path / "then", keyring=ring, read_only=True) as store:
+        assert store.head() == head
+        assert "no fact says why" in told(verify(store, deep=True))
+    for _ in range(2):
+        with EventStore.open(tmp_path / "then", keyring=ring) as store:
+            check_said_again(store, then)
+            assert Prover.of(store.log).root(then + 1) == head.root
+            assert shown(store, "s") == ["four"]
+            for position, session, version, _ in reasons(store):
+                again = store.redact(session, version, reason="asked for")
+                assert again.duplicate
+                first = again.position - (again.version - again.first_version)
+                assert first <= position <= again.position
+            check_said_again(store, then)
+
+
+CUT_SHORT = """
+import os, signal, sys
+from eventstore import EventStore, Keyring
+from eventstore.log.lmdb import LmdbLog
+commit = LmdbLog.commit
+def dying(log, batch, now):
+    if sys.argv[1] == "after":
+        commit(log, batch, now)
+    os.kill(os.getpid(), signal.SIGKILL)
+LmdbLog.commit = dying
+EventStore.open(sys.argv[2], keyring=Keyring.file(sys.argv[3]) if sys.argv[3:] else None)
+"""
+
+
+@pytest.mark.parametrize("killed", ["before", "after"])
+def test_killed_while_it_says_so_again(tmp_path, ring, killed):
+    """Killed around the commit of it, the origin and all reasons are there, or none, then once."""
+    then = redacted_later(tmp_path, ring)
+    head = restore(tmp_path / "backup", tmp_path / "then", moment=Moment(then))
+    given = [killed, str(tmp_path / "then"), *([str(ring.path)] if ring else [])]
+    assert subprocess.run([sys.executable, "-c", CUT_SHORT, *given], check=False).returncode == -9
+    with EventStore.open(tmp_path / "then", keyring=ring, read_only=True) as store:
+        if killed == "after":
+            check_said_again(store, then)
+        else:
+            assert store.head() == head
+    with EventStore.open(tmp_path / "then", keyring=ring) as store:
+        check_said_again(store, then)
+
+
+def test_a_copy_of_an_unopened_copy_says_so_too(tmp_path):
+    """Restored once more before it was opened, whole or further back, a copy says what is gone."""
+    then = redacted_later(tmp_path, None)
+    restore(tmp_path / "backup", tmp_path / "one", moment=Moment(then))
+    restore(tmp_path / "one", tmp_path / "two")
+    restore(tmp_path / "two", tmp_path / "three", moment=Moment(then - 1))
+    with EventStore.open(tmp_path / "two") as store:
+        check_said_again(store, then)
+        size = store.head().size
+    with EventStore.open(tmp_path / "three") as store:
+        assert told(verify(store, deep=True)) == ""
+    restore(tmp_path / "two", tmp_path / "four", moment=Moment(then + 1))
+    with EventStore.open(tmp_path / "four", read_only=True) as store:
+        assert store.head().size == size  # all of that was one append
+        check_said_again(store, then)
+
+
+def test_more_than_a_frame_takes(tmp_path):
+    """However many redactions came later, all are said again: a frame's count has 16 bits."""
+    with EventStore.open(tmp_path / "history", durability="buffered") as store:
+        store.create("s")
+        for _ in range(3):
+            say(store, "s", *["x"] * 5_000)
+        then = store.head().size - 1
+        for start in (1, 7_501):
+            facts = [Redacted(version) for version in range(start, start + 7_500)]
+            part = Part("s", facts, shreds=(Shred("s", start, start + 7_499),))
+            store.engine.run(request([], [], lambda _, part=part: [part], {}, reads_state=True))
         backup(store, tmp_path / "backup")
     restore(tmp_path / "backup", tmp_path / "then", moment=Moment(then))
     with EventStore.open(tmp_path / "then") as store:
-        assert shown(store, "s") == ["one"]
-        assert "no fact says why" in told(verify(store))
-        receipt = store.redact("s", "s#2", reason="asked for")
-        assert not receipt.duplicate
-        assert store.redact("s", 2).position == receipt.position
+        assert [each[2] for each in reasons(store)] == list(range(1, 15_001))
         assert told(verify(store, deep=True)) == ""
+
+
+def test_a_copy_hides_no_tampering(tmp_path):
+    """A payload that is gone from a backup without a fact is still named in a copy, cut or whole.
+
+    Nothing is recorded by opening one, nor where all facts came along or nothing was destroyed.
+    """
+    with EventStore.open(tmp_path / "history") as store:
+        store.create("s")
+        say(store, "s", "one", WORD)
+        store.redact("s", 1)
+        backup(store, tmp_path / "before")
+        store.log.shred(Shred("s", 2, 2))
+        backup(store, tmp_path / "backup")
+    restore(tmp_path / "backup", tmp_path / "whole")
+    restore(tmp_path / "backup", tmp_path / "cut", moment=Moment(2))
+    restore(tmp_path / "before", tmp_path / "sound")
+    with EventStore.open(tmp_path / "new") as store:
+        store.create("s")
+        say(store, "s", "one", WORD)
+        backup(store, tmp_path / "unharmed")
+    restore(tmp_path / "unharmed", tmp_path / "then", moment=Moment(0))
+    copies = [("whole", 4, True), ("cut", 3, True), ("sound", 4, False), ("then", 1, False)]
+    for name, size, named in copies:
+        with EventStore.open(tmp_path / name) as store:
+            assert store.head().size == size
+            assert ("no fact says why" in told(verify(store, deep=True))) is named
+            store.create("next")
+            assert ("no fact says why" in told(verify(store, deep=True))) is named
+
+
+def test_the_log_is_looked_at_once(tmp_path, monkeypatch):
+    """Only the first opening of a copy of the past looks through the log for what is gone."""
+    looked = []
+    monkeypatch.setattr(origins, "unexplained", lambda log: looked.append(log) or {})
+    then = redacted_later(tmp_path, None)
+    restore(tmp_path / "backup", tmp_path / "then", moment=Moment(then))
+    restore(tmp_path / "backup", tmp_path / "whole")
+    for name in ("history", "whole", "then", "then"):
+        with EventStore.open(tmp_path / name) as store:
+            store.create("next", key="next")
+    assert [log.store for log in looked] == [store.id]
 
 
 def test_repair_brings_no_redacted_message_back(tmp_path):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ..audit.note import Note
 from ..audit.proof import Prover
 from ..audit.structure import check_structure
+from ..engine.origins import PAST, has_reasons
 from ..errors import Corruption, InvalidEvent, StoreUnavailable
 from ..files import make_directory, sync_directory, write_durably
 from ..ids import fresh_id
@@ -125,8 +126,20 @@ def restore(
         with beside(Path(destination)) as made:
             copied = _made_of(log, place, made, moment)
             moment.check(copied)
-            write_durably(made / MARKER, restored(marker, copied, reason, head))
+            past = _lacks_facts(log, marker["restored"], copied)
+            write_durably(made / MARKER, restored(marker, copied, reason, head, past=past))
             return copied
+
+
+def _lacks_facts(log: LmdbLog, before: dict[str, Any], copied: Head) -> bool:
+    """Return True for a copy in which payloads are gone whose redactions it leaves out.
+
+    `before` is what the source says of how it was restored: so is any copy of one that is such a
+    copy itself and has said nothing of it yet, being as long as it was made.
+    """
+    if PAST in before and before.get("size") == log.size():
+        return True
+    return copied.size < log.size() and log.erasures() > 0 and has_reasons(log)
 
 
 @contextmanager
@@ -142,7 +155,9 @@ def _whole(place: Path) -> Iterator[LmdbLog]:
         log.close()
 
 
-def restored(marker: dict[str, Any], copied: Head, reason: str, head: bytes | None) -> bytes:
+def restored(
+    marker: dict[str, Any], copied: Head, reason: str, head: bytes | None, *, past: bool = False
+) -> bytes:
     """Return the description of a store that goes on from another origin."""
     restored = {
         "origin": marker["origin"],
@@ -150,6 +165,7 @@ def restored(marker: dict[str, Any], copied: Head, reason: str, head: bytes | No
         "root": copied.root.hex(),
         "head": None if head is None else head.decode(),
         "reason": reason,
+        **({PAST: True} if past else {}),
     }
     return json.dumps({**marker, "origin": fresh_id(), "restored": restored}).encode()
 

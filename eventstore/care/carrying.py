@@ -198,8 +198,8 @@ def while_kept(frames: Iterable[Frame], keeps: Callable[[Frame], bool]) -> Itera
 def same_append(one: Frame, other: Frame) -> bool:
     """Return True where a frame goes on with the append of the frame before it.
 
-    Only merges and erasures write to other sessions, and commands that leave a note in the system
-    stream.
+    Only merges, erasures and the beginning of an origin write to other sessions, and commands that
+    leave a note in the system stream.
     """
     if other.kept_key or other.recorded_at != one.recorded_at:
         return False
@@ -207,5 +207,5 @@ def same_append(one: Frame, other: Frame) -> bool:
         return one.session != SYSTEM
     first, second = one.row(0)[3], other.row(0)[3]
     if second == _REDACTED:
-        return first in (_ERASING, _REDACTED)
+        return one.session == SYSTEM or first in (_ERASING, _REDACTED)
     return first == second == _MERGED and one.count == other.count == 1

@@ -13,6 +13,7 @@ from ..errors import InvalidEvent, KeyShredded
 from ..ids import SYSTEM, parse_message_id
 from ..log.base import Log, Receipt, frames_at, key_of, receipt_again
 from ..log.format import MESSAGE, SESSION_NAME, TYPE_CODES
+from ..log.frame import Frame
 from ..log.recorded import Recorded
 from ..log.shredding import Shred, stripped
 from ..spans import length, minus
@@ -306,11 +307,17 @@ def _known_key(log: Log, session: str) -> int | None:
 
 def _all_merges(log: Log) -> Iterator[Recorded]:
     """Iterate over the facts about merges in all sessions."""
-    position, code = 0, TYPE_CODES[ev.BranchMerged]
+    code = TYPE_CODES[ev.BranchMerged]
+    for frame in all_frames(log):
+        if not frame.only_messages:
+            yield from (each for each in frame.recorded() if each.type_code == code)
+
+
+def all_frames(log: Log) -> Iterator[Frame]:
+    """Iterate over the frames of a log, a page in memory at a time."""
+    position = 0
     while frames := log.read_all(position):
-        for frame in frames:
-            if not frame.only_messages:
-                yield from (each for each in frame.recorded() if each.type_code == code)
+        yield from frames
         position = frames[-1].last_position + 1
 
 

@@ -1,0 +1,106 @@
+"""Origins: what a restored store says first, and why payloads are gone that no fact speaks of.
+
+A copy up to a moment lacks the payloads that were redacted after it, and has not the facts that
+say so: they are said again, in the very append that names the origin. Invariants: that append has
+a key of its own, so that it is made once, by whoever opens the store first, as a whole or not at
+all; sessions that were erased get nothing, the keyring knows of them (erasure.py).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from .. import events as ev
+from ..limits import APPEND_EVENTS_MAX
+from ..log.base import Log
+from ..log.format import SHREDDED, TYPE_CODES
+from ..log.frame import Frame
+from ..messages import Json, check_json
+from .erasure import all_frames
+from .requests import Ground, Part, Request, request
+from .system import ORIGIN, system_parts
+
+PAST = "past"
+"""What the description of a store says that has lost payloads, but not all the facts about that."""
+
+FORGOTTEN = "redacted in the origin before, after the moment that this store was restored to"
+"""Why a payload is gone that no fact of the copy speaks of."""
+
+_REDACTED = TYPE_CODES[ev.Redacted]
+
+
+def origin_key(origin: str) -> str:
+    """Return the idempotency key of the fact that begins an origin."""
+    return f"{ORIGIN} {origin}"
+
+
+def lacks_reasons(log: Log, restored: Mapping[str, Json]) -> bool:
+    """Return True where payloads may be gone without a fact; `restored` as describe() has it."""
+    return bool(restored.get(PAST)) and log.erasures() > 0
+
+
+def beginning(origin: str, restored: Mapping[str, Json]) -> Request:
+    """Return the request for what a restored store says first. Raises InvalidEvent."""
+    check_json(dict(restored), "what the store says of its origin")
+    fact = ev.Custom(ORIGIN, {**restored, "begins": origin})
+
+    def decide(ground: Ground) -> list[Part]:
+        parts = system_parts(ground.log, [fact])
+        return [*parts, *_reasons(ground.log)] if lacks_reasons(ground.log, restored) else parts
+
+    key = origin_key(origin)
+    return request([], ["system", fact], decide, {"key": key}, reads_state=True)
+
+
+def _reasons(log: Log) -> Iterator[Part]:
+    """Iterate over the facts that say what is gone, of each session as many as a frame takes."""
+    for session, versions in unexplained(log).items():
+        facts = [ev.Redacted(version, FORGOTTEN) for version in versions]
+        for start in range(0, len(facts), APPEND_EVENTS_MAX):
+            yield Part(session, facts[start : start + APPEND_EVENTS_MAX])
+
+
+def unexplained(log: Log) -> dict[str, list[int]]:
+    """Return which payloads are gone without a fact, by session; looks at the heads of all frames.
+
+    Where the first payload of a session is gone it was erased, since nothing else takes that.
+    """
+    gone: dict[str, set[int]] = {}
+    erased = set[str]()
+    for frame in all_frames(log):
+        missing = {
+            frame.version + index for index, row in enumerate(frame.rows()) if row[5] & SHREDDED
+        }
+        if 0 in missing:
+            erased.add(frame.session)
+        if missing and frame.session not in erased:
+            gone.setdefault(frame.session, set()).update(missing)
+        if frame.session in gone and not frame.only_messages:
+            gone[frame.session].difference_update(_told(frame))
+    return {session: sorted(versions) for session, versions in gone.items() if versions}
+
+
+def has_reasons(log: Log) -> bool:
+    """Return True where each session has as many redactions as payloads are gone; needs no key.
+
+    Less is damage, of which no copy may say that somebody redacted it.
+    """
+    gone, told = Counter[str](), Counter[str]()
+    erased = set[str]()
+    for frame in all_frames(log):
+        for index, row in enumerate(frame.rows()):
+            if row[5] & SHREDDED:
+                gone[frame.session] += 1
+                if frame.version + index == 0:
+                    erased.add(frame.session)
+            elif row[3] == _REDACTED:
+                told[frame.session] += 1
+    return all(told[each] >= count for each, count in gone.items() if each not in erased)
+
+
+def _told(frame: Frame) -> Iterator[int]:
+    """Iterate over the versions that a frame says are redacted."""
+    for recorded in frame.recorded():
+        if recorded.type_code == _REDACTED:
+            fact = recorded.event
+            assert isinstance(fact, ev.Redacted)
+            yield fact.version
