@@ -42,7 +42,9 @@ LEARNT_BYTES_A_BYTE = 8
 """What it is made of has so many times its bytes."""
 
 
-class _StoredMessage(msgspec.Struct, tag="MessageAppended", tag_field="type", omit_defaults=True):
+class _StoredMessage(
+    msgspec.Struct, tag="MessageAppended", tag_field="type", omit_defaults=True, gc=False
+):
     """MessageAppended as it is stored: the message is the caller's object and nothing else."""
 
     message: dict[str, Any]

@@ -21,9 +21,6 @@ from ..spans import cut, length
 
 PAGE_FRAMES = 256
 
-PAGE_MESSAGES = 64
-"""Messages decoded at once, at most: more of them leave the processor's cache before their use."""
-
 
 class Transcript(Sequence[Message]):
     """Messages behind a list of spans; slices are lists, and only what is asked for is read."""
@@ -86,7 +83,7 @@ def _said(log: Log, span: Span) -> Iterator[Iterable[Message]]:
     """Iterate over a run of messages, in runs as they are read."""
     number, version = span.start, log.locate(span.session, span.start)
     while number < span.stop:
-        frames_max = min(span.stop - number, PAGE_MESSAGES)
+        frames_max = min(span.stop - number, PAGE_FRAMES)
         page = log.read_messages(span.session, version, frames_max)
         if not page:
             raise Corruption(-1, f"session {span.session!r} lacks version {version}")
