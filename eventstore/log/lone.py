@@ -69,8 +69,8 @@ def lone_messages(
     """Take a session's lone messages from `version` on, as long as its index leads to such.
 
     Return the version behind them and the row of the index that leads to what is none, None at the
-    end. `found` gives the frame behind a key, or its second argument. One loop for all of it, 3.6
-    us a message; with a call for each it would be 4.4, with a Frame and its event 5.6.
+    end. `found` gives the frame behind a key, or its second argument. One loop for all of it takes
+    a seventh less than a call for each, and a third less than a Frame and its event.
     """
     known = unpacker = -1  # the stream's reference, the dictionary of the message before
     unpack = codec.unpacker(RAW)
