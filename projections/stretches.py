@@ -43,8 +43,8 @@ def folded_log(
 
     `workers` processes share the work, by default as many as there are cores where that pays.
     """
-    count = workers_for(last + 1, EVENTS_MIN, workers) if _is_shared(store, projection) else 1
-    if count <= 1:
+    count = workers_for(last + 1, EVENTS_MIN, workers)
+    if count == 1 or not _is_shared(store, projection):
         return projection.evolve_log(projection.initial(), store.log, 0, last)
     kind = type(projection)
     command = __name__, str(store.path), kind.__module__, kind.__qualname__

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tamper import last, tables
 
-from eventstore import Corruption, EventStore, Keyring
+from eventstore import Corruption, EventStore, InvalidEvent, Keyring
 from eventstore.audit import crew
+from eventstore.audit.verify import verify
 from eventstore.log.format import FRAMES
 from projections import Projection, Statistics, ToolUse, fold, stretches
 from projections.statistics import StatisticsProjection
@@ -189,6 +190,18 @@ def test_a_small_log_is_folded_by_one_process(
     """By default children are started only where that pays."""
     assert Statistics.of(store).events > 200
     assert not started
+
+
+@pytest.mark.parametrize("workers", [0, -1, True, 1.5, "2"])
+def test_workers_are_a_whole_number_above_0(store: EventStore, workers: Any):
+    """Anything else is refused by name, also where nothing would be shared."""
+    for ask in (
+        lambda: Statistics.of(store, workers=workers),
+        lambda: fold(store, Apart(), workers=workers),
+        lambda: verify(store, workers=workers),
+    ):
+        with pytest.raises(InvalidEvent, match="workers"):
+            ask()
 
 
 @given(st.lists(st.floats(0, 1e9)), st.integers(0, 20))

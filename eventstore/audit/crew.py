@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from ..engine.checks import check_limit
 from ..errors import UNDECODABLE
 from .structure import child_environment
 
@@ -31,11 +32,20 @@ Found = TypeVar("Found")
 def workers_for(events: int, events_min: int, wanted: int | None = None) -> int:
     """Return how many processes to take for so many events: by default as many as pay.
 
-    Fewer than `events_min` are done before a child has begun, which takes 0.25 s of a core.
+    Fewer than `events_min` are done before a child has begun, which takes 0.25 s of a core. Raises
+    InvalidEvent.
     """
+    check_limit(wanted, "workers")
     if wanted is None:
-        wanted = len(os.sched_getaffinity(0)) if events >= events_min else 1
+        wanted = _cores() if events >= events_min else 1
     return min(wanted, WORKERS_MAX)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Crew(Generic[Task, Found]):

@@ -174,7 +174,8 @@ def _walked(log: LmdbLog, task: Task, notes: Notes) -> Stretch | None:
 
 def workers_of(log: LmdbLog, events: int, wanted: int | None) -> int:
     """Return how many processes share so many events: 1 where keys would have to go with them."""
-    return 1 if log.codec.seal is not None else workers_for(events, EVENTS_MIN, wanted)
+    count = workers_for(events, EVENTS_MIN, wanted)
+    return 1 if log.codec.seal is not None else count
 
 
 def shared(log: LmdbLog, tasks: Sequence[Task], workers: int) -> Shared:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import msgspec
 
+from ..engine.checks import check_limit
 from ..errors import Corruption, EventStoreError, FormatTooNew, StoreUnavailable
 from ..keyring import Keyring
 from ..log.base import Log
@@ -77,8 +78,10 @@ def verify(
     is kept of the store elsewhere: signed heads and tiles that it must lead on from; `since` how
     far it was found sound before: only what follows is read, if the tree up to there is still the
     same. What is appended meanwhile is left out. `workers` processes share the work, by default as
-    many as there are cores where that pays; what is found does not depend on them.
+    many as there are cores where that pays; what is found does not depend on them. Raises
+    InvalidEvent for what can't be a number of workers.
     """
+    check_limit(workers, "workers")  # before the walk, which takes any error for a finding
     store.flush()
     notes = Notes()
     log = store.log
