@@ -17,6 +17,7 @@ from xxhash import xxh3_128_digest
 from eventstore import Corruption, EventStore, InvalidEvent, StoreUnavailable
 from eventstore.errors import brief
 from eventstore.ids import SYSTEM, check_name
+from eventstore.log.base import frames_between
 from eventstore.log.frame import Frame
 from eventstore.messages import Json
 from eventstore.state.caches import VIEWS, cache_directory
@@ -362,13 +363,7 @@ class Views:
 
     def _frames(self, size: int, target: int) -> Iterator[Frame]:
         """Iterate over the frames of positions `size <= position < target`, so many at most."""
-        stop = min(target, size + APPLY_EVENTS_MAX)
-        while size < stop:
-            for frame in self._log.read_all(size):
-                if frame.position >= stop:
-                    return
-                yield frame
-                size = frame.last_position + 1
+        return frames_between(self._log, size, min(target, size + APPLY_EVENTS_MAX))
 
     # -- checkpoints ---------------------------------------------------------------------
 

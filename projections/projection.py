@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from eventstore import EventStore, Recorded
 from eventstore.engine.reading import PAGE_FRAMES, type_codes
 from eventstore.ids import SYSTEM
-from eventstore.log.base import Log, frames_at
+from eventstore.log.base import Log, frames_at, frames_between
 from eventstore.log.format import MESSAGE
 from eventstore.log.frame import Frame
 from eventstore.state.lineage import Segment
@@ -81,7 +81,8 @@ class Projection(ABC, Generic[State]):
         """Return the state after two stretches of the log, each of which began with initial().
 
         Override it where that can be told: then all cores fold a large log together. It may change
-        and return `before`; `after` is rebuilt by msgspec as `row_type`.
+        and return `before`; `after` is rebuilt by msgspec as `row_type`. Nothing calls the default,
+        since `joins` tells of it.
         """
         raise NotImplementedError
 
@@ -97,7 +98,7 @@ class Projection(ABC, Generic[State]):
     def joins(self) -> bool:
         """True where states can be joined, and another process can make this very recipe."""
         kind = type(self)
-        own = vars(self).keys() - {"_codes"}
+        own = vars(self).keys() - {"_codes"}  # which follow from the class
         anew = not own or kind.on.__func__ is not Projection.on.__func__  # type: ignore[attr-defined]
         return anew and kind.join is not Projection.join and not self.keyed
 
@@ -108,18 +109,13 @@ class Projection(ABC, Generic[State]):
 
 def log_stretches(log: Log, first: int, last: int) -> Iterator[Stretch]:
     """Iterate over positions `first..last` of the log, without what is about the store."""
-    position = first
-    while position <= last:
-        for frame in log.read_all(position, PAGE_FRAMES):
-            if frame.position > last:
-                return
-            position = frame.last_position + 1
-            if frame.session == SYSTEM:
-                continue
-            if first <= frame.position and frame.last_position <= last:
-                yield frame, frame.version, frame.last_version
-            else:
-                yield frame, *versions_within(frame, first, last)
+    for frame in frames_between(log, first, last + 1, PAGE_FRAMES):
+        if frame.session == SYSTEM:
+            continue
+        if first <= frame.position and frame.last_position <= last:
+            yield frame, frame.version, frame.last_version
+        else:
+            yield frame, *versions_within(frame, first, last)
 
 
 def versions_within(frame: Frame, first: int, last: int) -> tuple[int, int]:

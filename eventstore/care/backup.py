@@ -22,14 +22,14 @@ from ..engine.origins import PAST, has_reasons
 from ..errors import Corruption, InvalidEvent, StoreUnavailable
 from ..files import make_directory, sync_directory, write_durably
 from ..ids import fresh_id
-from ..log.base import Head
+from ..log.base import Head, frames_between
 from ..log.format import MARKER
 from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
 from ..place import presence
 from ..place.directory import LOG, describe
 from ..store import EventStore
-from .carrying import Carrier, content_of, dictionaries_of, frames_of, make_log, while_kept
+from .carrying import Carrier, content_of, dictionaries_of, make_log, while_kept
 from .increments import add_increment, check_increments, replay
 
 DATA, LOCK = "data.mdb", "lock.mdb"
@@ -189,7 +189,7 @@ def _begins(log: LmdbLog, source: Path, made: Path, moment: Moment) -> Head:
     write_durably(made / MARKER, (source / MARKER).read_bytes())
     with private_log(made / LOG) as copy:
         carrier = Carrier(copy)
-        for frame in while_kept(frames_of(log, 0, log.size()), moment.keeps):
+        for frame in while_kept(frames_between(log), moment.keeps):
             carrier.take(frame, content_of(log, frame))
         carrier.finish()
         head = copy.head()

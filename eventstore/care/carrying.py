@@ -174,17 +174,6 @@ def content_of(log: LmdbLog, frame: Frame) -> bytes | None:
     return None if row is None else bytes(KEY_ROW.unpack(row)[1])
 
 
-def frames_of(log: LmdbLog, first: int, stop: int) -> Iterator[Frame]:
-    """Iterate over the frames of a log between two of its sizes."""
-    position = first
-    while position < stop:
-        for frame in log.read_all(position):
-            if frame.position >= stop:
-                return
-            yield frame
-            position = frame.last_position + 1
-
-
 def while_kept(frames: Iterable[Frame], keeps: Callable[[Frame], bool]) -> Iterator[Frame]:
     """Iterate over frames up to the first one that is not kept, never stopping inside an append."""
     last: Frame | None = None

@@ -26,13 +26,13 @@ from ..errors import UNDECODABLE, Corruption, StoreUnavailable
 from ..files import alone, make_directory, sync_directory
 from ..ids import fresh_id
 from ..limits import APPEND_BYTES_MAX
-from ..log.base import Head
+from ..log.base import Head, frames_between
 from ..log.format import ACTOR_NAME, SESSION_NAME
 from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
 from ..place import presence
 from ..place.directory import LOG
-from .carrying import Carrier, content_of, dictionaries_of, frames_of, while_kept
+from .carrying import Carrier, content_of, dictionaries_of, while_kept
 
 INCREMENTS = "increments"
 """The directory of these files, in that of a full backup."""
@@ -191,7 +191,7 @@ def _records(log: LmdbLog, span: Span, known: set[int]) -> Iterator[Record]:
         if number not in known:
             yield Dictionary(number, content)
     kept = log.codec.names.kept
-    for frame in frames_of(log, span.first_size, span.size):
+    for frame in frames_between(log, span.first_size, span.size):
         actor = kept(ACTOR_NAME, frame.actor) if frame.actor else b""
         session = kept(SESSION_NAME, frame.session)
         yield Kept(frame.last_position, session, actor, content_of(log, frame), frame.raw)

@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from .. import events as ev
 from ..errors import InvalidEvent, KeyShredded
 from ..ids import SYSTEM, parse_message_id
-from ..log.base import Log, Receipt, frames_at, key_of, receipt_again
+from ..log.base import Log, Receipt, frames_at, frames_between, key_of, receipt_again
 from ..log.format import MESSAGE, SESSION_NAME, TYPE_CODES
-from ..log.frame import Frame
 from ..log.recorded import Recorded
 from ..log.shredding import Shred, stripped
 from ..spans import length, minus
@@ -308,17 +307,9 @@ def _known_key(log: Log, session: str) -> int | None:
 def _all_merges(log: Log) -> Iterator[Recorded]:
     """Iterate over the facts about merges in all sessions."""
     code = TYPE_CODES[ev.BranchMerged]
-    for frame in all_frames(log):
+    for frame in frames_between(log):
         if not frame.only_messages:
             yield from (each for each in frame.recorded() if each.type_code == code)
-
-
-def all_frames(log: Log) -> Iterator[Frame]:
-    """Iterate over the frames of a log, a page in memory at a time."""
-    position = 0
-    while frames := log.read_all(position):
-        yield from frames
-        position = frames[-1].last_position + 1
 
 
 def _repetition(again: Mapping[str, int | None], taken: Mapping[str, Versions]) -> Request:

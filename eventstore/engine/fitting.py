@@ -138,7 +138,7 @@ class Fitter:
                 self._thread = thread
 
     def _work(self) -> None:
-        # After damage, a full disk or a full memory the next opening tries again.
+        # After damage, a full disk or a full memory whoever opens the log next watches it again.
         with suppress(EventStoreError, MemoryError):
             self._fit()
             self._watch()

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 
 from .. import events as ev
 from ..limits import APPEND_EVENTS_MAX
-from ..log.base import Log
+from ..log.base import Log, frames_between
 from ..log.format import SHREDDED, TYPE_CODES
 from ..log.frame import Frame
 from ..messages import Json, check_json
-from .erasure import all_frames
 from .requests import Ground, Part, Request, request
 from .system import ORIGIN, system_parts
 
@@ -66,7 +65,7 @@ def unexplained(log: Log) -> dict[str, list[int]]:
     """
     gone: dict[str, set[int]] = {}
     erased = set[str]()
-    for frame in all_frames(log):
+    for frame in frames_between(log):
         missing = {
             frame.version + index for index, row in enumerate(frame.rows()) if row[5] & SHREDDED
         }
@@ -86,7 +85,7 @@ def has_reasons(log: Log) -> bool:
     """
     gone, told = Counter[str](), Counter[str]()
     erased = set[str]()
-    for frame in all_frames(log):
+    for frame in frames_between(log):
         for index, row in enumerate(frame.rows()):
             if row[5] & SHREDDED:
                 gone[frame.session] += 1

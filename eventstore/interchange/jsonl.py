@@ -14,13 +14,12 @@ from ..engine.requests import Part
 from ..errors import EventStoreError, InvalidEvent
 from ..ids import SYSTEM
 from ..limits import MIB
-from ..log.base import NO_STREAM, Append, Stage
+from ..log.base import NO_STREAM, Append, Stage, frames_between
 from ..store import EventStore
 from .intake import Imported, Progress, check_writable
 from .lines import (
     Line,
     Numbered,
-    all_frames,
     content_of,
     event_of,
     frames_of,
@@ -47,7 +46,7 @@ def export_events(store: EventStore, sessions: Sequence[str] | None = None) -> I
     store.flush()
     size = store.log.size()
     if sessions is None:
-        return written(store.log, all_frames(store.log, size))
+        return written(store.log, frames_between(store.log, stop=size))
     names = dict.fromkeys(sessions)
     for name in names:
         if store.log.tail(name) is None:

@@ -69,17 +69,6 @@ _encode = msgspec.json.Encoder().encode
 # -- out -------------------------------------------------------------------------------
 
 
-def all_frames(log: Log, size: int) -> Iterator[Frame]:
-    """Iterate over the frames of the log's first `size` events."""
-    position = 0
-    while position < size:
-        for frame in log.read_all(position):
-            if frame.position >= size:
-                return
-            yield frame
-            position = frame.last_position + 1
-
-
 def frames_of(log: Log, sessions: Iterable[str], size: int) -> Iterator[Frame]:
     """Iterate over the frames of some streams in the order of the log."""
     streams = [_stream(log, session, size) for session in sessions]

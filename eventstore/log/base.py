@@ -5,7 +5,7 @@ by every implementation, since all of them store what plan.py decides.
 """
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -156,6 +156,22 @@ def frames_at(
     if not frames:
         raise Corruption(-1, f"session {session!r} lacks version {version}, which a fact names")
     return frames
+
+
+def frames_between(
+    log: "Log", first: int = 0, stop: int = POSITION_MAX, frames_max: int | None = None
+) -> Iterator[Frame]:
+    """Iterate over the frames of positions `first <= position < stop`, a page in memory at a time.
+
+    By default up to the end of the log; a frame that begins or ends outside comes whole.
+    """
+    position = first
+    while position < stop and (frames := log.read_all(position, frames_max)):
+        for frame in frames:
+            if frame.position >= stop:
+                return
+            yield frame
+            position = frame.last_position + 1
 
 
 def key_of(log: "Log", session: str) -> int:
