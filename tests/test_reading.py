@@ -24,7 +24,7 @@ from eventstore import (
 )
 from eventstore.log import codec, frame
 from eventstore.log.codec import train
-from eventstore.log.format import EVENT_ROW, FRAMES, MESSAGE
+from eventstore.log.format import EVENT_ROW, FRAME_HEAD_BYTES, FRAMES, MESSAGE
 from eventstore.log.frame import Frame
 from eventstore.log.lone import LONE_BYTES_MAX
 from eventstore.state.transcript import Transcript
@@ -230,7 +230,7 @@ def test_a_damaged_message_stops_its_list_where_it_stands(plain):
             messages = Transcript(plain.log, spans)
             lines = outcome(partial(listed, messages))
             assert lines[0] is Corruption and outcome(partial(list, messages)) == lines
-            if at >= 48 + EVENT_ROW.size:
+            if at >= FRAME_HEAD_BYTES + EVENT_ROW.size + len(frame.names):
                 found = iter(messages)
                 before = [next(found) for _ in range(len(messages) - 1)]
                 assert before[-1].content == "alone 1" and lines[1] == place.position
@@ -260,7 +260,7 @@ def test_each_byte_of_a_lone_message_is_under_a_check(plain):
         for each in reversed(plain.log.read_all(0))
         if each.count == 1 and each.only_messages and not each.kept_key and not each.row(0)[5]
     )
-    for at in range(48 + EVENT_ROW.size):
+    for at in range(FRAME_HEAD_BYTES + EVENT_ROW.size + len(frame.names)):
         with altered(plain, frame, flipped(frame.raw, at, at % 8)):
             slow = outcome(lambda: fold(plain, Slow(plain.headers)))
             assert slow[0] is Corruption and outcome(lambda: Statistics.of(plain)) == slow

@@ -24,7 +24,7 @@ from eventstore.log.format import (
     CHECKSUM,
     CHECKSUM32,
     EVENT_HEAD,
-    EVENT_ROW,
+    FRAME_HEAD_BYTES,
     FRAMES,
     POSITION,
 )
@@ -48,8 +48,7 @@ def resealed(raw: bytes, last: int, index: int, change) -> bytes:
         checksum = xxh3_64_intdigest(packed + bytes(body)) & 0xFFFFFFFF
         heads.append(packed + CHECKSUM32.pack(checksum))
         bodies.append(bytes(body))
-    stop = len(raw) - frame.row(frame.count - 1)[0] - frame.count * EVENT_ROW.size
-    covered = raw[CHECKSUM.size : stop] + b"".join(heads)
+    covered = raw[CHECKSUM.size : FRAME_HEAD_BYTES] + b"".join(heads) + frame.names
     checksum = CHECKSUM.pack(xxh3_64_intdigest(covered, frame.position))
     return checksum + covered + b"".join(bodies)
 

@@ -24,11 +24,14 @@ from eventstore.log.format import (
     ACTORS,
     DICTIONARIES,
     EVENT_ROW,
+    FRAME_HEAD_BYTES,
+    FRAME_NAMES,
     FRAMES,
     HEAD_KEY,
     HEAD_ROW,
     KEYS,
     META,
+    NAMED,
     POSITION,
     REF,
     REFS,
@@ -40,6 +43,11 @@ from eventstore.log.format import (
 )
 from eventstore.log.lmdb import LmdbLog
 from eventstore.log.rows import checked_row, ref_row, tile_key
+
+NAMES_AT = FRAME_HEAD_BYTES + EVENT_ROW.size
+"""Where a frame of one event has its names, if any."""
+STREAM_AT = NAMES_AT + FRAME_NAMES.size - 1
+"""Where it has the length of its stream's name."""
 
 LOOSE = b""
 """Stands for the rows beside the tables."""
@@ -149,25 +157,26 @@ def rewritten(opened: Tables, position: int, at: int, value: bytes) -> None:
     """Alter the head of a one-event frame and give it a valid checksum."""
     raw = opened.get(FRAMES, last(position))
     raw = raw[:at] + value + raw[at + len(value) :]
-    covered = raw[8 : 48 + raw[31] + EVENT_ROW.size]
+    names = FRAME_NAMES.size + sum(raw[NAMES_AT + REF.size : NAMES_AT + FRAME_NAMES.size])
+    covered = raw[8 : NAMES_AT + names] if raw[9] & NAMED else raw[8:NAMES_AT]
     checksum = xxh3_64_intdigest(covered, position).to_bytes(8, "big")
     opened.put(FRAMES, last(position), checksum + raw[8:])
 
 
 def forge_version(opened: Tables) -> None:
-    rewritten(opened, 40, 20, (41).to_bytes(4, "big"))
+    rewritten(opened, 40, 16, (41).to_bytes(4, "big"))
 
 
 def forge_number(opened: Tables) -> None:
-    rewritten(opened, 40, 24, (38).to_bytes(4, "big"))
+    rewritten(opened, 40, 20, (38).to_bytes(4, "big"))
 
 
 def forge_previous(opened: Tables) -> None:
-    rewritten(opened, 40, 32, (39).to_bytes(8, "big"))
+    rewritten(opened, 40, 24, (39).to_bytes(8, "big"))
 
 
 def forge_time(opened: Tables) -> None:
-    rewritten(opened, 40, 40, (10**18).to_bytes(8, "big"))
+    rewritten(opened, 40, 32, (10**18).to_bytes(8, "big"))
 
 
 def forge_session(opened: Tables) -> None:
@@ -175,22 +184,30 @@ def forge_session(opened: Tables) -> None:
 
 
 def forge_flag(opened: Tables) -> None:
-    rewritten(opened, 40, 9, b"\x00")
+    rewritten(opened, 40, 9, bytes([NAMED]))
 
 
 def add_name(opened: Tables) -> None:
-    """Put a name behind the head of a frame that is no first one."""
+    """Put a session's name into a frame that is no first one."""
     raw = opened.get(FRAMES, last(40))
-    opened.put(FRAMES, last(40), raw[:31] + b"\x05" + raw[32:48] + b"stray" + raw[48:])
-    rewritten(opened, 40, 9, raw[9:10])
+    opened.put(FRAMES, last(40), raw[:STREAM_AT] + b"\x05stray" + raw[STREAM_AT + 1 :])
+    rewritten(opened, 40, STREAM_AT, b"\x05")
 
 
 def forge_name_length(opened: Tables) -> None:
     """State a name that is not there, under a checksum that fits without it."""
     raw = opened.get(FRAMES, last(40))
-    covered = raw[8:31] + b"\x05" + raw[32 : 48 + EVENT_ROW.size]
+    covered = raw[8:STREAM_AT] + b"\x05"
     checksum = xxh3_64_intdigest(covered, 40).to_bytes(8, "big")
-    opened.put(FRAMES, last(40), checksum + covered + raw[48 + EVENT_ROW.size :])
+    opened.put(FRAMES, last(40), checksum + covered + raw[STREAM_AT + 1 :])
+
+
+def forge_named(opened: Tables) -> None:
+    """State that no names are there, under a checksum that fits without them."""
+    raw = opened.get(FRAMES, last(40))
+    covered = raw[8:9] + bytes([raw[9] & ~NAMED]) + raw[10:NAMES_AT]
+    checksum = xxh3_64_intdigest(covered, 40).to_bytes(8, "big")
+    opened.put(FRAMES, last(40), checksum + covered + raw[NAMES_AT:])
 
 
 def add_frame(opened: Tables) -> None:
@@ -223,7 +240,7 @@ def flip_first_name(opened: Tables) -> None:
 
 
 def rename_session(opened: Tables) -> None:
-    rewritten(opened, 0, 48, b"z")
+    rewritten(opened, 0, STREAM_AT + 1, b"z")
 
 
 def flip_actor(opened: Tables) -> None:
@@ -398,6 +415,7 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (forge_flag, ["position 40: the frame's flag about its types is wrong"]),
     (add_name, ["position 40: a session's name stands in its first frame alone"]),
     (forge_name_length, ["position 40: frame head does not match its checksum"]),
+    (forge_named, ["position 40: frame of layout 1 has"]),
     (add_frame, ["the frames end at 10001"]),
     (drop_stream_row, ["position 40: the index of session 'a' does not lead here"]),
     (add_stream_row, ["position 40: a row of the index of streams (version 1000) is wrong"]),
@@ -480,13 +498,14 @@ def test_every_damaged_position_is_named(history: Path):
     damaged = [*range(3, 140, 7), 160, 161, 299]
     with tables(history) as opened:
         bulk = bytearray(opened.get(FRAMES, last(300)))
-        heads = 48 + len("many") + len("c")
-        rows = list(EVENT_ROW.iter_unpack(bytes(bulk[heads : heads + 150 * EVENT_ROW.size])))
+        names_at = FRAME_HEAD_BYTES + 150 * EVENT_ROW.size
+        rows = list(EVENT_ROW.iter_unpack(bytes(bulk[FRAME_HEAD_BYTES:names_at])))
+        bodies_at = names_at + FRAME_NAMES.size + len("many") + len("c")
         for position in damaged:
             if position < 151:
                 opened.flip(FRAMES, last(position), -1)
             else:
-                bulk[heads + 150 * EVENT_ROW.size + rows[position - 151][0] - 1] ^= 1
+                bulk[bodies_at + rows[position - 151][0] - 1] ^= 1
         opened.put(FRAMES, last(300), bytes(bulk))
     assert [each.position for each in verified(history, deep=True).findings if each.position >= 0][
         : len(damaged)

@@ -26,7 +26,9 @@ from ..log.format import (
     EVENT_ROW,
     FRAME_FORMAT,
     FRAME_HEAD_BYTES,
+    FRAME_NAMES,
     MESSAGE,
+    NAMED,
     ONLY_MESSAGES,
     POSITION,
     REF,
@@ -48,13 +50,14 @@ _LEAF = Struct(">17sQQQ128s32s32x")
 _SCHEMA = SCHEMA_OF[MESSAGE]
 _LEAD = b"\x00" + entry_lead(0, MESSAGE, _SCHEMA, 0)
 _NO_IDS = bytes(64)
+_NO_NAMES = 0, 0, 0, 0, 0
 _U32_MAX = (1 << 32) - 1
 
 _UNUSUAL = (Corruption, zstandard.ZstdError, MemoryError, TypeError, *UNDECODABLE)
 """What a payload raises that is not as it must be."""
 
 Head = tuple[int, ...]
-"""A frame's head as CHECKED_FRAME_HEAD has it."""
+"""A frame's head as CHECKED_FRAME_HEAD has it, then what FRAME_NAMES has."""
 
 Rows = Sequence[tuple[bytes, bytes]]
 """Rows of the table of frames: last position and frame."""
@@ -91,16 +94,15 @@ class UsualFrames:
             return [None] * len(rows)
         heads: list[Head | None] = []
         for key, raw in rows:
-            head = None
-            if len(key) == POSITION.size and len(raw) >= FRAME_HEAD_BYTES:
-                head = CHECKED_FRAME_HEAD.unpack_from(raw)
-                _, layout, flags, count, ref, _, version, _, key_bytes, _, _, named, *_ = head
+            head = _head(raw) if len(key) == POSITION.size else None
+            if head is not None:
+                _, layout, flags, count, ref, version, _, _, _, _, key_bytes, _, _, named = head
                 (last,) = POSITION.unpack(key)
                 row = STREAM_ROW.pack(version + count - 1 & _U32_MAX, last)
-                kept = raw[FRAME_HEAD_BYTES : FRAME_HEAD_BYTES + key_bytes]
+                kept = _key(raw, count, key_bytes) if key_bytes else b""
                 if (
                     layout != FRAME_FORMAT
-                    or flags != ONLY_MESSAGES
+                    or flags & ~NAMED != ONLY_MESSAGES
                     or not count
                     or named
                     or not frames().set_key(key)
@@ -123,13 +125,13 @@ class UsualFrames:
                 return index
             key, raw = rows[index]
             (
-                checksum, _, _, count, ref, actor, version, number,
-                key_bytes, what_bytes, why_bytes, _, previous, time,
+                checksum, _, flags, count, ref, version, number, previous, time,
+                actor, key_bytes, what_bytes, why_bytes, _,
             ) = head  # fmt: skip
             (last,) = POSITION.unpack(key)
-            ids_at = FRAME_HEAD_BYTES + key_bytes
-            heads_at = ids_at + what_bytes + why_bytes
-            bodies_at = heads_at + count * EVENT_ROW.size
+            bodies_at = names_at = FRAME_HEAD_BYTES + count * EVENT_ROW.size
+            if flags & NAMED:
+                bodies_at += FRAME_NAMES.size + key_bytes + what_bytes + why_bytes
             covered = raw[CHECKSUM.size : bodies_at]
             if (
                 not last - count + 1 == walk.next <= last < size
@@ -140,9 +142,11 @@ class UsualFrames:
                 return index
             try:
                 names = known.get((ref, actor)) or self._named(ref, actor)
-                ids = _NO_IDS if ids_at == heads_at else _ids(raw, ids_at, what_bytes, heads_at)
+                ids = _NO_IDS
+                if what_bytes or why_bytes:
+                    ids = _ids(raw, bodies_at - what_bytes - why_bytes, what_bytes, bodies_at)
                 place = version, previous, time, names + ids
-                leaves = self._leaves(raw, heads_at, bodies_at, place)
+                leaves = self._leaves(raw, names_at, bodies_at, place)
             except _UNUSUAL:
                 return index
             if len(leaves) != count:
@@ -154,7 +158,7 @@ class UsualFrames:
         return len(rows)
 
     def _leaves(
-        self, raw: bytes, heads_at: int, bodies_at: int, place: tuple[int, int, int, bytes]
+        self, raw: bytes, names_at: int, bodies_at: int, place: tuple[int, int, int, bytes]
     ) -> list[bytes]:
         """Return the leaf of each event of a frame, fewer where one is not usual.
 
@@ -163,8 +167,8 @@ class UsualFrames:
         version, previous, recorded_at, names = place
         leaves: list[bytes] = []
         unpackers, deep = self._unpack, self._deep
-        at, start, position = heads_at, bodies_at, self._walk.next
-        for head in EVENT_ROW.iter_unpack(raw[heads_at:bodies_at]):
+        at, start, position = FRAME_HEAD_BYTES, bodies_at, self._walk.next
+        for head in EVENT_ROW.iter_unpack(raw[FRAME_HEAD_BYTES:names_at]):
             end, size, tokens, code, schema, flags, role, number, checksum = head
             stop = bodies_at + end
             stored = raw[start:stop]
@@ -205,6 +209,23 @@ class UsualFrames:
         """Return what unpacks payloads of a dictionary, from now on without asking the codec."""
         made = self._unpack[number] = self._codec.unpacker(number)
         return made
+
+
+def _head(raw: bytes) -> Head | None:
+    """Return a frame's head and what it says of its names, None where it ends before that."""
+    if len(raw) < FRAME_HEAD_BYTES:
+        return None
+    head = CHECKED_FRAME_HEAD.unpack_from(raw)
+    if not head[2] & NAMED:
+        return head + _NO_NAMES
+    at = FRAME_HEAD_BYTES + head[3] * EVENT_ROW.size
+    return head + FRAME_NAMES.unpack_from(raw, at) if len(raw) >= at + FRAME_NAMES.size else None
+
+
+def _key(raw: bytes, count: int, key_bytes: int) -> bytes:
+    """Return the idempotency key of a frame that has one, as it is on disk."""
+    at = FRAME_HEAD_BYTES + count * EVENT_ROW.size + FRAME_NAMES.size
+    return raw[at : at + key_bytes]
 
 
 def _ids(raw: bytes, at: int, what_bytes: int, end: int) -> bytes:

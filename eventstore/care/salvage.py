@@ -28,12 +28,14 @@ from ..log.format import (
     ENCRYPTED_KEY,
     EVENT_ROW,
     FRAME_HEAD_BYTES,
+    FRAME_NAMES,
     FRAMES,
     HEAD_KEY,
     HEAD_ROW,
     KEY_ROW,
     KEYS,
     META,
+    NAMED,
     POSITION,
     REF,
     REFS,
@@ -54,13 +56,14 @@ ZSTD_MAGIC = b"\x37\xa4\x30\xec"
 META_PAGES = (0, 1)
 
 READ_BYTES = 1 << 20
-_FRAME = re.compile(rb"\x01(?=[\x00\x01])")
+_FRAME = re.compile(rb"\x01(?=[\x00-\x03])")
 """How a frame goes on behind its checksum: its format, then its flags, which may look like that of
 another."""
 _ACTOR = re.compile(rb"\x00{4}(?=" + REF.size.to_bytes(2, sys.byteorder) + rb".{12}a)", re.DOTALL)
 """How a node of the table of actors goes on behind its low size, see pages.py: the rest of that, no
 flags, the size of the key; then there are the key, a checksum and the kind of the name."""
 _ACTOR_AHEAD = 18
+_BEHIND_HEADS_BYTES = EVENT_ROW.size + FRAME_NAMES.size
 
 
 class Gaps:
@@ -246,14 +249,19 @@ class Salvage:
         head = self._file.read(offset, FRAME_HEAD_BYTES)
         if len(head) < FRAME_HEAD_BYTES:
             return None
-        _, _, _, count, _, _, version, _, *lengths, _, _ = CHECKED_FRAME_HEAD.unpack(head)
-        if bool(version) == bool(lengths[-1]) or not 0 < count <= APPEND_EVENTS_MAX:
+        _, _, flags, count, _, version, *_ = CHECKED_FRAME_HEAD.unpack(head)
+        if not (flags & NAMED or version) or not 0 < count <= APPEND_EVENTS_MAX:
             return None
-        bodies_at = FRAME_HEAD_BYTES + sum(lengths) + count * EVENT_ROW.size
-        last = self._file.read(offset + bodies_at - EVENT_ROW.size, EVENT_ROW.size)
-        if len(last) < EVENT_ROW.size:
+        names_at = FRAME_HEAD_BYTES + count * EVENT_ROW.size
+        last = self._file.read(offset + names_at - EVENT_ROW.size, _BEHIND_HEADS_BYTES)
+        if len(last) < _BEHIND_HEADS_BYTES:  # no body is as short as that
             return None
-        size = bodies_at + EVENT_ROW.unpack(last)[0]
+        size = names_at + EVENT_ROW.unpack_from(last)[0]
+        if flags & NAMED:
+            _, *lengths = FRAME_NAMES.unpack_from(last, EVENT_ROW.size)
+            if bool(version) == bool(lengths[-1]):
+                return None
+            size += FRAME_NAMES.size + sum(lengths)
         return self._file.read(offset, size) if size <= FRAME_BYTES_MAX else None
 
     def _leaf_rows(self) -> Iterator[tuple[bytes, bytes]]:

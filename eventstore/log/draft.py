@@ -23,7 +23,9 @@ from .format import (
     EVENT_HEAD,
     FRAME_FORMAT,
     FRAME_HEAD,
+    FRAME_NAMES,
     MESSAGE,
+    NAMED,
     OCCURRED,
     OCCURRED_TIME,
     ONLY_MESSAGES,
@@ -234,17 +236,14 @@ def place(
     the stream's previous position or -1.
     """
     position, version, number = first
+    session, actor = refs
     flags = ONLY_MESSAGES if draft.only_messages else 0
+    named = b""
+    if actor or any(names):
+        flags |= NAMED
+        named = b"".join((FRAME_NAMES.pack(actor, *map(len, names)), *names))
     fixed = FRAME_HEAD.pack(
-        FRAME_FORMAT,
-        flags,
-        draft.count,
-        *refs,
-        version,
-        number,
-        *map(len, names),
-        previous + 1,
-        recorded_at,
+        FRAME_FORMAT, flags, draft.count, session, version, number, previous + 1, recorded_at
     )
-    covered = b"".join((fixed, *names, draft.heads))
+    covered = fixed + draft.heads + named
     return xxh3_64_digest(covered, position) + covered + draft.bodies

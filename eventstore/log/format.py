@@ -65,13 +65,13 @@ CONTENT = b"x"
 # -- frames ------------------------------------------------------------------------------
 
 FRAME_FORMAT = 1
-FRAME_HEAD = Struct(">BBHIIIIBBBBQQ")
-"""format, flags, count, session, actor, version, number, four name lengths, previous, time."""
-CHECKED_FRAME_HEAD = Struct(">QBBHIIIIBBBBQQ")
+FRAME_HEAD = Struct(">BBHIIIQQ")
+"""format, flags, count, session, version, number, previous, time."""
+CHECKED_FRAME_HEAD = Struct(">QBBHIIIQQ")
 """The same behind its checksum, which is what readers take at once."""
 FRAME_HEAD_BYTES = CHECKED_FRAME_HEAD.size
-NAME_LENGTHS = slice(28, 32)
-"""Where the four lengths stand in a frame: one byte each."""
+FRAME_NAMES = Struct(">IBBBB")
+"""Behind the event heads of a frame that is NAMED: actor, four lengths; the names follow."""
 
 EVENT_HEAD = Struct(">IIIBBBBH")
 """end, size, tokens, type, schema, flags, role, dictionary."""
@@ -80,6 +80,8 @@ EVENT_ROW = Struct(">IIIBBBBHI")
 
 ONLY_MESSAGES = 0x01
 """Frame flag: every event is a MessageAppended."""
+NAMED = 0x02
+"""Frame flag: it has an actor or names."""
 
 OCCURRED = 0x01
 """Event flag: the caller's own time, 8 bytes signed, precedes the salt."""
@@ -88,16 +90,20 @@ SEALED = 0x02
 SHREDDED = 0x04
 """Event flag: salt and payload are gone, the entry's two digests and a residue stand instead."""
 
-LONE_MESSAGE = Struct(">QIIII4xI16xII4xHBxHI")
-"""Both heads of a frame of one event without names, what a reader of the message needs of them.
+LONE_MESSAGE = Struct(">QIII20xII4xHBxHI")
+"""Both heads of a frame of one event, what a reader of the message needs of them.
 
-checksum; format, flags and count; session, actor, version; name lengths; end, size; type and
-schema; flags, dictionary, checksum. Some fields are read as one: 12 instead of 22.
+checksum; format, flags and count; session, version; end, size; type and schema; flags, dictionary,
+checksum. Some fields are read as one: 10 instead of 17.
 """
-LONE_COUNTS = Struct(">QIII8xI8xQIII2xBB6x")
+LONE_COUNTS = Struct(">QII16xQIII2xBB6x")
 """The same, of them what counting needs: its time, tokens and role, and no version."""
+LONE_ACTOR = Struct(">II")
+"""FRAME_NAMES, the four lengths read as one."""
 LONE = FRAME_FORMAT << 24 | ONLY_MESSAGES << 16 | 1
-"""What the first field is for one message."""
+"""What the second field is for one message that has neither actor nor names."""
+LONE_NAMED = LONE | NAMED << 16
+"""The same for one that has."""
 
 OCCURRED_TIME = Struct(">q")
 RESIDUE_SCHEMA = Struct(">B")

@@ -33,9 +33,10 @@ from .format import (
     EVENT_ROW,
     FRAME_FORMAT,
     FRAME_HEAD_BYTES,
+    FRAME_NAMES,
     KEY_NAME,
     MESSAGE,
-    NAME_LENGTHS,
+    NAMED,
     OCCURRED,
     OCCURRED_TIME,
     ONLY_MESSAGES,
@@ -65,7 +66,7 @@ class Frame:
     __slots__ = (
         "_bodies_at",
         "_digest",
-        "_heads_at",
+        "_names_at",
         "_numbers",
         "actor_ref",
         "actor",
@@ -104,24 +105,22 @@ class Frame:
                 self.flags,
                 count,
                 self.session_ref,
-                self.actor_ref,
                 self.version,
                 self.number,
-                key_bytes,
-                correlation_bytes,
-                causation_bytes,
-                session_bytes,
                 previous,
                 self.recorded_at,
             ) = CHECKED_FRAME_HEAD.unpack_from(raw)
-            heads_at = FRAME_HEAD_BYTES + key_bytes + correlation_bytes + causation_bytes
-            heads_at += session_bytes
-            bodies_at = heads_at + count * EVENT_ROW.size
+            bodies_at = names_at = FRAME_HEAD_BYTES + count * EVENT_ROW.size
+            if self.flags & NAMED:
+                self.actor_ref, *lengths = FRAME_NAMES.unpack_from(raw, names_at)
+                bodies_at += FRAME_NAMES.size + sum(lengths)
+            else:
+                self.actor_ref = 0
             position = last_position - count + 1
             covered = raw[CHECKSUM.size : bodies_at]
             if position < 0 or xxh3_64_intdigest(covered, position) != checksum:
                 raise Corruption(last_position, "frame head does not match its checksum")
-            end = bodies_at + _end_at(raw, bodies_at - EVENT_ROW.size)[0]
+            end = bodies_at + _end_at(raw, names_at - EVENT_ROW.size)[0]
         except struct.error:
             raise Corruption(last_position, f"frame has only {len(raw)} bytes") from None
         if layout != FRAME_FORMAT or len(raw) != end:
@@ -130,7 +129,7 @@ class Frame:
         self.position, self.last_position = position, last_position
         self.last_version = self.version + count - 1
         self.previous = previous - 1
-        self._heads_at, self._bodies_at = heads_at, bodies_at
+        self._names_at, self._bodies_at = names_at, bodies_at
         self._numbers: list[int] | None = None
         self._digest: bytes | None = None
 
@@ -165,9 +164,17 @@ class Frame:
         return self._kept(3)
 
     def _kept(self, index: int) -> bytes:
-        lengths = self.raw[NAME_LENGTHS]
-        start = FRAME_HEAD_BYTES + sum(lengths[:index])
-        return self.raw[start : start + lengths[index]]
+        names = self.names
+        if not names:
+            return b""
+        _, *lengths = FRAME_NAMES.unpack_from(names)
+        start = FRAME_NAMES.size + sum(lengths[:index])
+        return names[start : start + lengths[index]]
+
+    @property
+    def names(self) -> bytes:
+        """The actor's reference and the names, as they are on disk; empty for none of them."""
+        return self.raw[self._names_at : self._bodies_at]
 
     def _name(self, kind: bytes, kept: bytes) -> str | None:
         try:
@@ -186,12 +193,12 @@ class Frame:
 
     def row(self, index: int) -> Row:
         """Return one event's head: end, size, tokens, type, schema, flags, role, dictionary."""
-        return _row_at(self.raw, self._heads_at + index * EVENT_ROW.size)
+        return _row_at(self.raw, FRAME_HEAD_BYTES + index * EVENT_ROW.size)
 
     def rows(self, low: int = 0, high: int | None = None) -> Iterator[Row]:
         """Iterate over the event heads `low <= index < high` without touching a payload."""
-        stop = self._heads_at + (self.count if high is None else high) * EVENT_ROW.size
-        return EVENT_ROW.iter_unpack(self.raw[self._heads_at + low * EVENT_ROW.size : stop])
+        stop = FRAME_HEAD_BYTES + (self.count if high is None else high) * EVENT_ROW.size
+        return EVENT_ROW.iter_unpack(self.raw[FRAME_HEAD_BYTES + low * EVENT_ROW.size : stop])
 
     def message_indexes(self, start: int, stop: int) -> Sequence[int]:
         """Return the indexes of the messages whose number is in `start <= number < stop`."""
@@ -217,7 +224,7 @@ class Frame:
 
     def stored(self, index: int) -> tuple[Row, bytes]:
         """Return one event's head and its body as it is on disk, checked."""
-        raw, at, bodies_at = self.raw, self._heads_at + index * EVENT_ROW.size, self._bodies_at
+        raw, at, bodies_at = self.raw, FRAME_HEAD_BYTES + index * EVENT_ROW.size, self._bodies_at
         row = _row_at(raw, at)
         start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if index else bodies_at
         body = raw[start : bodies_at + row[0]]
@@ -315,7 +322,7 @@ class Frame:
         Plain messages take a way with fewer calls, 2.6 instead of 3.6 us; what is not in order
         there is found again, and named, on the way that all others take.
         """
-        raw, at, bodies_at = self.raw, self._heads_at + index * EVENT_ROW.size, self._bodies_at
+        raw, at, bodies_at = self.raw, FRAME_HEAD_BYTES + index * EVENT_ROW.size, self._bodies_at
         end, size, _, code, schema, flags, _, number, checksum = _row_at(raw, at)
         if code == MESSAGE and schema == _MESSAGE_SCHEMA and not flags:
             start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if index else bodies_at

@@ -24,8 +24,10 @@ from .format import (
     EVENT_HEAD,
     FRAME_HEAD_BYTES,
     LONE,
+    LONE_ACTOR,
     LONE_COUNTS,
     LONE_MESSAGE,
+    LONE_NAMED,
     MESSAGE,
     OCCURRED,
     POSITION,
@@ -45,11 +47,10 @@ Times = tuple[int, int]
 LONE_BYTES_MAX = 16 * KIB
 """Larger payloads are decoded one by one, when they are looked at."""
 
+_COVERED_AT = CHECKSUM.size
 _HEADS_BYTES = LONE_MESSAGE.size
-_COVERED = slice(CHECKSUM.size, _HEADS_BYTES)
 _EVENT_HEAD_END = FRAME_HEAD_BYTES + EVENT_HEAD.size
 _KIND = MESSAGE << 8 | SCHEMA_OF[MESSAGE]
-_PAYLOAD_AT = _HEADS_BYTES + SALT_BYTES
 _U32_MAX = (1 << 32) - 1
 _ODD = (struct.error, zstandard.ZstdError, MemoryError, Corruption, *UNDECODABLE)
 """What bytes raise that are no lone message; Corruption where their dictionary is missing."""
@@ -79,27 +80,26 @@ def lone_messages(
         raw = found(_key(position), b"")
         try:
             (
-                checksum, start, session_ref, actor, at, names_bytes,
+                checksum, start, session_ref, at,
                 end, size, kind, flags, dictionary, event_checksum,
             ) = _heads(raw)  # fmt: skip
-            event = raw[FRAME_HEAD_BYTES:_EVENT_HEAD_END] + raw[_HEADS_BYTES:]
+            bodies_at = _HEADS_BYTES if start == LONE else _behind_actor(raw, start, names)
+            event = raw[FRAME_HEAD_BYTES:_EVENT_HEAD_END] + raw[bodies_at:]
             if (
-                start != LONE
-                or names_bytes
+                not bodies_at
                 or flags
                 or kind != _KIND
                 or not 0 < size <= LONE_BYTES_MAX
                 or (session_ref != known and names.get(session_ref) != session)
-                or (actor and actor not in names)
                 or not at == last == version
-                or len(raw) != _HEADS_BYTES + end
-                or xxh3_64_intdigest(raw[_COVERED], position) != checksum
+                or len(raw) != bodies_at + end
+                or xxh3_64_intdigest(raw[_COVERED_AT:bodies_at], position) != checksum
                 or xxh3_64_intdigest(event) & _U32_MAX != event_checksum
             ):
                 return version, row
             if dictionary != unpacker:
                 unpacker, unpack = dictionary, codec.unpacker(dictionary)
-            payload = unpack(raw[_PAYLOAD_AT:], size)
+            payload = unpack(raw[bodies_at + SALT_BYTES :], size)
             if len(payload) != size:
                 return version, row
             fields = decode_stored(payload).message
@@ -109,6 +109,14 @@ def lone_messages(
         taken.append(Message(fields, fields.get("id") or message_id(session, version)))
         version += 1
     return version, None
+
+
+def _behind_actor(raw: bytes, start: int, names: Mapping[int, str]) -> int:
+    """Return where the body begins in a lone message of a known actor, 0 for any other frame."""
+    if start != LONE_NAMED:
+        return 0
+    actor, lengths = LONE_ACTOR.unpack_from(raw, _HEADS_BYTES)
+    return 0 if lengths or actor not in names else _HEADS_BYTES + LONE_ACTOR.size
 
 
 class Tally:
@@ -140,21 +148,19 @@ class Tally:
         for key, raw in islice(rows, last + 1 - position):
             try:
                 (
-                    checksum, start, session, actor, names_bytes, time,
-                    end, bytes_, tokens_, flags, role,
+                    checksum, start, session, time, end, bytes_, tokens_, flags, role,
                 ) = _counted(raw)  # fmt: skip
+                bodies_at = _HEADS_BYTES if start == LONE else _behind_actor(raw, start, names)
             except struct.error:
                 other = key, raw
                 break
             if (
-                start != LONE
-                or names_bytes
+                not bodies_at
                 or flags
                 or (session != same and names.get(session, SYSTEM) == SYSTEM)
-                or (actor and actor not in names)
                 or _position(key) != position
-                or len(raw) != _HEADS_BYTES + end
-                or xxh3_64_intdigest(raw[_COVERED], position) != checksum
+                or len(raw) != bodies_at + end
+                or xxh3_64_intdigest(raw[_COVERED_AT:bodies_at], position) != checksum
             ):
                 other = key, raw
                 break

@@ -20,7 +20,7 @@ from .format import (
     CHECKSUM,
     CHECKSUM32,
     EVENT_HEAD,
-    EVENT_ROW,
+    FRAME_HEAD_BYTES,
     MESSAGE,
     OCCURRED,
     OCCURRED_TIME,
@@ -155,14 +155,9 @@ def rebuilt(frame: Frame, events: Iterable[tuple[Row, bytes]]) -> bytes:
         head = EVENT_HEAD.pack(end, *row[1:-1])
         heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
         bodies.append(body)
-    covered = frame.raw[CHECKSUM.size : _heads_at(frame)] + b"".join(heads)
+    covered = frame.raw[CHECKSUM.size : FRAME_HEAD_BYTES] + b"".join(heads) + frame.names
     checksum = CHECKSUM.pack(xxh3_64_intdigest(covered, frame.position))
     return checksum + covered + b"".join(bodies)
-
-
-def _heads_at(frame: Frame) -> int:
-    bodies = frame.row(frame.count - 1)[0]
-    return len(frame.raw) - bodies - frame.count * EVENT_ROW.size
 
 
 # -- hidden lines ----------------------------------------------------------------------------
