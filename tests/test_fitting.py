@@ -1,5 +1,6 @@
 """Fitting: a plain store on disk makes dictionaries of its own as it grows, where they pay."""
 
+import asyncio
 import os
 import random
 import shutil
@@ -17,7 +18,15 @@ from eventstore import EventStore, InvalidEvent, StoreFull, StoreUnavailable
 from eventstore.audit.verify import verify
 from eventstore.care.carrying import dictionaries_of
 from eventstore.engine import fitting
-from eventstore.engine.fitting import FITTING_EVENTS_MIN, Fitter, fitted, samples, step_after
+from eventstore.engine.fitting import (
+    FITTING_EVENTS_MIN,
+    FITTING_PAYLOADS_MIN,
+    Fitter,
+    fitted,
+    samples,
+    step_after,
+)
+from eventstore.engine.reading import log_pages
 from eventstore.interchange import import_conversations
 from eventstore.log.codec import Codec, train
 from eventstore.log.format import FRAMES, POSITION, STARTER
@@ -44,6 +53,16 @@ def grown(store: EventStore, size: int) -> None:
         store.create("talk")
     for number in range(store.head().size, size):
         store.append("talk", line(number))
+    settle(store)
+
+
+def silent(store: EventStore, count: int) -> None:
+    """Append events without a text to learn from."""
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(store.aio.create() for _ in range(count)))
+
+    asyncio.run(all_of_them())
     settle(store)
 
 
@@ -205,6 +224,44 @@ def test_imports_set_it_off_too(due):
         import_conversations(store, {"more": [line(number) for number in range(9_000, 9_100)]})
         store.fitter.wait()
         assert numbers(store) == [STARTER, FIRST]
+
+
+def test_text_that_comes_after_the_steps_is_learnt_soon(tmp_path):
+    """Where the steps fell on events without text it takes no doubling, but two looks at most."""
+    with opened(tmp_path / "history") as store:
+        silent(store, FITTING_EVENTS_MIN)
+        silent(store, FITTING_EVENTS_MIN)
+        assert numbers(store) == [STARTER]
+        begun = store.head().size
+        for size in range(begun, begun + 3 * FITTING_PAYLOADS_MIN, 25):
+            grown(store, size)
+            assert size - begun >= FITTING_PAYLOADS_MIN or not store.trained
+        assert numbers(store) == [STARTER, FIRST]
+        later = [number for number in named(store) if number == FIRST]
+        assert len(later) >= FITTING_PAYLOADS_MIN - 25
+        assert begun + 3 * FITTING_PAYLOADS_MIN < step_after(begun)
+        assert told(verify(store, deep=True)) == ""
+
+
+def test_until_there_is_text_each_event_is_looked_at_once(tmp_path, monkeypatch):
+    """A look that found too little goes on where it ended, and nothing is read for training."""
+    looked: list[int] = []
+
+    def counted(log, first):
+        for page in log_pages(log, first):
+            looked.extend(each.position for each in page)
+            yield page
+
+    def never(*_):
+        raise AssertionError("there is nothing to train on")
+
+    monkeypatch.setattr(fitting, "log_pages", counted)
+    monkeypatch.setattr(fitting, "samples", never)
+    with opened(tmp_path / "history") as store:
+        for _ in range(20):
+            silent(store, 100)
+        assert looked == [*range(len(looked))]
+        assert store.head().size - len(looked) <= FITTING_PAYLOADS_MIN
 
 
 def test_what_is_redacted_by_then_is_not_learnt(due):

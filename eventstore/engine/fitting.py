@@ -2,6 +2,7 @@
 
     at 500 events, and each time the log has doubled, a thread
         takes over the dictionary that another process has made since it looked, or else
+        looks again 250 events later where fewer than 250 payloads are there to learn from, or else
         reads the newest events, trains a dictionary on seven eighths of them
         and keeps it where it saves enough on the others
 
@@ -14,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from itertools import islice
 from random import Random
 
 from ..errors import EventStoreError, InvalidEvent
@@ -22,6 +24,7 @@ from ..log.base import POSITION_MAX, Log
 from ..log.codec import COMPRESS_BYTES_MIN, Codec, train
 from ..log.format import STARTER
 from ..log.lmdb import LmdbLog
+from ..log.recorded import Recorded
 from .reading import log_pages
 
 FITTING_EVENTS_MIN = 500
@@ -29,6 +32,12 @@ FITTING_EVENTS_MIN = 500
 
 FITTING_GROWTH = 2
 """How many times as many it has when the next one is tried: a tenth of a second of one core."""
+
+FITTING_PAYLOADS_MIN = 250
+"""Payloads that are worth a try, and the events from a look that found fewer to the next one.
+
+Until then each event is counted once, 5 us of a core. Twice as many would save 6 bytes of 105.
+"""
 
 FITTING_EVENTS_MAX = 5_000
 """Newest events that are read for it: 25 ms of Python, all else lets go of the GIL."""
@@ -55,8 +64,8 @@ def samples(log: Log, events_max: int) -> list[bytes]:
     What was erased is left out. Raises Corruption where one is damaged.
     """
     kept, size, end = deque[bytes](), 0, log.size()
-    for payload in _payloads(log, max(end - events_max, 0), end):
-        kept.append(payload[:SAMPLE_BYTES_MAX])
+    for each in _compressible(log, max(end - events_max, 0), end):
+        kept.append(each.frame.opened(each.index)[2][:SAMPLE_BYTES_MAX])
         size += len(kept[-1])
         while size > TRAINING_BYTES_MAX:
             size -= len(kept.popleft())
@@ -65,14 +74,14 @@ def samples(log: Log, events_max: int) -> list[bytes]:
     return mixed
 
 
-def _payloads(log: Log, first: int, end: int) -> Iterator[bytes]:
-    """Iterate over payloads of some positions, in short transactions; the log may grow on."""
+def _compressible(log: Log, first: int, end: int) -> Iterator[Recorded]:
+    """Iterate over events whose payloads count, in short transactions; the log may grow on."""
     for page in log_pages(log, first):
         for each in page:
             if each.position >= end:
                 return
             if each.size >= COMPRESS_BYTES_MIN and not each.erased:
-                yield each.frame.opened(each.index)[2]
+                yield each
 
 
 def fitted(payloads: Sequence[bytes], codec: Codec, events: int) -> bytes | None:
@@ -121,17 +130,18 @@ class Fitter:
         self._lock, self._closed = threading.Lock(), False
         self._thread: threading.Thread | None = None
         self._newest = log.renew()
-        self._watch()
+        self._looked = self._payloads = 0
+        self._watch(step_after(log.size()))
 
-    def _watch(self) -> None:
-        self._log.watch(step_after(self._log.size()), self._begin)
+    def _watch(self, size: int) -> None:
+        self._log.watch(size, self._begin)
 
     def _begin(self) -> None:
         """Have the thread work from now on; the commit that calls this goes on meanwhile."""
         with self._lock:
             if self._closed or (self._thread and self._thread.is_alive()):
                 return
-            self._log.watch(POSITION_MAX, self._begin)
+            self._watch(POSITION_MAX)
             thread = threading.Thread(target=self._work, name="eventstore-fitter", daemon=True)
             with suppress(RuntimeError):  # the interpreter is ending, or has no room for a thread
                 thread.start()
@@ -140,19 +150,32 @@ class Fitter:
     def _work(self) -> None:
         # After damage, a full disk or a full memory whoever opens the log next watches it again.
         with suppress(EventStoreError, MemoryError):
-            self._fit()
-            self._watch()
+            self._watch(self._fit())
 
-    def _fit(self) -> None:
-        """Take over the dictionary that another process has made, or else make one that pays."""
+    def _fit(self) -> int:
+        """Do what is due, and return the size at which to look again."""
         before, self._newest = self._newest, self._log.renew()
-        if self._newest != before:
-            return
+        if self._newest == before:
+            if not self._enough():
+                return self._looked + FITTING_PAYLOADS_MIN
+            self._make()
+        return step_after(self._log.size())
+
+    def _enough(self) -> bool:
+        """Return True once enough payloads were counted, on from where the last look ended."""
+        end = self._log.size()
+        found = _compressible(self._log, max(self._looked, end - FITTING_EVENTS_MAX), end)
+        self._payloads += sum(1 for _ in islice(found, FITTING_PAYLOADS_MIN))
+        self._looked = end
+        return self._payloads >= FITTING_PAYLOADS_MIN
+
+    def _make(self) -> None:
+        """Keep a dictionary of the newest events where it pays."""
         read = samples(self._log, FITTING_EVENTS_MAX)
         made = fitted(read, self._log.codec, self._log.size())
         if made is not None:
             with self._alone():
-                self._newest = self._log.add_dictionary(made, before + 1)
+                self._newest = self._log.add_dictionary(made, self._newest + 1)
 
     def wait(self) -> None:
         """Return when nothing is being trained."""
