@@ -225,10 +225,6 @@ class Log(Protocol):
 
     codec: Codec
 
-    @property
-    def erasures_seen(self) -> int:
-        """The erasure count as of the newest read here; costs nothing."""
-
     def commit(self, batch: Sequence[Append], now: int) -> list[Outcome]:
         """Decide and keep a batch; returns when it is durable. StoreFull, StoreUnavailable."""
 

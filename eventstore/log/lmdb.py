@@ -177,19 +177,22 @@ class _Ground:
     def _read_edge(self) -> Edge:
         frontier, recorded_at = self._log.edge(self._txn)
         next_ref = self._log.newest_ref(self._txn) + 1
-        return Edge(frontier, recorded_at, next_ref, self._log.gone.count(self._txn) > 0)
+        erasures = self._log.gone.count(self._txn)
+        return Edge(frontier, recorded_at, next_ref, erasures > 0, erasures)
 
     def _stand_on(self, edge: Edge) -> None:
         self.edge = edge
-        self.frontier, self.recorded_at, self.next_ref, self._any_erased = edge
+        self.frontier, self.recorded_at, self.next_ref, self._any_erased, self._erasures = edge
 
     def learn(self, made: Plan) -> None:
         """Build on a plan whose rows are in the transaction."""
         self.changed = True
         self.tails.update(made.tails)
         self.refs.update(made.names)
-        any_erased = self._any_erased or bool(made.erasing or made.shreds)
-        self._stand_on(Edge(made.frontier, made.recorded_at, made.next_ref, any_erased))
+        any_erased, erasures = self._any_erased, self._erasures
+        if made.erasing or made.shreds:
+            any_erased, erasures = True, self._log.gone.count(self._txn)
+        self._stand_on(Edge(made.frontier, made.recorded_at, made.next_ref, any_erased, erasures))
 
     def tail(self, session: str) -> Tail | None:
         known = self.tails.get(session) or self._log.newest.staged_on(session)

@@ -144,11 +144,6 @@ class MemoryLog:
         if frame.key:
             self._keys[frame.kept_key] = KEY_ROW.pack(frame.position, FORGOTTEN)
 
-    @property
-    def erasures_seen(self) -> int:
-        """The erasure count."""
-        return self._erasures
-
     def erasures(self) -> int:
         """Return how often payloads were destroyed."""
         return self._erasures

@@ -2,8 +2,8 @@
 
 Invariants: what Newest holds is as of one commit of this process, and is used only where LMDB's
 newest is that one: otherwise somebody else has written since, and the disk is asked. Of commits
-that settle after a later one began nothing is remembered. What Seen holds is as of one count of
-erasures.
+that settle after a later one began nothing is remembered. What is read of the newest commit of ours
+is remembered with it. What Seen holds is as of one count of erasures.
 """
 
 import threading
@@ -25,6 +25,7 @@ class Edge(NamedTuple):
     recorded_at: int
     next_ref: int
     any_erased: bool
+    erasures: int
 
 
 class Seen(NamedTuple):
@@ -72,6 +73,12 @@ class Newest:
                 known.update(tails)
                 self._tails, self._edge, self._commit = known, edge, number
 
+    def learn(self, number: int, session: str, tail: Tail) -> None:
+        """Remember a stream's newest place, as read in commit `number`, where that is ours."""
+        with self._lock:
+            if number == self._commit and len(self._tails) <= TAILS_CACHED_MAX:
+                self._tails[session] = tail
+
     def staged_on(self, session: str) -> Tail | None:
         """Return a stream's newest place, for the transaction that has begun()."""
         return self._tails.get(session)
@@ -79,6 +86,11 @@ class Newest:
     def tail(self, newest: int, session: str) -> Tail | None:
         """Return a stream's newest place where the `newest` commit is ours, and settled."""
         return self._tails.get(session) if newest == self._commit else None
+
+    def erasures(self, newest: int) -> int | None:
+        """Return the erasure count where the `newest` commit is ours, and settled."""
+        edge = self._edge if newest == self._commit else None  # one that came between is newer
+        return edge.erasures if edge else None
 
     def settled_tail(self, newest: int, session: str) -> Tail | None:
         """Like tail(), but also where LMDB has our own next commit and settle() is about to come.

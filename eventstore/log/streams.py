@@ -40,18 +40,16 @@ PAGE_CACHED_FRAMES_MAX = 64
 class Streams(OpenLog):
     """A log whose streams can be read."""
 
-    @property
-    def erasures_seen(self) -> int:
-        """The erasure count as of the newest read here."""
-        return self._seen.erasures
-
     def erasures(self) -> int:
-        """Return how often payloads were destroyed; costs no transaction while nobody writes."""
+        """Return how often payloads were destroyed; costs no transaction where we wrote last."""
         self._check_open()
-        if self.env.newest_commit() != self._seen.commit:
-            with self.env.begin() as txn:
-                self._look(txn)
-        return self._seen.erasures
+        newest, seen = self.env.newest_commit(), self._seen
+        known = seen.erasures if newest == seen.commit else self.newest.erasures(newest)
+        if known is not None:
+            return known
+        with self.env.begin() as txn:
+            self._look(txn)
+            return self.gone.count(txn)
 
     def _look(self, txn: lmdb.Transaction) -> dict[int, Frame]:
         """Return the frames remembered that are as this reader's transaction sees them."""
@@ -76,7 +74,10 @@ class Streams(OpenLog):
         if known is not None:
             return known
         with self.env.begin() as txn:
-            return self.tail_in(txn, session, self._look(txn))
+            found = self.tail_in(txn, session, self._look(txn))
+            if found is not None:
+                self.newest.learn(txn.id(), session, found)
+            return found
 
     def settled_tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream that callers have been told of, or a newer one."""

@@ -151,7 +151,7 @@ class SessionReader:
 
     def branched(self, session: str) -> Session:
         """Return a session that was just made and that only reading tells of, as of a branch."""
-        return self._read(session, self._store.log.erasures_seen)
+        return self._read(session, self._store.log.erasures())
 
     def _read(self, session: str, count: int) -> Session:
         """Read a session and keep it, as true for an erasure count of before."""

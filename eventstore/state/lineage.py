@@ -191,8 +191,11 @@ class Headers:
                 return copy
 
     def _is_current(self, erasures: int) -> bool:
-        """Return True if no erasure was seen since the count was this; else take the new one up."""
-        if self._log.erasures_seen == erasures == self._erasures:
+        """Return True if nothing was erased since the count was this; else take the new one up.
+
+        Whoever asks after it has read knows that what it read is of that count.
+        """
+        if self._log.erasures() == erasures == self._erasures:
             return True
         self.erasures()
         return False
@@ -320,10 +323,17 @@ class Headers:
             if len(self._newest) > HEADERS_CACHED_MAX:
                 self._newest.popitem(last=False)
 
+    def _since(self, header: SessionHeader) -> list[Frame]:
+        return self._log.read_stream(header.session, header.version + 1)
+
     def _caught_up(self, header: SessionHeader, erasures: int) -> SessionHeader:
-        """Fold what came since, or start over at a rewind."""
-        saved = header.version
-        while frames := self._log.read_stream(header.session, header.version + 1):
+        """Fold what came since, or start over at a rewind.
+
+        Where nobody else wrote since this process did, the log knows its tail without a look.
+        """
+        tail, saved = self._log.tail(header.session), header.version
+        newest = tail.version if tail else -1
+        while header.version < newest and (frames := self._since(header)):
             for frame in frames:
                 if not frame.only_messages and any(row[3] == _REWOUND for row in frame.rows()):
                     version = frames[-1].last_version
