@@ -36,9 +36,9 @@ class Encoder:
         """
         known = {} if keys is None else keys
         whole = [*parts, *self._key_facts(parts, known)]
-        expected = tuple(part.expected for part in whole)
-        shreds = tuple(shred for part in parts for shred in part.shreds)
-        return tuple(self._draft(part, known) for part in whole), expected, shreds
+        expected = tuple([part.expected for part in whole])
+        shreds = tuple([shred for part in parts for shred in part.shreds])
+        return tuple([self._draft(part, known) for part in whole]), expected, shreds
 
     def _key_facts(self, parts: Sequence[Part], keys: dict[str, int]) -> list[Part]:
         """Make a key for each new session; return the part that says so."""

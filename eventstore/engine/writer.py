@@ -149,8 +149,9 @@ class Writer:
     @contextmanager
     def _leading(self) -> Iterator[None]:
         """Wait for the lead in turn: who waits here is next, however busy the writer thread is."""
-        self._hurry.set()
-        self._wake.set()
+        if self._interval:  # else nobody holds the lead while waiting for more
+            self._hurry.set()
+            self._wake.set()
         with self._turn:
             self._lead.acquire()
         try:
