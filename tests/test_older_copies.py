@@ -272,14 +272,17 @@ def test_a_moment_before_a_redaction(tmp_path, ring):
 
 CUT_SHORT = """
 import os, signal, sys
+from contextlib import contextmanager
 from eventstore import EventStore, Keyring
 from eventstore.log.lmdb import LmdbLog
-commit = LmdbLog.commit
-def dying(log, batch, now):
+begin = LmdbLog.group
+@contextmanager
+def dying(log):
     if sys.argv[1] == "after":
-        commit(log, batch, now)
+        with begin(log) as stage:
+            yield stage
     os.kill(os.getpid(), signal.SIGKILL)
-LmdbLog.commit = dying
+LmdbLog.group = dying
 EventStore.open(sys.argv[2], keyring=Keyring.file(sys.argv[3]) if sys.argv[3:] else None)
 """
 

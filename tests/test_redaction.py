@@ -146,6 +146,21 @@ def test_what_is_not_shown_can_be_redacted(store):
     assert shown(store, "s", at_version=2) == []
 
 
+def test_an_id_names_the_message_that_came_with_it(store):
+    """Where a message came with an id that looks like a place, it goes, and not the one there."""
+    store.create("s")
+    store.append("s", {"id": "mine", "role": "user", "content": "stays"})
+    store.append("s", {"id": "s#1", "role": "user", "content": WORD})
+    with pytest.raises(InvalidEvent, match="shows no message 's#2'"):
+        store.redact("s", "s#2")
+    store.redact("s", "s#1")
+    assert shown(store, "s") == ["stays"]
+    with pytest.raises(InvalidEvent, match="shows no message 's#1'"):
+        store.redact("s", "s#1")
+    store.redact("s", 1)
+    assert shown(store, "s") == [] and store.redact("s", "s#1").duplicate
+
+
 def test_summaries_can_be_redacted(store):
     """A summary and the note of a squash go like messages; what they stand for stays hidden."""
     store.create("s")

@@ -15,6 +15,7 @@ from ..log.base import Log, Receipt, frames_at, frames_between, key_of, receipt_
 from ..log.format import MESSAGE, SESSION_NAME, TYPE_CODES
 from ..log.recorded import Recorded
 from ..log.shredding import Shred, stripped
+from ..messages import Json
 from ..spans import length, minus
 from ..state.decisions import find_line
 from ..state.lineage import checked_version
@@ -42,7 +43,8 @@ def said_at(ground: Ground, session: str, message: str | int) -> tuple[str, int]
     """Return (stream, version) of the fact that a session shows, or showed, as this message.
 
     `message` is an id, or a version of the session's own stream. An id of the form
-    `session#version` is found whether it is shown or not. Raises InvalidEvent.
+    `session#version` is found whether it is shown or not, unless the message there came with an id
+    of its own: then another one may have come with this. Raises InvalidEvent.
     """
     log = ground.log
     if not isinstance(message, str):
@@ -60,10 +62,24 @@ def _belongs(ground: Ground, session: str, stream: str, version: int) -> bool:
     if tail is None or version > tail.version:
         return False
     recorded = _fact(ground.log, stream, version)
-    if recorded.type_code not in {MESSAGE, *_NOTES}:
+    if recorded.type_code not in {MESSAGE, *_NOTES} or _has_own_id(recorded):
         return False
     shown = ground.headers.whole(session).spans
     return stream == session or not minus([_line(recorded)], shown)
+
+
+def _has_own_id(recorded: Recorded) -> bool:
+    """Return True for a line that came with an id; of one that is gone nobody can tell."""
+    if recorded.erased:
+        return False
+    event = recorded.event
+    fields = event.message.fields if isinstance(event, ev.MessageAppended) else _summary_of(event)
+    return bool(fields.get("id"))
+
+
+def _summary_of(event: ev.AnyEvent) -> dict[str, Json]:
+    assert isinstance(event, (ev.HistorySummarized, ev.BranchMerged))
+    return event.summary or {}
 
 
 def _line(recorded: Recorded) -> ev.Span:

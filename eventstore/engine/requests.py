@@ -73,10 +73,10 @@ class Runner(Ground, Protocol):
 class Request(msgspec.Struct, frozen=True):
     """One command on its way: `needs` names each session it depends on and its state.
 
-    `decide` makes the parts; where `reads_state` is set it runs while nobody else in this
-    process commits, and again when another process was faster. Such a request may also have
-    `known`, which finds the receipt of the same command done before, under whatever key, and
-    `finish`, which does what follows from its facts, also when they were there before.
+    `decide` makes the parts; where `reads_state` is set it runs while nobody in any process can
+    commit. Such a request may also have `known`, which finds the receipt of the same command done
+    before, under whatever key, and `finish`, which does what follows from its facts, also when they
+    were there before.
     """
 
     needs: dict[str, str]

@@ -1,15 +1,15 @@
 """From a request to a receipt: look, decide, encode, queue; the same for sync and async.
 
-Invariants: a key that was seen answers before anything is looked at; a command that reads state
-runs while nobody else in this process commits, and is decided anew when another process was
-faster; errors of the tree come out as they are, and then nothing was written.
+Invariants: a key that was seen answers before anything is looked at; a command that reads state is
+decided while nobody in any process can commit; one that does not lands only where its session still
+has the standing it was found to have; errors of the tree come out as they are, and then nothing was
+written.
 """
 
 import asyncio
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
 
 from ..clock import Clock
 from ..errors import (
@@ -22,20 +22,15 @@ from ..errors import (
     SessionExpired,
     SessionNotFound,
     StoreUnavailable,
-    VersionConflict,
 )
 from ..events import KeyCreated
-from ..ids import SYSTEM
-from ..log.base import ANY, Append, Log, Outcome, Receipt, same_content
+from ..log.base import ANY, Append, Log, Outcome, Overtaken, Receipt, same_content
 from ..log.vault import STORE_KEY
 from ..state.lineage import Headers
 from .encoder import Drafted, Encoder
 from .requests import KNOWN, LIVING, OPEN, Request
 from .system import system_parts
 from .writer import Writer
-
-DECISIONS_MAX = 1_000
-"""How often a command is decided anew because other processes were faster."""
 
 
 class Engine:
@@ -56,7 +51,6 @@ class Engine:
         self.log, self.headers = log, headers
         self.writer = Writer(log, clock, notify, interval_ms)
         self._pid = os.getpid()
-        self._turn = 0
         self.max_depth = max_depth
         self.encoder = Encoder(log)
         self.first: Callable[[], None] | None = None
@@ -77,11 +71,13 @@ class Engine:
             if request.finish is not None:
                 request.finish(self)
             return receipt
-        turn = self._turn
         append = self._decided(request)
         if isinstance(append, Receipt):
             return append
-        receipt = _accepted(self.writer.submit(append, partial(self._recheck, request, turn)))
+        outcome = self.writer.submit(append)
+        if isinstance(outcome, Overtaken):
+            return self._run_alone(request, append)
+        receipt = _accepted(outcome)
         if _creates(append):
             self.writer.flush()
         return receipt
@@ -93,15 +89,16 @@ class Engine:
         self.check_process()
         if self.first is not None:
             await asyncio.to_thread(self.begin)
-        turn = self._turn
         if self.headers.knows(request.needs):
             append = self._decided(request, drafted)
         else:
             append = await asyncio.to_thread(self._decided, request, drafted)
         if isinstance(append, Receipt):
             return append
-        check = partial(self._recheck, request, turn)
-        receipt = _accepted(await self.writer.submit_async(append, check))
+        outcome = await self.writer.submit_async(append)
+        if isinstance(outcome, Overtaken):
+            return await asyncio.to_thread(self._run_alone, request, append)
+        receipt = _accepted(outcome)
         if _creates(append):
             await self.writer.flush_async()
         return receipt
@@ -123,8 +120,8 @@ class Engine:
         """
         parts = system_parts(self.log, [KeyCreated(STORE_KEY, digest.hex())])
         drafts, expected, _ = self.encoder.drafted(parts)
-        with self.writer.exclusive() as commit:
-            outcome = commit(Append(drafts, expected, self.actor))
+        with self.writer.transaction() as stage:
+            [outcome] = stage([Append(drafts, expected, self.actor)], self.now())
         if not isinstance(outcome, SessionExists):
             _accepted(outcome)
 
@@ -150,17 +147,15 @@ class Engine:
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)
 
-    def _run_alone(self, request: Request) -> Receipt:
-        with self.writer.exclusive() as commit:
-            for _ in range(DECISIONS_MAX):
-                append = self._decided(request)
-                if isinstance(append, Receipt):
-                    return append
-                outcome = commit(append)
-                self._turn += 1
-                if not _overtaken(outcome, request, append):
-                    return _accepted(outcome)
-        raise StoreUnavailable(f"other processes were faster {DECISIONS_MAX} times; retry")
+    def _run_alone(self, request: Request, overtaken: Append | None = None) -> Receipt:
+        """Decide a request, or check anew what was decided, while nobody else can commit."""
+        drafted = None
+        if overtaken is not None:
+            drafted = overtaken.drafts, overtaken.expected, overtaken.shreds
+        with self.writer.transaction() as stage:
+            append = self._decided(request, drafted)
+            outcome = append if isinstance(append, Receipt) else stage([append], self.now())[0]
+        return _accepted(outcome)
 
     def _known(self, request: Request) -> Receipt | None:
         self.check_writable()
@@ -171,11 +166,6 @@ class Engine:
         if not same_content(self.log.codec.names, request.content, content):
             raise KeyReused(request.key or "")
         return receipt
-
-    def _recheck(self, request: Request, turn: int) -> None:
-        """Look again, in the lead, where a command of this process ran alone since `turn`."""
-        if turn != self._turn and not (request.key and self.log.receipt_of(request.key)):
-            self._check_needs(request)
 
     def _decided(self, request: Request, drafted: Drafted | None = None) -> Append | Receipt:
         """Decide a request, or return the receipt of its key, which may come in meanwhile."""
@@ -212,7 +202,7 @@ class Engine:
 
     def _append(self, request: Request, drafted: Drafted | None) -> Append:
         """Check what the request needs, then decide it, unless that is done."""
-        self._check_needs(request)
+        others = self._check_needs(request)
         drafts, expected, shreds = drafted or self.drafted(request)
         return Append(
             drafts=drafts,
@@ -223,14 +213,18 @@ class Engine:
             key=request.key,
             content=request.content,
             shreds=shreds,
+            others=None if request.reads_state else others,
         )
 
-    def _check_needs(self, request: Request) -> None:
+    def _check_needs(self, request: Request) -> int | None:
+        """Check each session; return how many events but messages the last one has."""
+        others = None
         for session, needs in request.needs.items():
-            self._check_standing(session, needs)
+            others = self._check_standing(session, needs)
+        return others
 
-    def _check_standing(self, session: str, needs: str) -> None:
-        status, expires_at, _ = self.headers.standing(session)
+    def _check_standing(self, session: str, needs: str) -> int:
+        status, expires_at, others = self.headers.standing(session)
         if status == "erased":
             raise KeyShredded(session)
         if status == "deleted" and needs != KNOWN:
@@ -244,20 +238,12 @@ class Engine:
             raise SessionExpired(session, expires_at)
         if needs == OPEN and status != "active":
             raise InvalidEvent(f"session {session!r} is {status}; reopen it first")
+        return others
 
 
 def _creates(append: Append) -> bool:
     """Return True for a new session: later commands must see it, so "buffered" syncs it at once."""
     return any(draft.creates for draft in append.drafts)
-
-
-def _overtaken(outcome: Outcome, request: Request, append: Append) -> bool:
-    """Return True where the state decided from is old; a version the caller expects is not."""
-    if isinstance(outcome, SessionExists):
-        return outcome.session == SYSTEM
-    if not isinstance(outcome, VersionConflict):
-        return False
-    return request.expected is ANY or outcome.session != append.drafts[0].session
 
 
 def _accepted(outcome: Outcome) -> Receipt:

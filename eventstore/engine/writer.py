@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from ..clock import Clock
 from ..errors import StoreUnavailable
 from ..limits import BATCH_APPENDS_MAX, BATCH_EVENTS_MAX, QUEUE_BYTES_MAX
-from ..log.base import Append, Log, Outcome
+from ..log.base import Append, Log, Outcome, Stage
 from .room import Loop, Room
 
 TICKET_BYTES = 1 << 10
@@ -27,17 +27,14 @@ TICKET_BYTES = 1 << 10
 Notify = Callable[[], None]
 """Told that something is in the log that was not, before its callers are."""
 
-Check = Callable[[], None]
-"""Raises, in the lead and just before the commit, where an append may not go in any more."""
-
 
 class Ticket:
     """One append on its way: resolved once, waited for by a thread or by an event loop."""
 
-    __slots__ = ("append", "check", "failure", "future", "loop", "outcome", "weight", "_done")
+    __slots__ = ("append", "failure", "future", "loop", "outcome", "weight", "_done")
 
-    def __init__(self, append: Append, check: Check, loop: Loop | None = None) -> None:
-        self.append, self.check = append, check
+    def __init__(self, append: Append, loop: Loop | None = None) -> None:
+        self.append = append
         self.weight = TICKET_BYTES + sum([draft.weight for draft in append.drafts])
         self.outcome: Outcome | None = None
         self.failure: Exception | None = None
@@ -91,23 +88,22 @@ class Writer:
 
     # -- callers -------------------------------------------------------------------------
 
-    def submit(self, append: Append, check: Check) -> Outcome:
+    def submit(self, append: Append) -> Outcome:
         """Return the outcome once the append is durable."""
         try:
-            return self._submitted(append, check)
+            return self._submitted(append)
         finally:  # whoever took the lead: Ctrl-C may come before anybody could note that it did
             try:  # noqa: SIM105 - and before suppress() would begin
                 self._lead.release()
             except RuntimeError:
                 pass
 
-    def _submitted(self, append: Append, check: Check) -> Outcome:
+    def _submitted(self, append: Append) -> Outcome:
         """Return the outcome, having led or not."""
         if not self._queue and not self._interval and self._lead.acquire(blocking=False):
             self._check_open()  # nobody waits: an eighth of an append's own work is saved
-            check()
             return self._commit_alone(append)
-        ticket = Ticket(append, check)
+        ticket = Ticket(append)
         self._room.enter(ticket.weight)
         self._enqueue(ticket)
         if not self._interval and self._lead.acquire(blocking=False):
@@ -117,9 +113,9 @@ class Writer:
             self._drain()
         return ticket.wait()
 
-    async def submit_async(self, append: Append, check: Check) -> Outcome:
+    async def submit_async(self, append: Append) -> Outcome:
         """Like submit, for a coroutine; a cancelled caller's append still lands."""
-        ticket = Ticket(append, check, asyncio.get_running_loop())
+        ticket = Ticket(append, asyncio.get_running_loop())
         await self._room.enter_async(ticket.weight)
         self._enqueue(ticket)
         if not self._rouse():
@@ -129,11 +125,22 @@ class Writer:
         return ticket.result()
 
     @contextmanager
-    def exclusive(self) -> Iterator[Callable[[Append], Outcome]]:
+    def exclusive(self) -> Iterator[None]:
         """Lead alone: nobody else in this process commits inside the block."""
         with self._leading():
             self._check_open()
-            yield self._commit_alone
+            yield
+
+    @contextmanager
+    def transaction(self) -> Iterator[Stage]:
+        """Lead alone, in a transaction of its own: inside the block nobody in any process commits.
+
+        What is staged is durable when the block ends.
+        """
+        with self.exclusive():
+            with self._log.group() as stage:
+                yield stage
+            self._notify()
 
     def flush(self) -> None:
         """Return once everything acknowledged so far is durable."""
@@ -230,11 +237,6 @@ class Writer:
                 ticket = self._queue.popleft()
                 weight += ticket.weight
                 batch.append(ticket)
-                try:
-                    ticket.check()
-                except Exception as refused:  # noqa: BLE001 - its caller must hear of it
-                    _resolve([batch.pop()], (), refused)
-                    continue
                 events += sum(draft.count for draft in ticket.append.drafts)
         finally:
             self._room.leave(weight)

@@ -139,7 +139,7 @@ class _Intake:
         """Write what has gathered: one transaction, all of it or nothing."""
         if not self._waiting:
             return
-        with self._engine.writer.exclusive(), self._log.group() as stage:
+        with self._engine.writer.transaction() as stage:
             for append in self._waiting:
                 if append.drafts[0].creates:
                     check_new(self._log, append.drafts[0].session)

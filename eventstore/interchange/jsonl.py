@@ -71,7 +71,7 @@ def import_events(
             survey.take(append)
         if not survey.size:
             raise InvalidEvent("the file holds no event")
-        with engine.writer.exclusive(), store.log.group() as stage:
+        with engine.writer.transaction() as stage:
             survey.check_free()
             carried = survey.whole and store.log.size() == 0
             for batch in _batches(again, engine.encoder, carried=carried):

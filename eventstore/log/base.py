@@ -52,7 +52,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     `content` is the xxh3-128 of what the caller asked for: the same key with other content is
     refused. `recorded_at` is given only when a whole log is carried over from elsewhere;
     `content_is_kept` where it comes from another log's index of keys. `shreds` are the payloads
-    that go with these facts, in the same transaction.
+    that go with these facts, in the same transaction. `others` is how many events but messages the
+    first stream had when it was found fit for these facts: with another number they are Overtaken.
     """
 
     drafts: tuple[Draft, ...]
@@ -65,6 +66,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     content_is_kept: bool = False
     recorded_at: int | None = None
     shreds: tuple[Shred, ...] = ()
+    others: int | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -110,6 +112,10 @@ class Row(NamedTuple):
 
     version: int
     position: int
+
+
+class Overtaken(EventStoreError):
+    """What an append was found fit for is not so any more, perhaps; callers never see this."""
 
 
 Outcome = Receipt | EventStoreError

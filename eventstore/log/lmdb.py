@@ -72,6 +72,7 @@ class LmdbLog(Reads):
     def group(self) -> Iterator[Stage]:
         """Open one transaction for several batches; they are durable when the block ends."""
         self._check_open()
+        ground = None
         try:
             with self.env.begin(write=True) as txn:
                 ground = _Ground(self, txn)
@@ -80,6 +81,7 @@ class LmdbLog(Reads):
                     pack_appends(batch, self.codec)
                     made = plan(batch, ground, now)
                     if made.frames:
+                        ground.changed = True
                         self._put(txn, made)
                         ground.learn(made)
                     return made.outcomes
@@ -93,7 +95,8 @@ class LmdbLog(Reads):
                 if ground.frontier.size >= self._watched:
                     self._grown()
         except BaseException:
-            self._forget()
+            if ground is None or ground.changed:
+                self._forget()
             raise
 
     def _settle(self, ground: "_Ground", number: int) -> None:
@@ -186,7 +189,6 @@ class _Ground:
 
     def learn(self, made: Plan) -> None:
         """Build on a plan whose rows are in the transaction."""
-        self.changed = True
         self.tails.update(made.tails)
         self.refs.update(made.names)
         any_erased, erasures = self._any_erased, self._erasures

@@ -22,7 +22,17 @@ from ..errors import (
     SessionNotFound,
     VersionConflict,
 )
-from .base import FORGOTTEN, NO_STREAM, Append, Expected, Outcome, Receipt, Tail, same_content
+from .base import (
+    FORGOTTEN,
+    NO_STREAM,
+    Append,
+    Expected,
+    Outcome,
+    Overtaken,
+    Receipt,
+    Tail,
+    same_content,
+)
 from .codec import Codec
 from .draft import Draft, pack_all, place
 from .format import (
@@ -99,6 +109,7 @@ class Plan:
                 return known
             for draft, expected in zip(append.drafts, append.expected, strict=True):
                 self._admit(draft, expected)
+            self._check_standing(append)
             if envelope.actor:  # where its row is damaged this append fails, and no other
                 self.ground.ref(ACTOR_NAME + envelope.actor)
         except EventStoreError as error:
@@ -160,6 +171,13 @@ class Plan:
             raise SessionNotFound(draft.session)
         if tail is not None and self._erased(tail.ref) and _type_codes(draft) != {_KEY_SHREDDED}:
             raise KeyShredded(draft.session)
+
+    def _check_standing(self, append: Append) -> None:
+        """Raise Overtaken where more than messages came to the stream since it was looked at."""
+        if append.others is not None:
+            tail = self._tail(append.drafts[0].session)
+            if tail is None or tail.others != append.others:
+                raise Overtaken
 
     def _erased(self, ref: int) -> bool:
         return ref in self.erasing or self.ground.erased(ref)
