@@ -185,6 +185,16 @@ def test_an_import_that_fails_midway_leaves_whole_sessions(store, tmp_path):
     assert shown(store, "talk-2") == many["messages"]
 
 
+def test_a_name_that_is_taken_meanwhile_stops_an_import_whole(store):
+    """Of the commit that it would have been in nothing is written, what came before stays."""
+    many = [said(str(number)) for number in range(6_000)]
+    talks = {"first": many, "beside": [said("a")], "late": [said("b")]}
+    with pytest.raises(SessionExists, match=r"'late' .*; 1 whole sessions"):
+        import_conversations(store, talks, progress=lambda _: store.create("late"))
+    assert sorted(store.sessions()) == ["first", "late"]
+    assert shown(store, "late") == []
+
+
 def test_an_import_goes_on_beside_other_writers(disk, tmp_path):
     """Sessions stay whole, appends of others land in between, and nobody waits for ever."""
     disk.create("busy")

@@ -94,8 +94,7 @@ def _named(name: str, messages: Json, metadata: dict[str, Json]) -> Whole:
     if not isinstance(messages, list):
         raise InvalidEvent(f"conversation {session!r} is no list of messages")
     checked = checked_messages(messages, f"conversation {session!r}")
-    times = [time_of(each) for each in checked]
-    return Whole(session, [SessionCreated(metadata=metadata)], checked, times)
+    return Whole(session, [SessionCreated(metadata=metadata)], checked, times_of(checked))
 
 
 def _conversations(path: Path, stem: str) -> Iterator[Whole]:
@@ -169,7 +168,7 @@ def _whole(path: Path, placed: Placed, name: str) -> Whole:
     metadata, context = (_dict(rest.pop(key, None), where, key) for key in ("metadata", "context"))
     metadata = {"source": path.name, **_dict(rest, where, "conversation"), **metadata}
     created = SessionCreated(metadata=patched({}, metadata), context=patched({}, context))
-    return Whole(session, [created], messages, [time_of(each) for each in messages])
+    return Whole(session, [created], messages, times_of(messages))
 
 
 def checked_messages(messages: list[Json], where: str) -> list[dict[str, Json]]:
@@ -193,10 +192,15 @@ def _dict(value: Json, where: str, what: str) -> dict[str, Json]:
     return value
 
 
+def times_of(messages: list[dict[str, Json]]) -> list[int | None]:
+    """Return the time that each message carries, none at all where no message does."""
+    if all(map(_TIME_KEYS.isdisjoint, messages)):  # mostly so, and quicker than to look for each
+        return []
+    return [time_of(each) for each in messages]
+
+
 def time_of(message: dict[str, Json]) -> int | None:
     """Return the time that a message carries, in ns, or None where it says none we can read."""
-    if _TIME_KEYS.isdisjoint(message):  # mostly so, and quicker than to look for one by one
-        return None
     given = next((message[key] for key in TIME_KEYS if message.get(key) is not None), None)
     try:
         if isinstance(given, str):

@@ -16,6 +16,7 @@ from ..events import BranchCreated, Event, MessageAppended
 from ..ids import check_name
 from ..limits import APPEND_EVENTS_MAX, MIB
 from ..log.base import NO_STREAM, Append, Log
+from ..log.plan import pack_appends
 from ..messages import Json, Message
 from ..store import EventStore
 
@@ -24,6 +25,10 @@ COMMIT_EVENTS = 5_000
 
 COMMIT_BYTES = 4 * MIB
 """Or up to so many bytes of payloads."""
+
+PACK_EVENTS = 1_000
+"""So many are packed at once: their payloads are still in the processor's own cache, which saves a
+tenth of what they take to encode and pack, and no lead or transaction is held up by it."""
 
 Progress = Callable[[int], None]
 """Is told how many more messages are in."""
@@ -39,7 +44,10 @@ class Imported(msgspec.Struct, frozen=True):
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """All of one session to be: `opening` facts, checked messages, their times in ns or None."""
+    """All of one session to be: `opening` facts, checked messages, their times in ns or None.
+
+    No times at all where no message has one.
+    """
 
     session: str
     opening: Sequence[Event]
@@ -113,7 +121,7 @@ class _Intake:
         self._keys: dict[str, int] = {}
         self._waiting: list[Append] = []
         self._sum = Imported()
-        self._bytes = 0
+        self._bytes = self._loose = 0
 
     def add(self, whole: Whole) -> None:
         """Draft a session, and commit what has gathered once that is enough."""
@@ -122,11 +130,14 @@ class _Intake:
         branch = isinstance(whole.opening[0], BranchCreated)
         new = Imported(not branch, branch, len(said), len(whole.opening) + len(said))
         self._sum = _added(self._sum, new)
+        self._loose += new.events
+        if self._loose >= PACK_EVENTS:
+            self._pack()
         if self._sum.events >= COMMIT_EVENTS or self._bytes >= COMMIT_BYTES:
             self.commit()
 
     def _draft(self, session: str, events: list[Event], whole: Whole) -> None:
-        times = [*[None] * len(whole.opening), *whole.times]
+        times = [*[None] * len(whole.opening), *whole.times] if whole.times else ()
         for start in range(0, len(events), APPEND_EVENTS_MAX):
             part = slice(start, start + APPEND_EVENTS_MAX)
             expected = start - 1 if start else NO_STREAM
@@ -135,12 +146,17 @@ class _Intake:
             self._waiting.append(Append(drafts, versions, self._actor))
             self._bytes += sum(each.weight for each in drafts)
 
+    def _pack(self) -> None:
+        pack_appends(self._waiting, self._log.codec)
+        self._loose = 0
+
     def commit(self) -> None:
         """Write what has gathered: one transaction, all of it or nothing."""
         if not self._waiting:
             return
+        self._pack()
         with self._engine.writer.transaction() as stage:
-            for append in self._waiting:
+            for append in self._waiting:  # first all of them: in memory nothing is taken back
                 if append.drafts[0].creates:
                     check_new(self._log, append.drafts[0].session)
             for outcome in stage(self._waiting, self._engine.now()):
@@ -154,4 +170,9 @@ class _Intake:
 
 
 def _added(one: Imported, other: Imported) -> Imported:
-    return Imported(*(getattr(one, f) + getattr(other, f) for f in Imported.__struct_fields__))
+    return Imported(
+        one.sessions + other.sessions,
+        one.branches + other.branches,
+        one.messages + other.messages,
+        one.events + other.events,
+    )

@@ -120,7 +120,7 @@ def _wholes(path: Path, stem: str, depth_max: int) -> Iterator[Whole]:
             trial, opening = _branched(trial, earlier, depth_max)
         earlier.append(trial)
         own = trial.messages[trial.shared :]
-        yield Whole(session, opening, own, [None] * len(own))
+        yield Whole(session, opening, own, [])
     if not tasks:
         raise InvalidEvent(f"{path.name} holds no trajectory")
 
