@@ -166,7 +166,9 @@ def _payloads(events: Sequence[Event]) -> list[bytes]:
 def _mark(event: Event) -> Mark:
     """Return (type, role, tokens): what the head says so that scans need no payload."""
     if type(event) is MessageAppended:
-        return MESSAGE, role_code(event.message.fields), min(event.tokens, _U32_MAX)
+        given = event.tokens
+        tokens = given if given < _U32_MAX else _U32_MAX  # noqa: FURB136 - min(): 0.1 us a message
+        return MESSAGE, role_code(event.message.fields), tokens
     return TYPE_CODES[type(event)], 0, 0
 
 
@@ -205,6 +207,7 @@ def _encoded(
 ) -> tuple[bytes, bytes]:
     """Return the heads with their checksums, and the bodies, of all events."""
     heads, bodies, end = [], [], 0
+    packed_head, digest, checksum = EVENT_HEAD.pack, xxh3_64_digest, slice(-CHECKSUM32.size, None)
     times = loose.occurred or repeat(None, len(texts))
     for payload, (code, role, tokens), (number, _), body, when in zip(
         loose.payloads, loose.marks, packed, texts, times, strict=True
@@ -213,10 +216,8 @@ def _encoded(
         if when is not None:
             flags, body = flag | OCCURRED, OCCURRED_TIME.pack(when) + body  # noqa: PLW2901
         end += len(body)
-        head = EVENT_HEAD.pack(
-            end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number
-        )
-        heads.append(head + xxh3_64_digest(head + body)[-CHECKSUM32.size :])
+        head = packed_head(end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number)
+        heads.append(head + digest(head + body)[checksum])
         bodies.append(body)
     return b"".join(heads), b"".join(bodies)
 

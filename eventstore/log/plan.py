@@ -202,10 +202,10 @@ class Plan:
         last, messages = position + draft.count - 1, tail.messages + draft.messages
         tail = Tail(tail.ref, version + draft.count - 1, messages, last)
         self.tails[session] = tail
-        begun = _erasing(tail.ref, draft)
-        # An end whose beginning was lost, as a repair carries it, counts like a beginning.
-        self.erases |= any(begun.values()) or (bool(begun) and not self._erased(tail.ref))
-        self.erasing |= begun
+        if begun := _erasing(tail.ref, draft):
+            # An end whose beginning was lost, as a repair carries it, counts like a beginning.
+            self.erases |= any(begun.values()) or not self._erased(tail.ref)
+            self.erasing |= begun
         self.frames.append((last, frame))
         self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(tail.version, last)))
         return Receipt(session, version, tail.version, last, self.recorded_at, last + 1)
@@ -215,7 +215,7 @@ class Plan:
     ) -> tuple[str, str | None, str | None, str | None]:
         """Return session, actor, correlation and causation id as entries hash them."""
         public = self._names.public
-        who, what, why = (public(each) if each else None for each in envelope[1:])
+        who, what, why = [public(each) if each else None for each in envelope[1:]]
         return public(session), who, what, why
 
     def _ref(self, row: bytes) -> int:
@@ -238,9 +238,9 @@ class _Envelope(NamedTuple):
 
 def _leaves(draft: Draft, common: bytes, version: int, position: int, previous: int) -> list[bytes]:
     """Return the leaf hash of each event of a draft at its place."""
-    leaves = []
+    leaves, joined = [], b"".join
     for lead, digests in zip(draft.leads, draft.digests, strict=True):
-        entry = b"\x00" + lead + entry_middle(version, previous) + common + digests
+        entry = joined((b"\x00", lead, entry_middle(version, previous), common, digests))
         leaves.append(sha256(entry).digest())
         previous, version, position = position, version + 1, position + 1
     return leaves
@@ -259,7 +259,7 @@ def plan(batch: Sequence[Append], ground: Ground, now: int) -> Plan:
 
 
 def _type_codes(draft: Draft) -> set[int]:
-    return {int.from_bytes(lead[2:4], "big") for lead in draft.leads}
+    return {int.from_bytes(lead[2:4], "big") for lead in set(draft.leads)}  # mostly two or three
 
 
 def _erasing(ref: int, draft: Draft) -> dict[int, bool]:
