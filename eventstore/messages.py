@@ -170,6 +170,8 @@ def texts_read(fields: Mapping[str, Json]) -> list[str]:
         function = call.get("function") if isinstance(call, dict) else None
         arguments = function.get("arguments") if isinstance(function, dict) else None
         texts += [arguments] if isinstance(arguments, str) else []
+    if not isinstance(fields.get("content"), list):  # no parts, and no need to look for them twice
+        return texts
     for part in _parts(fields, "tool_use"):
         texts += [json.dumps(part["input"], ensure_ascii=False)] if "input" in part else []
     return texts + [text_of(part) for part in _parts(fields, "tool_result")]
