@@ -26,7 +26,6 @@ from eventstore.engine.fitting import (
     samples,
     step_after,
 )
-from eventstore.engine.reading import log_pages
 from eventstore.interchange import import_conversations
 from eventstore.log.codec import Codec, train
 from eventstore.log.format import FRAMES, POSITION, STARTER
@@ -245,23 +244,24 @@ def test_text_that_comes_after_the_steps_is_learnt_soon(tmp_path):
 
 def test_until_there_is_text_each_event_is_looked_at_once(tmp_path, monkeypatch):
     """A look that found too little goes on where it ended, and nothing is read for training."""
-    looked: list[int] = []
+    looks: list[tuple[int, int]] = []
+    compressible = fitting._compressible
 
-    def counted(log, first):
-        for page in log_pages(log, first):
-            looked.extend(each.position for each in page)
-            yield page
+    def noted(log, first, end):
+        looks.append((first, end))
+        return compressible(log, first, end)
 
     def never(*_):
         raise AssertionError("there is nothing to train on")
 
-    monkeypatch.setattr(fitting, "log_pages", counted)
+    monkeypatch.setattr(fitting, "_compressible", noted)
     monkeypatch.setattr(fitting, "samples", never)
     with opened(tmp_path / "history") as store:
         for _ in range(20):
             silent(store, 100)
-        assert looked == [*range(len(looked))]
-        assert store.head().size - len(looked) <= FITTING_PAYLOADS_MIN
+        begun, ended = zip(*looks, strict=True)
+        assert begun == (0, *ended[:-1])
+        assert store.head().size - ended[-1] < FITTING_PAYLOADS_MIN
 
 
 def test_what_is_redacted_by_then_is_not_learnt(due):
