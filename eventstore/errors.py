@@ -11,7 +11,8 @@
     +-- DepthExceeded(depth, limit)
     +-- IterationsExceeded(session, limit) the agent asked for tools again and again
     +-- InvalidEvent(reason)               bad input: nothing was written
-    |   `-- EventTooLarge(size, limit)     in bytes
+    |   +-- EventTooLarge(size, limit)     in bytes
+    |   `-- SessionClosed(session, status) closed or archived: takes no messages
     +-- StoreUnavailable(reason)           the directory, its locks or its disk
     |   +-- StoreLocked
     |   +-- StoreFull
@@ -25,6 +26,8 @@
 A message says what happened, with which numbers, and what to do about it.
 Bugs are assertions, never errors of this tree.
 """
+
+import time
 
 UNDECODABLE = (ValueError, RecursionError)
 """What decoding raises for bytes that were never encoded here; not of the tree."""
@@ -52,7 +55,11 @@ class SessionNotFound(EventStoreError):
 
     def __init__(self, session: str, why: str = "") -> None:
         self.session = session
-        what = f"can't be found by name: {why}" if why else "does not exist; create it first"
+        what = (
+            f"can't be found by name: {why}"
+            if why
+            else "does not exist; check the name, or create it first"
+        )
         super().__init__(f"session {brief(session)} {what}")
 
 
@@ -79,8 +86,9 @@ class SessionExpired(EventStoreError):
 
     def __init__(self, session: str, expired_at: int) -> None:
         self.session, self.expired_at = session, expired_at
+        when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(expired_at // 10**9))
         super().__init__(
-            f"session {session!r} expired at {expired_at} ns; extend_ttl() makes it usable again"
+            f"session {session!r} expired at {when}; extend_ttl() makes it usable again"
         )
 
 
@@ -143,6 +151,14 @@ class EventTooLarge(InvalidEvent):
     def __init__(self, size: int, limit: int, what: str = "event") -> None:
         self.size, self.limit = size, limit
         super().__init__(f"{what} of {size} bytes is over the limit of {limit} bytes")
+
+
+class SessionClosed(InvalidEvent):
+    """The session was closed or archived (`status`): it takes no messages until it is reopened."""
+
+    def __init__(self, session: str, status: str) -> None:
+        self.session, self.status = session, status
+        super().__init__(f"session {session!r} is {status}; reopen it first")
 
 
 class StoreUnavailable(EventStoreError):

@@ -227,6 +227,10 @@ class EventStore(Commands[Receipt]):
             record_reads=record_reads,
         )
 
+    def __repr__(self) -> str:
+        place = "in memory" if self.path is None else repr(str(self.path))
+        return f"<EventStore {place}{', read-only' if self.read_only else ''}>"
+
     def __enter__(self) -> Self:
         return self
 

@@ -140,6 +140,9 @@ class BranchTree:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        return f"<BranchTree of {', '.join(map(repr, self.roots))}, sessions={len(self.nodes)}>"
+
     def __str__(self) -> str:
         return "\n".join(line for root in self.roots for line in self._drawn(root, "", ""))
 

@@ -75,7 +75,8 @@ class Diff(msgspec.Struct, frozen=True):
     def _lines(self) -> Iterator[str]:
         yield f"--- {self.a[0]}@{self.a[1]}"
         yield f"+++ {self.b[0]}@{self.b[1]}"
-        yield f"{self.common} messages in common at the start, {self.shared} in all"
+        messages = f"{self.common} message{'' if self.common == 1 else 's'}"
+        yield f"{messages} in common at the start, {self.shared} in all"
         yield from (f"- {_line(message)}" for message in self.only_a)
         yield from (f"+ {_line(message)}" for message in self.only_b)
         for field, found in (("metadata", self.metadata), ("context", self.context)):

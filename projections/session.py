@@ -75,5 +75,5 @@ class SessionState:
     def __repr__(self) -> str:
         return (
             f"<SessionState {self.session!r}@{self.version} {self.status}, "
-            f"{len(self.messages)} messages, {self.tokens} tokens>"
+            f"messages={len(self.messages)}, tokens={self.tokens}>"
         )

@@ -325,7 +325,7 @@ class Model:
     def _open(self, name: str) -> None:
         self._living(name)
         if self.sessions[name].now.status != "active":
-            raise errors.InvalidEvent("not active")
+            raise errors.SessionClosed(name, self.sessions[name].now.status)
 
     def _expect(self, name: str, expected: object) -> None:
         version = self.sessions[name].version

@@ -172,6 +172,8 @@ def test_every_kind_of_evidence_checks(chat: Cli, kept: Path, tmp_path: Path, ca
     kinds = ("event", "session", "growth", "shown", "tiles")
     files = {name: str(tmp_path / name) for name in kinds}
     chat.fine("prove", "event", "2", "-o", files["event"])
+    inside = chat.fine("prove", "event", "2", "--json").json
+    assert inside == {"proof": Path(files["event"]).read_text()}
     chat.fine("prove", "session", "a", "-o", files["session"])
     chat.fine("prove", "consistency", str(old), str(kept / "last.note"), "-o", files["growth"])
     chat.fine("disclose", "2", "-o", files["shown"])

@@ -1,13 +1,16 @@
 """The command line: how it ends, which store it takes, and how it behaves among processes."""
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from commands import ENVIRONMENT, LINES, READS, Cli, start
+from commands import COMMAND, ENVIRONMENT, LINES, READS, Cli, start
 
 from eventstore import EventStore
 from eventstore.cli import run
@@ -58,8 +61,11 @@ from eventstore.cli import run
         (2, ["set-context", "a", "k"]),
         (2, ["record", "a", "t", "{"]),
         (2, ["log", "--type", "Nonsense"]),
+        (2, ["log", "--reverse"]),
+        (2, ["log", "--from", "-1"]),
         (2, ["export", "--format", "magic"]),
         (2, ["export", "--format", "json"]),
+        (2, ["export", "a", "-o", "nowhere/a.jsonl"]),
         (2, ["export", "--at-version", "1"]),
         (1, ["export", "nobody"]),
         (2, ["sessions", "--order", "magic"]),
@@ -83,6 +89,13 @@ def test_errors_for_machines(chat: Cli):
     assert told == {"error": "VersionConflict", "session": "a", "expected": 7, "actual": 3}
 
 
+def test_machines_get_no_markdown(chat: Cli):
+    """--json with a format that is no JSON is refused before anything is printed."""
+    ended = chat("export", "a", "--format", "markdown", "--json")
+    assert (ended.code, ended.out) == (2, "")
+    assert json.loads(ended.err)["error"] == "InvalidEvent"
+
+
 def test_a_reused_key_is_refused(chat: Cli):
     """The same key with other content: exit 1."""
     chat.fine("append", "a", "--content", "x", "--key", "k")
@@ -99,11 +112,58 @@ def test_a_merge_conflict_names_the_keys(chat: Cli):
     assert chat.fine("show", "a", "--json").json["metadata"]["topic"] == "go"
 
 
+def test_a_session_that_takes_nothing_says_no(chat: Cli):
+    """Closed, archived or expired: exit 1, as for a session that is not there, and what helps."""
+    chat.fine("close", "a")
+    assert "is closed; reopen it" in chat.refused(1, "append", "a", "--content", "x")
+    chat.fine("archive", "a")
+    assert "is archived; reopen it" in chat.refused(1, "append", "a", "--content", "x")
+    chat.fine("create", "b", "--ttl", "0.001")
+    told = chat.refused(1, "append", "b", "--content", "x")
+    assert re.search(r"expired at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; extend_ttl", told)
+
+
 def test_a_deleted_session_is_shown_only_in_its_past(chat: Cli):
     """Deleted: show says no, an explicit moment still answers."""
     chat.fine("delete", "a")
     chat.refused(1, "show", "a")
     assert chat.texts("a", "--at-version", "3") == ["one", "two", "three"]
+
+
+def test_nothing_said_shows_what_can_be(capsys: pytest.CaptureFixture[str]):
+    """Without arguments the help page comes, as wrong usage; --version names the release."""
+    ended = subprocess.run(COMMAND, env=ENVIRONMENT, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (2, b"")
+    assert b"Usage: eventstore" in ended.stdout
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"eventstore {version('session-eventstore')}\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nothing_to_read_or_write(chat: Cli, closed: str):
+    """A command started with standard streams closed runs as with /dev/null in their place."""
+    here = ["--store", str(chat.store)]
+    for code, arguments in ((0, ["log"]), (0, ["log", "--json"]), (1, ["show", "nobody"])):
+        line = f"{shlex.join([*COMMAND, *here, *arguments])} {closed}"
+        ended = subprocess.run(
+            line, shell=True, env=ENVIRONMENT, capture_output=True, check=False, stdin=None
+        )
+        assert ended.returncode == code, ended
+        assert b"Traceback" not in ended.stderr
+    assert chat.fine("verify", "--json").json["sound"]
+
+
+def test_what_a_terminal_can_not_show_is_a_question_mark(chat: Cli):
+    """Text outside of the encoding of stdout does not stop a command."""
+    chat.fine("append", "a", "--content", "zażółć")
+    ended = subprocess.run(
+        [*COMMAND, "--store", str(chat.store), "show", "a"],
+        env={**ENVIRONMENT, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert "za?ó??" in ended.stdout.decode("latin-1")
 
 
 # -- where the store is ----------------------------------------------------------------

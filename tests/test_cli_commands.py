@@ -213,6 +213,36 @@ def test_sessions_are_listed_and_filtered(chat: Cli):
     assert "the first 1" in chat.fine("sessions", "-n1").out
 
 
+def test_names_are_whole_where_there_is_room(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """A list has whole names in 80 columns, and in few columns names and what fits beside them."""
+    name = cli.fine("create", "--json").json["session"]
+    assert len(name) == 36
+    assert name in cli.fine("sessions").out
+    monkeypatch.setenv("COLUMNS", "40")
+    head, row = cli.fine("sessions").out.splitlines()
+    assert head.split() == ["session", "status", "updated"]
+    assert row.startswith(name[:7])
+    assert row.split()[1] == "active"
+
+
+def test_an_expired_session_is_shown_as_one(cli: Cli):
+    """Lists and `show` say that a session is past its time, whatever its status is."""
+    cli.fine("create", "a", "--ttl", "0.001")
+    cli.fine("create", "b", "--ttl", "1h")
+    rows = [line.split()[:2] for line in cli.fine("sessions").out.splitlines()[1:]]
+    assert sorted(rows) == [["a", "expired"], ["b", "active"]]
+    assert "expired  " in cli.fine("show", "a").out
+    assert "expires  " in cli.fine("show", "b").out
+
+
+def test_a_receipt_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """What a terminal can't hold goes on below without a break, so that it is copied whole."""
+    monkeypatch.setenv("COLUMNS", "40")
+    told = cli.fine("create").out
+    assert told.count("\n") == 1
+    assert "version 0, position 0, " in told
+
+
 def test_tree_shows_branches_and_merges(chat: Cli):
     """tree: drawn from any member; with --at-position as it was."""
     chat.fine("branch", "a", "b", "--at", "1", "--name", "again")

@@ -21,6 +21,7 @@ from eventstore import (
     KeyReused,
     MergeConflict,
     Message,
+    SessionClosed,
     SessionDeleted,
     SessionExists,
     SessionExpired,
@@ -281,7 +282,11 @@ def test_errors_of_the_commands_carry_their_numbers(busy):
 def test_a_session_that_is_over(busy):
     """Closed sessions take no messages, deleted ones nothing at all."""
     busy.close("s")
-    with pytest.raises(InvalidEvent, match="closed"):
+    with pytest.raises(SessionClosed, match="is closed; reopen it first") as closed:
+        busy.append("s", HELLO)
+    assert (closed.value.session, closed.value.status) == ("s", "closed")
+    busy.archive("s")
+    with pytest.raises(SessionClosed, match="is archived"):
         busy.append("s", HELLO)
     busy.reopen("s")
     busy.delete("s")

@@ -84,7 +84,7 @@ def test_without_its_keyring_no_name_is_said_not_to_exist(closed, keyring):
     with EventStore.open(closed, keyring=keyring) as opened:
         for ask in asks:
             ask(opened)
-        with pytest.raises(SessionNotFound, match="'c' does not exist; create it first"):
+        with pytest.raises(SessionNotFound, match="'c' does not exist; check the name"):
             opened.version("c")
 
 

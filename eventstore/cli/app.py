@@ -1,7 +1,8 @@
 """The frame of all commands: their common options, how they are registered, how they end.
 
-Exit codes: 0 fine; 1 the answer is no (a violation, a conflict, no such session); 2 wrong usage,
-or it can't run; 130 interrupted; 141 whoever read the output went away.
+Exit codes: 0 fine; 1 the answer is no (a violation, a conflict, a session that is not there or
+takes nothing any more); 2 wrong usage, or it can't run; 130 interrupted; 141 whoever read the
+output went away.
 
 Invariants: whatever the input, one clear line on stderr and never a traceback; a command that
 fails has written nothing, or whole appends.
@@ -11,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -18,11 +20,20 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.main import get_command
 
-from .. import ANY, NO_STREAM, EventStore, EventStoreError, InvalidEvent, Receipt, StoreUnavailable
+from .. import (
+    ANY,
+    NO_STREAM,
+    EventStore,
+    EventStoreError,
+    InvalidEvent,
+    Receipt,
+    SessionClosed,
+    StoreUnavailable,
+)
 from ..engine.requests import Options
 from ..log.base import Expected
 from .drawing import plain, receipt_line
-from .terminal import Terminal, hang_up, parse_number, write_json
+from .terminal import Terminal, complete_streams, hang_up, parse_number, write_json
 
 FINE, NO, WRONG, INTERRUPTED, HUNG_UP = 0, 1, 2, 130, 141
 
@@ -114,6 +125,24 @@ AtTime = Annotated[
 ]
 
 
+def _tell_version(asked: bool) -> None:
+    """Print which release this is, and end."""
+    if not asked:
+        return
+    try:
+        release = version("session-eventstore")
+    except PackageNotFoundError:
+        release = "(not installed)"
+    sys.stdout.write(f"eventstore {release}\n")
+    raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Say which release this is.", callback=_tell_version),
+]
+
+
 class Everywhere(NamedTuple):
     """What was given before the command's name."""
 
@@ -154,6 +183,7 @@ def everywhere(
     json: JsonOption = False,
     keyring: KeyringOption = None,
     audit: AuditOption = None,
+    version: Version = False,  # noqa: ARG001 - its callback has told it
 ) -> None:
     """Keep the history of agent sessions: append-only, branched, replayable, verified."""
     called.obj = Everywhere(store, json, keyring, audit)
@@ -273,8 +303,11 @@ def parse_expected(text: str | None) -> Expected | int:
 
 
 def main() -> None:
-    """Run the command line of this process."""
-    sys.exit(run(sys.argv[1:]))
+    """Run the command line of this process; with nothing said, it is shown what can be."""
+    complete_streams()
+    said = sys.argv[1:]
+    code = run(said or ["--help"])
+    sys.exit(code if said else code or WRONG)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -302,10 +335,15 @@ def fail(error: Exception, *, json: bool) -> int:
         write_json({"error": type(error).__name__, "message": text, **_numbers(error)}, sys.stderr)
     else:
         _say(text)
-    wrong = isinstance(error, (InvalidEvent, StoreUnavailable)) or not isinstance(
-        error, EventStoreError
-    )
-    return WRONG if wrong else NO
+    return NO if _is_answer(error) else WRONG
+
+
+def _is_answer(error: Exception) -> bool:
+    """Return True where the command was understood and could run, and the store says no."""
+    if isinstance(error, SessionClosed):
+        return True
+    unasked = (InvalidEvent, StoreUnavailable)
+    return isinstance(error, EventStoreError) and not isinstance(error, unasked)
 
 
 def _text_of(error: Exception) -> str:

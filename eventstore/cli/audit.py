@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import RenderableType
 from rich.text import Text
@@ -43,7 +44,7 @@ from ..audit.trust import (
 from ..files import sync_directory, unavailable, write_durably
 from ..place.directory import describe
 from .app import NO, PROOF, WRONG, Session, command
-from .drawing import counted, pairs, plain
+from .drawing import counted, pairs, plain, whole
 from .terminal import Terminal, parse_number, written
 
 NAME_DEFAULT = "eventstore"
@@ -246,7 +247,10 @@ def prove(
             old, new = (_note(Path(each)) for each in of)
             out.write(prove_consistency(store, old, new, keys))
         elif what == EVENT:
-            out.write(prove_event(store, _position(of[0]), _head(terminal, head), keys))
+            proof = prove_event(store, _position(of[0]), _head(terminal, head), keys)
+            if terminal.json and output is None:
+                proof = msgspec.json.encode({"proof": proof.decode()}) + b"\n"
+            out.write(proof)
         else:
             out.writelines(prove_session(store, of[0], _head(terminal, head), keys))
     _tell_written(terminal, output, f"proof of {what} {' '.join(of)}")
@@ -306,7 +310,7 @@ def export_tree(terminal: Terminal, directory: Path) -> None:
 
 def _tell_written(terminal: Terminal, path: Path | None, what: str) -> None:
     if path is not None:
-        told = Text.assemble(("✓ ", "green"), plain(f"{path}: {what}"))
+        told = whole(Text.assemble(("✓ ", "green"), plain(f"{path}: {what}")))
         terminal.answer({"path": str(path)}, told)
 
 

@@ -32,7 +32,7 @@ from ..place.presence import Owner
 from ..state.caches import VIEWS, cache_directory
 from .app import CARE, NO, START, command
 from .audit import Keys, outside_of
-from .drawing import counted, pairs, plain, size
+from .drawing import counted, pairs, plain, size, whole
 from .terminal import Terminal
 
 
@@ -49,7 +49,7 @@ def init(
     with terminal.writing(creates=True) as store:
         made = {"store": store.id, "path": str(terminal.path), "size": store.head().size}
     told = f"store {made['store']} at {terminal.path}"
-    terminal.answer(made, Text.assemble(("✓ ", "green"), plain(told)))
+    terminal.answer(made, whole(Text.assemble(("✓ ", "green"), plain(told))))
 
 
 @command(CARE)
@@ -245,7 +245,7 @@ def _repaired_blocks(destination: Path, report: repairing.Repaired) -> list[Rend
     lost += [] if report.size_known else ["there may have been more: the log's own size is lost"]
     lost += [f"its name is lost: {each!r}" for each in report.unnamed]
     lines = [plain(f"  {each}", "red") for each in lost]
-    return [Text.assemble(mark, plain(kept)), *lines, pairs([("root", report.root)])]
+    return [whole(Text.assemble(mark, plain(kept))), *lines, pairs([("root", report.root)])]
 
 
 @command(CARE)
@@ -255,6 +255,6 @@ def train_dictionary(terminal: Terminal) -> None:
     The dictionary is made of pieces of what was said; those that are redacted later go with the
     next `compact`.
     """
-    with terminal.writing() as store:
+    with terminal.writing() as store, terminal.progress("training"):
         number = store.train_dictionary()
     terminal.answer({"dictionary": number}, Text.assemble(("✓ ", "green"), f"dictionary {number}"))

@@ -28,7 +28,13 @@ ROLE_STYLES = {
     "tool": "magenta",
     "function": "magenta",
 }
-STATUS_STYLES = {"active": "green", "closed": "yellow", "archived": "dim", "deleted": "red"}
+STATUS_STYLES = {
+    "active": "green",
+    "expired": "yellow",
+    "closed": "yellow",
+    "archived": "dim",
+    "deleted": "red",
+}
 
 LINE_CHARACTERS_MAX = 400
 """How much of a text goes into a drawing that has one line for it."""
@@ -69,6 +75,12 @@ def one_line(text: str, width: int) -> str:
 def cut(line: Text) -> Text:
     """Let a line end with the terminal's instead of going on below."""
     line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+def whole(line: Text) -> Text:
+    """Let a line be longer than the terminal, which goes on below: what is copied has no break."""
+    line.no_wrap, line.overflow = True, "ignore"
     return line
 
 
@@ -133,14 +145,14 @@ def receipt_line(receipt: Receipt) -> Text:
     line.append(f"  {versions}, position {receipt.position}, {when(receipt.recorded_at)}", "dim")
     if receipt.duplicate:
         line.append("  (was there already)", "yellow")
-    return line
+    return whole(line)
 
 
 # -- messages and state ----------------------------------------------------------------
 
 
-def header_block(header: SessionHeader, newest: int) -> Table:
-    """Draw what a session is at one moment; `newest` is the version it has now."""
+def header_block(header: SessionHeader, newest: int, now: int) -> Table:
+    """Draw what a session is at one moment; `newest` is the version it has `now`."""
     title = Text.assemble((printable(header.session), "bold"))
     title.append(f"  {header.status}", STATUS_STYLES.get(header.status, ""))
     rows: list[tuple[str, RenderableType]] = [
@@ -155,7 +167,8 @@ def header_block(header: SessionHeader, newest: int) -> Table:
     told = {name: getattr(header, name) for name in ("name", "description", "user", "template")}
     rows += [(name, plain(text)) for name, text in told.items() if text]
     if header.expires_at is not None:
-        rows.append(("expires", when(header.expires_at)))
+        word = "expires" if header.expires_at > now else "expired"
+        rows.append((word, when(header.expires_at)))
     for name, values in (("metadata", header.metadata), ("context", header.context)):
         if values:
             rows.append((name, plain(", ".join(f"{k}: {brief(v)}" for k, v in values.items()))))

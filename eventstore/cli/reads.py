@@ -14,8 +14,8 @@ from rich.text import Text
 
 from projections import SessionState
 
-from .. import EventStore, KeyShredded, Message, Recorded
-from ..clock import parse_time
+from .. import EventStore, InvalidEvent, KeyShredded, Message, Recorded
+from ..clock import parse_time, system_clock
 from ..events import EraseRequested, Span
 from ..log.format import TYPE_CODES
 from ..state.transcript import Transcript
@@ -57,7 +57,7 @@ def show(
         if terminal.json:
             write_json(_state_document(state, first))
             return
-        terminal.draw(header_block(state.header, store.version(session)), "")
+        terminal.draw(header_block(state.header, store.version(session), system_clock()), "")
         if first:
             terminal.draw(Text(f"{first:,} earlier messages; --all shows them", "dim"))
         lines = Transcript(store.log, state.header.spans).lines(first, len(state.messages))
@@ -90,7 +90,7 @@ def log(
     terminal: Terminal,
     session: Annotated[str | None, typer.Argument(help="One session; else all.")] = None,
     start: Annotated[
-        int, typer.Option("--from", metavar="N", help="From this version, or position.")
+        int, typer.Option("--from", metavar="N", min=0, help="From this version, or position.")
     ] = 0,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=0, help="Events.")] = None,
     type: Annotated[  # noqa: A002
@@ -101,6 +101,8 @@ def log(
     ] = False,
 ) -> None:
     """List the facts of a session, or of the whole store, in order."""
+    if reverse and session is None:
+        raise InvalidEvent("--reverse goes with a session; tail shows the newest facts of all")
     with terminal.reading() as store:
         found = _facts(store, session, start, type, reverse=reverse)
         _print_facts(terminal, islice(found, limit))

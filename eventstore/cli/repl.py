@@ -22,6 +22,7 @@ from .. import (
     EventStoreError,
     InvalidEvent,
     Message,
+    SessionClosed,
     SessionExists,
     SessionExpired,
     StoreUnavailable,
@@ -98,7 +99,7 @@ def _begin(manager: SessionManager, session: str, actor: str | None) -> None:
     if found.expires_at is not None and found.expired:
         raise SessionExpired(session, found.expires_at)
     if found.status != "active":
-        raise InvalidEvent(f"session {session!r} is {found.status}; reopen it first")
+        raise SessionClosed(session, found.status)
 
 
 # -- the conversation ------------------------------------------------------------------

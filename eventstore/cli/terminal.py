@@ -4,6 +4,7 @@ Invariants: answers go to stdout, and with `--json` nothing but JSON does; progr
 to stderr; text out of the store is made printable first, so that it can't command the terminal.
 """
 
+import io
 import json
 import os
 import sys
@@ -35,6 +36,9 @@ from ..place.directory import check_store
 
 PROGRESS_AFTER_SECONDS = 1.0
 """What takes less is over before a bar could be read."""
+
+STDERR = 2
+"""The last of the three files that a process begins with."""
 
 NUMBER_DIGITS_MAX = 19
 """Digits of a number that can be typed: the largest position has 63 bits."""
@@ -105,7 +109,8 @@ class Terminal:
     def viewing(self) -> Iterator[Views]:
         """Open the store's views: kept beside it, or made anew where it may not be written."""
         check_store(self.path)
-        with self.open(read_only=not os.access(self.path, os.W_OK)) as store:
+        read_only = not os.access(self.path, os.W_OK)
+        with self.open(read_only=read_only) as store, self.progress("catching up"):
             yield Views(store)
 
     @contextmanager
@@ -129,7 +134,8 @@ class Terminal:
         """Print for people."""
         for each in drawn:
             if isinstance(each, Text):  # what print() joins loses these two
-                self.out.print(each, no_wrap=each.no_wrap, overflow=each.overflow)
+                crop = each.overflow != "ignore"
+                self.out.print(each, no_wrap=each.no_wrap, overflow=each.overflow, crop=crop)
             else:
                 self.out.print(each)
 
@@ -199,6 +205,8 @@ def written(output: Path | None, *, force: bool) -> Iterator[BinaryIO]:
         raise InvalidEvent(f"{output} exists already; --force replaces it")
     if output.is_dir():
         raise InvalidEvent(f"{output} is a directory; name a file")
+    if not output.parent.is_dir():
+        raise InvalidEvent(f"{output}: there is no directory {output.parent}")
     made = output.with_name(f".{fresh_id()}.part")
     try:
         with made.open("xb") as file:
@@ -245,6 +253,22 @@ def read_stdin() -> str:
         return given.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidEvent(f"standard input is not UTF-8 at byte {error.start}") from None
+
+
+def complete_streams() -> None:
+    """Give this process standard streams that take any text, whatever it was started with.
+
+    One that is closed becomes nothing to read or write: else the next file that is opened, a
+    store's perhaps, would get its number. What the encoding of stdout lacks is shown as a "?".
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        continue
+    os.close(number)
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115 - as long as the process
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def hang_up() -> None:

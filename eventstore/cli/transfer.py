@@ -29,7 +29,7 @@ from ..interchange import (
 from ..log.base import Head
 from .app import CARE, NO, START, AtPosition, AtTime, AtVersion, command
 from .audit import export_tree
-from .drawing import counted, pairs, plain, printable
+from .drawing import counted, pairs, plain, printable, whole
 from .terminal import Terminal, written
 
 EVENTS, JSON, CHAT, MARKDOWN = "jsonl", "json", "chat", "markdown"
@@ -78,7 +78,7 @@ def _import_one(
     told = f"{counted(found.sessions, 'session')}, {branches}, {counted(found.messages, 'message')}"
     line = Text.assemble(("✓ ", "green"), (printable(file.name), "bold"), (f" ({kind})", "dim"))
     document = {"file": str(file), "format": kind, **msgspec.to_builtins(found)}
-    terminal.answer(document, line.append(f"  {told}"))
+    terminal.answer(document, whole(line.append(f"  {told}")))
 
 
 # -- out -------------------------------------------------------------------------------
@@ -116,6 +116,8 @@ def export(
         raise InvalidEvent(f"--format takes {', '.join(OUTPUTS)}, not {format!r}")
     if format == EVENTS and at_version is not None:
         raise InvalidEvent("--at-version goes with the formats json, chat and markdown")
+    if format == MARKDOWN and terminal.json:
+        raise InvalidEvent("markdown is no JSON; leave --json out, or export --format json")
     if format != EVENTS and not sessions:
         raise InvalidEvent(f"name the sessions to export as {format}")
     with terminal.reading() as store, terminal.progress("exporting") as advance:
@@ -212,4 +214,4 @@ def compare(
 def _tell_copy(terminal: Terminal, destination: Path, head: Head) -> None:
     document = {"path": str(destination), "size": head.size, "root": head.root.hex()}
     told = Text.assemble(("✓ ", "green"), plain(f"{destination}: {counted(head.size, 'fact')}"))
-    terminal.answer(document, told, pairs([("root", head.root.hex())]))
+    terminal.answer(document, whole(told), pairs([("root", head.root.hex())]))

@@ -4,7 +4,7 @@ Invariants: nothing here reads or writes; names and texts are made printable; 80
 enough.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -28,27 +28,57 @@ from .drawing import (
 )
 
 NAME_WIDTH = 30
+NAME_WIDTH_MIN = 12
+"""What a list leaves of a name at least, however narrow the terminal."""
+OMITTED = ("tokens", "messages", "updated")
+"""What a list goes without where there is no room, first things first."""
+GAP = 2
+"""Between two columns."""
 MESSAGES_SHOWN_MAX = 20
 """Messages that a comparison prints of each side; all of them with --json."""
 
 
-def sessions_table(rows: Iterable[CatalogRow]) -> Table:
-    """Draw a list of sessions, one a line."""
-    drawn = table(
-        "session", "status", "messages", "tokens", "updated", numbers=("messages", "tokens")
-    )
-    for row in rows:
-        name = Text.assemble((short_name(row.session, NAME_WIDTH), "bold"))
-        if row.parent is not None:
-            name.append(f"\n└ of {short_name(row.parent, NAME_WIDTH - 5)}", "dim")
-        drawn.add_row(
-            name,
-            Text(row.status, STATUS_STYLES.get(row.status, "")),
-            f"{row.messages:,}",
-            f"{row.tokens:,}",
-            Text(when(row.updated_at)[:16], "dim"),
-        )
+def sessions_table(rows: Iterable[CatalogRow], width: int, now: int) -> Table:
+    """Draw a list of sessions, one a line of `width`: names are whole where there is room."""
+    lines = [(row, _cells(row, now)) for row in rows]
+    widths = {
+        head: max([len(head), *(len(cells[head]) for _, cells in lines)]) + GAP
+        for head in ("status", "messages", "tokens", "updated")
+    }
+    for head in OMITTED:
+        if _room(width, widths) < NAME_WIDTH_MIN:
+            del widths[head]
+    room = max(_room(width, widths), NAME_WIDTH_MIN)
+    drawn = table("session", *widths, numbers=("messages", "tokens"))
+    for column in drawn.columns[1:]:
+        column.no_wrap = True
+    for row, cells in lines:
+        drawn.add_row(_listed(row, room), *(cells[head] for head in widths))
     return drawn
+
+
+def _room(width: int, widths: Mapping[str, int]) -> int:
+    """Return what other columns leave of a line for names."""
+    return width - sum(widths.values())
+
+
+def _listed(row: CatalogRow, room: int) -> Text:
+    name = Text.assemble((short_name(row.session, room), "bold"))
+    if row.parent is not None:
+        name.append(f"\n└ of {short_name(row.parent, room - 5)}", "dim")
+    return name
+
+
+def _cells(row: CatalogRow, now: int) -> dict[str, Text]:
+    """Return what a list says of a session besides its name."""
+    over = row.status == "active" and row.expires_at is not None and row.expires_at <= now
+    status = "expired" if over else row.status
+    return {
+        "status": Text(status, STATUS_STYLES.get(status, "")),
+        "messages": Text(f"{row.messages:,}"),
+        "tokens": Text(f"{row.tokens:,}"),
+        "updated": Text(when(row.updated_at)[:16], "dim"),
+    }
 
 
 # -- branch trees ----------------------------------------------------------------------

@@ -15,7 +15,7 @@ from projections.catalog import LISTED, ORDERS, STATUSES
 from projections.diff import Side
 
 from .. import EventStore, InvalidEvent
-from ..clock import parse_time
+from ..clock import parse_time, system_clock
 from .app import READ, AtPosition, AtTime, AtVersion, Session, command
 from .charts import statistics_blocks
 from .terminal import Terminal, parse_number, write_lines
@@ -56,7 +56,7 @@ def sessions(
     if terminal.json:
         write_lines(row.to_dict() for row in page)
         return
-    terminal.draw(sessions_table(page))
+    terminal.draw(sessions_table(page, terminal.out.width, system_clock()))
     if page.next is not None:
         terminal.draw(Text(f"the first {limit}; --limit and --all show more", "dim"))
 
@@ -113,7 +113,7 @@ def stats(
             found = views.statistics()
     else:
         moment = None if at_time is None else parse_time(at_time)
-        with terminal.reading() as store:
+        with terminal.reading() as store, terminal.progress("counting"):
             found = Statistics.of(
                 store, session, at_version=at_version, at_position=at_position, at_time=moment
             )

@@ -122,6 +122,8 @@ def append(
 ) -> Receipt:
     """Add one message, or JSON lines (or a JSON array) from stdin as one atomic append."""
     messages = parse_messages(_stdin()) if content is None else [_message(role, content)]
+    if not messages:
+        raise InvalidEvent("standard input holds no messages")
     occurred_at = None if at is None else parse_time(at)
     return store.append(session, messages, occurred_at=occurred_at, **options)
 

@@ -101,7 +101,8 @@ def seconds(ttl: float | None) -> float | None:
     if ttl is None:
         return None
     if not _is_number(ttl) or not 0 < ttl <= TTL_SECONDS_MAX:
-        raise InvalidEvent(f"ttl must be 0 to {TTL_SECONDS_MAX} seconds, or None, not {brief(ttl)}")
+        allowed = f"above 0 and up to {TTL_SECONDS_MAX:,} seconds, or None"
+        raise InvalidEvent(f"ttl must be {allowed}, not {brief(ttl)}")
     return float(ttl)
 
 

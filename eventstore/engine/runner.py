@@ -14,9 +14,9 @@ from collections.abc import Callable
 from ..clock import Clock
 from ..errors import (
     EventStoreError,
-    InvalidEvent,
     KeyReused,
     KeyShredded,
+    SessionClosed,
     SessionDeleted,
     SessionExists,
     SessionExpired,
@@ -237,7 +237,7 @@ class Engine:
         ):
             raise SessionExpired(session, expires_at)
         if needs == OPEN and status != "active":
-            raise InvalidEvent(f"session {session!r} is {status}; reopen it first")
+            raise SessionClosed(session, status)
         return others
 
 

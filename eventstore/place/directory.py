@@ -72,7 +72,8 @@ def describe(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         if (path / LOG).is_dir():
             raise _undescribed(path, "is missing") from None
-        raise StoreUnavailable(f"{path} holds no event store") from None
+        helps = "name another directory, or make one with 'eventstore init'"
+        raise StoreUnavailable(f"{path} holds no event store; {helps}") from None
     except OSError as error:
         raise StoreUnavailable(f"{path} can't be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):

@@ -239,7 +239,7 @@ class _Filling:
             raise InvalidEvent(
                 f"what is always in a window of session {session!r} (system prompt, important "
                 f"messages, an agent's question) has {self._tokens} tokens, the budget is "
-                f"{self._budget}; give max_tokens or mark less"
+                f"{self._budget}; raise max_tokens or mark less"
             )
 
     def take_summaries(self, notes: Sequence[int]) -> None:
@@ -311,7 +311,8 @@ def _drawn(window: Window) -> Iterator[str]:
     total = window.tokens if window.max_tokens is None else window.max_tokens
     of = "" if window.max_tokens is None else f" of {window.max_tokens:,}"
     session = "".join(char if char.isprintable() else "\ufffd" for char in window.session)
-    yield (f"{session}@{window.version}: {len(window):,} messages, {window.tokens:,}{of} tokens")
+    messages = _counted(len(window))
+    yield f"{session}@{window.version}: {messages}, {window.tokens:,}{of} tokens"
     for part, name in _PARTS.items():
         chosen = [each for each in window.chosen if each.why == part]
         if chosen:
@@ -320,7 +321,11 @@ def _drawn(window: Window) -> Iterator[str]:
         yield _row("free", None, window.max_tokens - window.tokens, total)
     for left in window.left:
         reason = _REASONS[left.why].format(last=window.last)
-        yield f"left out: {left.messages:,} messages, {left.tokens:,} tokens, {reason}"
+        yield f"left out: {_counted(left.messages)}, {left.tokens:,} tokens, {reason}"
+
+
+def _counted(messages: int) -> str:
+    return f"{messages:,} message{'' if messages == 1 else 's'}"
 
 
 def _row(name: str, messages: int | None, tokens: int, total: int) -> str:

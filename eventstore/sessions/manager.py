@@ -52,6 +52,9 @@ class SessionManager(Care):
         self.aio = AsyncSessionManager(self, self.close)
         self._owns_store = False
 
+    def __repr__(self) -> str:
+        return f"<SessionManager of {self.store!r}>"
+
     @classmethod
     def open(
         cls,

@@ -29,6 +29,9 @@ class Transcript(Sequence[Message]):
         self._log, self._spans = log, spans
         self._length = length(spans)
 
+    def __repr__(self) -> str:
+        return f"<Transcript of {self._length} message{'' if self._length == 1 else 's'}>"
+
     def __len__(self) -> int:
         return self._length
 
