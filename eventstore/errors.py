@@ -66,9 +66,9 @@ class SessionNotFound(EventStoreError):
 class SessionExists(EventStoreError):
     """The name is taken, by a session or by a branch."""
 
-    def __init__(self, session: str) -> None:
+    def __init__(self, session: str, what: str = "exists already; choose another name") -> None:
         self.session = session
-        super().__init__(f"session {session!r} exists already; choose another name")
+        super().__init__(f"session {session!r} {what}")
 
 
 class SessionDeleted(EventStoreError):

@@ -63,8 +63,8 @@ class Diff(msgspec.Struct, frozen=True):
             "b": {"session": self.b[0], "version": self.b[1], "status": self.status[1]},
             "common": self.common,
             "shared": self.shared,
-            "only_a": [message.to_dict() for message in self.only_a],
-            "only_b": [message.to_dict() for message in self.only_b],
+            "only_a": [{"id": message.id, **message.fields} for message in self.only_a],
+            "only_b": [{"id": message.id, **message.fields} for message in self.only_b],
             "metadata": msgspec.to_builtins(self.metadata),
             "context": msgspec.to_builtins(self.context),
         }

@@ -14,6 +14,7 @@ from eventstore.audit.leaves import log_entries
 from eventstore.audit.tree import leaf_hash, root_of
 from eventstore.audit.verify import verify
 from eventstore.care.backup import DATA, backup, restore
+from eventstore.care.repair import repair
 from eventstore.log.format import MARKER
 from eventstore.place.directory import LOG
 
@@ -193,6 +194,22 @@ def test_what_is_no_store_is_not_restored(tmp_path):
     refused(tmp_path / "missing", StoreUnavailable, "holds no event store")
     (tmp_path / "other").mkdir()
     refused(tmp_path / "other", StoreUnavailable, "holds no event store")
+
+
+def test_no_copy_lies_in_what_it_is_a_copy_of(tmp_path):
+    """A backup, a restored and a repaired store are refused inside the directory they come from."""
+    place = tmp_path / "history"
+    with EventStore.open(place) as store:
+        store.create("s")
+        (tmp_path / "link").symlink_to(place)
+        for inside in (place / "copy", place / "a" / "b", tmp_path / "link" / "copy"):
+            with pytest.raises(StoreUnavailable, match="is inside the store"):
+                backup(store, inside)
+    for make in (restore, repair):
+        with pytest.raises(StoreUnavailable, match="is inside the store"):
+            make(place, place / "copy")
+    assert not (place / "copy").exists()
+    assert not (place / "a").exists()
 
 
 def test_a_newer_format_is_not_restored(source):

@@ -252,7 +252,7 @@ def test_names_that_are_taken_or_twice_stop_a_chat_before_it_writes(store, tmp_p
     """Not even the conversations before it come in."""
     talks = [{"id": name, "messages": [said("a")]} for name in "abca"]
     path = written(tmp_path / "talk.json", talks)
-    with pytest.raises(SessionExists, match="'a'"):
+    with pytest.raises(SessionExists, match="'a' comes twice in what is imported"):
         import_chat(store, path)
     assert store.head().size == 0
     store.create("c")

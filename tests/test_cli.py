@@ -94,6 +94,9 @@ def test_machines_get_no_markdown(chat: Cli):
     ended = chat("export", "a", "--format", "markdown", "--json")
     assert (ended.code, ended.out) == (2, "")
     assert json.loads(ended.err)["error"] == "InvalidEvent"
+    file = chat.store.with_name("a.md")
+    told = chat.fine("export", "a", "--format", "markdown", "-o", str(file), "--json").json
+    assert told == {"path": str(file)}
 
 
 def test_a_reused_key_is_refused(chat: Cli):
@@ -137,6 +140,18 @@ def test_nothing_said_shows_what_can_be(capsys: pytest.CaptureFixture[str]):
     assert b"Usage: eventstore" in ended.stdout
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"eventstore {version('session-eventstore')}\n"
+
+
+def test_a_shell_completes_commands():
+    """What --show-completion puts into a shell asks for the names of commands, and gets them."""
+    asked = {"_EVENTSTORE_COMPLETE": "complete_bash", "COMP_WORDS": "eventstore se"}
+    ended = subprocess.run(
+        COMMAND,
+        env={**ENVIRONMENT, **asked, "COMP_CWORD": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout.split()) == (0, [b"sessions", b"set-context"])
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -264,7 +264,7 @@ def test_diff_compares_sessions_and_moments(chat: Cli):
     chat.fine("append", "b", "--content", "other")
     found = chat.fine("diff", "a", "b", "--json").json
     assert (found["common"], found["shared"]) == (2, 2)
-    assert [message["content"] for message in found["only_b"]] == ["other"]
+    assert found["only_b"] == [{"id": "b#1", "role": "user", "content": "other"}]
     drawn = chat.fine("diff", "a@1", "a").out
     assert "+ user: two" in drawn
     assert "no difference" in chat.fine("diff", "a", "a@3").out

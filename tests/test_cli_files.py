@@ -104,7 +104,8 @@ def test_an_output_file_appears_whole_or_not_at_all(chat: Cli, tmp_path: Path):
     chat.refused(1, "export", "a", "nobody", "--format", "json", "-o", str(tmp_path / "new"))
     chat.refused(2, "export", "a", "-o", str(tmp_path / "no" / "such" / "place"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history", "out.jsonl"]
-    chat.fine("export", "-o", str(file), "--force")
+    told = chat.fine("export", "-o", str(file), "--force").out
+    assert told == f"✓ {file}: 4 facts\n"
     assert len(file.read_bytes().splitlines()) == 4
 
 

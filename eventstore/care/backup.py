@@ -54,7 +54,7 @@ def backup(
     store.flush()
     if incremental and (Path(destination) / MARKER).exists():
         return _added(store, log, Path(destination))
-    with beside(Path(destination)) as made:
+    with beside(Path(destination), store.path) as made:
         return _copied(log, store.path, made)
 
 
@@ -123,7 +123,7 @@ def restore(
     with presence.reading(place), _whole(place) as log:
         if log.store != marker["store"]:
             raise StoreUnavailable(f"{place / MARKER} names another store than its log does")
-        with beside(Path(destination)) as made:
+        with beside(Path(destination), place) as made:
             copied = _made_of(log, place, made, moment)
             moment.check(copied)
             past = _lacks_facts(log, marker["restored"], copied)
@@ -222,8 +222,13 @@ def _copied(log: LmdbLog, source: Path, made: Path) -> Head:
 
 
 @contextmanager
-def beside(destination: Path) -> Iterator[Path]:
-    """Give a new directory that becomes `destination` at the end of the block, or goes away."""
+def beside(destination: Path, source: Path) -> Iterator[Path]:
+    """Give a new directory that becomes `destination` at the end of the block, or goes away.
+
+    It may not lie in `source`: what happens to a store would happen to its copy.
+    """
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise StoreUnavailable(f"{destination} is inside the store {source}; copy it elsewhere")
     _check_free(destination)
     try:
         make_directory(destination.parent)

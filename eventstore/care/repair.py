@@ -83,7 +83,7 @@ def _salvage(place: Path) -> Salvage:
 def _repaired(
     place: Path, salvage: Salvage, destination: Path, keyring: Keyring | None
 ) -> Repaired:
-    with beside(destination) as made:
+    with beside(destination, place) as made:
         marker = _marker(place, salvage)
         (made / LOG).mkdir()
         encrypted = bool(marker.get("encrypted"))

@@ -166,7 +166,6 @@ def command_line() -> Callable[..., Any]:
     made = typer.Typer(
         name="eventstore",
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )

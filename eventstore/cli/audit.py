@@ -253,7 +253,7 @@ def prove(
             out.write(proof)
         else:
             out.writelines(prove_session(store, of[0], _head(terminal, head), keys))
-    _tell_written(terminal, output, f"proof of {what} {' '.join(of)}")
+    tell_written(terminal, output, f"proof of {what} {' '.join(of)}")
 
 
 @command(PROOF)
@@ -272,7 +272,7 @@ def disclose(
     with terminal.reading() as store, written(output, force=force) as out:
         note, keys = _head(terminal, head), _keys(terminal, key)
         out.write(disclosed(store, position, note, keys, names=names))
-    _tell_written(terminal, output, f"disclosure of event {position}")
+    tell_written(terminal, output, f"disclosure of event {position}")
 
 
 @command(PROOF)
@@ -298,17 +298,18 @@ def audit_export(
         with written(html or output, force=force) as out:
             out.writelines(parts)
     what = f"report of {session}, {counted(report.events, 'fact')}"
-    _tell_written(terminal, html or output, what)
+    tell_written(terminal, html or output, what)
 
 
 def export_tree(terminal: Terminal, directory: Path) -> None:
     """Write the tree under the last signed head as static tiles."""
     with terminal.reading() as store, terminal.progress("exporting"):
         head = export_tiles(store, _head(terminal, None), known_keys(terminal.audit), directory)
-    _tell_written(terminal, directory, f"tiles of {counted(head.size, 'fact')}")
+    tell_written(terminal, directory, f"tiles of {counted(head.size, 'fact')}")
 
 
-def _tell_written(terminal: Terminal, path: Path | None, what: str) -> None:
+def tell_written(terminal: Terminal, path: Path | None, what: str) -> None:
+    """Say that a file was written, where it was one and not stdout."""
     if path is not None:
         told = whole(Text.assemble(("✓ ", "green"), plain(f"{path}: {what}")))
         terminal.answer({"path": str(path)}, told)

@@ -286,6 +286,8 @@ def gist(event: AnyEvent) -> str:
 _GISTS: dict[type, Any] = {
     ev.MessagesPruned: lambda e: f"{counted(e.count, 'message')} hidden  {e.reason or ''}",
     ev.HistorySummarized: lambda e: f"{e.count:,} as one: {e.summary.get('content')}",
+    ev.EraseRequested: lambda e: e.reason or "",
+    ev.KeyShredded: lambda e: e.reason or "",
     ev.SessionRewound: lambda e: f"to version {e.to_version}",
     ev.BranchCreated: lambda e: f"of {e.parent} at version {e.at_version}",
     ev.BranchMerged: lambda e: f"{e.source}@{e.source_version} into {e.into}, by {e.strategy}",

@@ -47,7 +47,7 @@ from .writes import parse_seconds
 LOOK_SECONDS = 0.2
 """How often `cleanup --every` looks whether a round is done."""
 
-NAME_WIDTH = 20
+NAME_WIDTH = 30
 
 SettingsFile = Annotated[
     Path | None,

@@ -28,7 +28,7 @@ from ..interchange import (
 )
 from ..log.base import Head
 from .app import CARE, NO, START, AtPosition, AtTime, AtVersion, command
-from .audit import export_tree
+from .audit import export_tree, tell_written
 from .drawing import counted, pairs, plain, printable, whole
 from .terminal import Terminal, written
 
@@ -116,16 +116,19 @@ def export(
         raise InvalidEvent(f"--format takes {', '.join(OUTPUTS)}, not {format!r}")
     if format == EVENTS and at_version is not None:
         raise InvalidEvent("--at-version goes with the formats json, chat and markdown")
-    if format == MARKDOWN and terminal.json:
+    if format == MARKDOWN and terminal.json and output is None:
         raise InvalidEvent("markdown is no JSON; leave --json out, or export --format json")
     if format != EVENTS and not sessions:
         raise InvalidEvent(f"name the sessions to export as {format}")
     with terminal.reading() as store, terminal.progress("exporting") as advance:
         pieces = _pieces(store, format, sessions, at_version)
+        done = 0
         with written(output, force=force) as out:
             for done, piece in enumerate(pieces, 1):
                 out.write(piece)
                 advance(done)
+    what = "fact" if format == EVENTS else "session"
+    tell_written(terminal, output, counted(done if format == EVENTS else len(sessions or ()), what))
 
 
 def _pieces(

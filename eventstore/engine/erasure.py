@@ -175,7 +175,7 @@ def erase_request(ground: Ground, session: str, reason: str, *, cascade: bool) -
         named = ", ".join(f"{name!r} (shows {lines} of its messages)" for name, lines in dependents)
         raise InvalidEvent(
             f"erasing session {session!r} takes from others what they have of it: {named}; "
-            "pass cascade=True if they are to lose it"
+            "pass cascade=True (--cascade) if they are to lose it"
         )
     for other in taken:
         ground.headers.check_free(other)

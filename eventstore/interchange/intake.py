@@ -92,7 +92,7 @@ def _look_through(log: Log, wholes: Iterable[Whole]) -> None:
     seen: set[str] = set()
     for whole in wholes:
         if check_name(whole.session, "session id") in seen:
-            raise SessionExists(whole.session)
+            raise SessionExists(whole.session, "comes twice in what is imported")
         seen.add(whole.session)
         check_new(log, whole.session)
 
