@@ -233,7 +233,7 @@ class Views:
         """Keep a projection's state from now on; its name must be free. Raises InvalidEvent."""
         if not isinstance(projection, Projection):
             raise InvalidEvent(f"a Projection is expected, not {brief(projection)}")
-        name = check_name(projection.name, "projection name")
+        name = check_name(getattr(projection, "name", None), "projection name")
         if name in self._views:
             raise InvalidEvent(f"a projection called {name!r} is registered already")
         view = _View(projection)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from eventstore import EventStore, InvalidEvent
+from eventstore.errors import brief
 from eventstore.state.lineage import Segment, lineage
 
 from .moment import check_one_moment, moment_position, moment_version
@@ -35,6 +36,8 @@ def fold(
     cores where that pays, and what is found does not depend on them. Raises SessionNotFound and
     InvalidEvent.
     """
+    if not isinstance(projection, Projection):
+        raise InvalidEvent(f"a Projection is expected, made already, not {brief(projection)}")
     store.flush()
     check_one_moment(at_version, at_position, at_time)
     if session is None:

@@ -72,6 +72,18 @@ def test_a_task_can_follow(store):
     assert asyncio.run(story()) == list(range(41))
 
 
+def test_a_block_closes_a_subscription_of_a_task(store):
+    """`async with` gives the subscription and ends it, as `with` does."""
+
+    async def read() -> list[int]:
+        await store.aio.create("s")
+        async with store.aio.subscribe() as subscription:
+            first = await anext(subscription)
+        return [first.position, *[each.position async for each in subscription]]
+
+    assert asyncio.run(read()) == [0]
+
+
 def test_close_ends_a_waiting_subscriber(store):
     """close() from another thread ends a subscriber that waits for news."""
     store.create("s")

@@ -262,8 +262,19 @@ def test_names_are_checked(store):
     class Unnamed(Steps):
         name = ""
 
-    with pytest.raises(InvalidEvent):
-        views.register(Unnamed())
+    class Nameless(Projection):
+        initial, evolve = Steps.initial, Steps.evolve
+
+    for wrong in Unnamed(), Nameless(), Steps, object():
+        with pytest.raises(InvalidEvent):
+            views.register(wrong)
+
+
+@pytest.mark.parametrize("wrong", [Steps, object(), None])
+def test_only_a_projection_is_folded(store, wrong):
+    """A class in place of its instance, or anything else: InvalidEvent says what is expected."""
+    with pytest.raises(InvalidEvent, match="a Projection is expected, made already"):
+        fold(store, wrong)
 
 
 def test_unknown_session_has_no_tree(store):

@@ -57,7 +57,7 @@ class Signal:
 
 
 class Subscription:
-    """An iterator, sync or async, over facts as they come; also a context manager."""
+    """An iterator over facts as they come, and its context manager; both sync or async."""
 
     def __init__(self, fetch: Fetch, signal: Signal, *, follow: bool) -> None:
         self._fetch, self._signal, self._follow = fetch, signal, follow
@@ -73,6 +73,12 @@ class Subscription:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> Self:
