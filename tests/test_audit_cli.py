@@ -365,6 +365,17 @@ def test_a_report_for_machines(chat: Cli, kept: Path):
     assert facts[2]["data"]["message"]["content"] == "two"
 
 
+def test_a_report_is_no_evidence(chat: Cli, kept: Path, tmp_path: Path):
+    """`check` of a report says what of it can be checked, and not that it is wrong."""
+    page, lines = tmp_path / "a.html", tmp_path / "a.jsonl"
+    chat.fine("audit-export", "a", "--html", str(page))
+    chat.fine("audit-export", "a", "-o", str(lines))
+    ended = chat("check", str(page), str(lines), "--json")
+    assert ended.code == 2
+    assert [each["proven"] for each in ended.json] == [None, None]
+    assert all("a report to read" in each["says"] for each in ended.json)
+
+
 def test_a_report_for_people(chat: Cli, kept: Path, tmp_path: Path):
     """One file, written whole, never over another unasked."""
     page = tmp_path / "a.html"

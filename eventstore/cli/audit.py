@@ -23,7 +23,7 @@ from ..audit.evidence import prove_consistency, prove_event, prove_session
 from ..audit.heads import Heads, open_head
 from ..audit.note import origin_of
 from ..audit.outside import Outside
-from ..audit.page import page_parts, report_lines, report_of
+from ..audit.page import REPORT, page_parts, report_lines, report_of
 from ..audit.signer import SigningKey, VerifierKey, is_made
 from ..audit.stamps import read_roots, to_authority
 from ..audit.tiles import CHECKPOINT, export_tiles
@@ -49,6 +49,9 @@ from .terminal import Terminal, parse_number, written
 
 NAME_DEFAULT = "eventstore"
 """What stands in front of the store's id in an origin, where nothing better is named."""
+
+REPORTS = b"<!doctype html>", f'{{"format":"{REPORT}"'.encode()
+"""How a report begins: the page, and the lines for machines."""
 
 EVENT, CONSISTENCY, SESSION = "event", "consistency", "session"
 
@@ -378,11 +381,21 @@ def check(
 def _checked(auditor: verifier.Auditor, path: Path) -> tuple[bool | None, str]:
     """Return if a file is proven, None where it could not be checked, and what is to be said."""
     try:
+        if _is_report(path):
+            return None, "a report to read; check the bundle on its page, or of 'prove session'"
         return True, verifier.check(auditor, path)
     except (ValueError, RecursionError) as error:
         return False, str(error)
     except OSError as error:
         return None, error.strerror or str(error)
+
+
+def _is_report(path: Path) -> bool:
+    """Return True for what audit-export writes, which tells of evidence and is none itself."""
+    if path.is_dir():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(max(REPORTS, key=len))).startswith(REPORTS)
 
 
 def _rotations(terminal: Terminal) -> list[Path]:
