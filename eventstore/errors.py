@@ -51,15 +51,18 @@ class EventStoreError(Exception):
 
 
 class SessionNotFound(EventStoreError):
-    """No session of that name was ever created in this store, or names can't be read: `why`."""
+    """No session of that name was ever created in this store, or names can't be read: `why`.
 
-    def __init__(self, session: str, why: str = "") -> None:
+    `early` where it was asked for at a moment before it was created.
+    """
+
+    def __init__(self, session: str, why: str = "", *, early: bool = False) -> None:
         self.session = session
-        what = (
-            f"can't be found by name: {why}"
-            if why
-            else "does not exist; check the name, or create it first"
-        )
+        what = "does not exist; check the name, or create it first"
+        if early:
+            what = "did not exist yet at that moment; name a later one"
+        if why:
+            what = f"can't be found by name: {why}"
         super().__init__(f"session {brief(session)} {what}")
 
 

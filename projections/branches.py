@@ -20,7 +20,7 @@ from eventstore.messages import Json
 from eventstore.state.header import SessionHeader
 from eventstore.state.lineage import Segment, fork_of
 
-from .moment import moment_position
+from .moment import missing, moment_position
 from .projection import Projection, segment_stretches
 
 _MERGED = TYPE_CODES[ev.BranchMerged]
@@ -102,7 +102,7 @@ class BranchTree:
         root = None if session is None else root_of(store.log, session)
         rows = _rows_on_demand(store, root, last)
         if session is not None and session not in {row.session for row in rows}:
-            raise store.log.codec.missing(session)
+            raise missing(store, session)
         return tree_of(store, rows, last)
 
     @property

@@ -6,7 +6,7 @@ the newest event; time travel is exact, since recorded time never goes back alon
 
 from datetime import datetime
 
-from eventstore import EventStore, InvalidEvent
+from eventstore import EventStore, InvalidEvent, SessionNotFound
 from eventstore.engine.reading import version_at
 from eventstore.errors import brief
 from eventstore.state.lineage import checked_version
@@ -47,8 +47,15 @@ def moment_version(
         return store.version(session)
     version = version_at(store.log, session, moment_position(store, at_position, at_time))
     if version < 0:
-        raise store.log.codec.missing(session)
+        raise missing(store, session)
     return version
+
+
+def missing(store: EventStore, session: str) -> SessionNotFound:
+    """Return the error of a session that was not there at a moment: not yet, or never."""
+    if store.log.tail(session) is None:
+        return store.log.codec.missing(session)
+    return SessionNotFound(session, early=True)
 
 
 def check_one_moment(*names: object) -> None:

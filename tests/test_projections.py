@@ -191,6 +191,17 @@ def test_fold_of_an_unknown_session_says_so(store):
         fold(store, Seen(), session="nobody")
 
 
+def test_a_session_that_was_not_there_yet_is_told_from_one_that_never_was(store):
+    """Before its creation a session is not found, and the message says that it is later."""
+    store.create("first")
+    store.create("second")
+    for asked in SessionState.of, BranchTree.of:
+        with pytest.raises(SessionNotFound, match="'second' did not exist yet at that moment"):
+            asked(store, "second", at_position=0)
+        with pytest.raises(SessionNotFound, match="'third' does not exist"):
+            asked(store, "third", at_position=0)
+
+
 def test_moment_without_a_name_is_now():
     """The newest version is what no moment means."""
     store = EventStore.in_memory()

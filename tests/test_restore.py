@@ -141,6 +141,16 @@ def test_increments_lead_to_the_newest_head(chain, tmp_path):
         assert verify(made, deep=True).sound
 
 
+def test_a_backup_with_increments_is_read_alone(chain):
+    """What would be written to it would fit no increment: it opens read-only, or is restored."""
+    store, place, heads = chain
+    with pytest.raises(StoreUnavailable, match="is a backup with increments; restore it"):
+        EventStore.open(place)
+    with EventStore.open(place, read_only=True) as full:
+        assert full.head().size < heads[-1].size
+    assert backup(store, place, incremental=True) == heads[-1]
+
+
 def test_an_increment_has_only_what_is_new(chain):
     """It is as large as its frames, however large the store is; with nothing new there is none."""
     store, place, _ = chain

@@ -31,11 +31,8 @@ from ..log.format import ACTOR_NAME, SESSION_NAME
 from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
 from ..place import presence
-from ..place.directory import LOG
+from ..place.directory import INCREMENTS, LOG
 from .carrying import Carrier, content_of, dictionaries_of, while_kept
-
-INCREMENTS = "increments"
-"""The directory of these files, in that of a full backup."""
 
 MAGIC = b"eventstore increment 1\n"
 DIGEST_BYTES = 32

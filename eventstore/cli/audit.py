@@ -85,7 +85,7 @@ def keygen(
     """Make the key that signs this store's heads, outside of the store."""
     key = _rotated(terminal) if rotate else _generated(terminal, name)
     document = {"origin": key.name, "key": str(key), "path": str(terminal.audit)}
-    told = Text.assemble(("✓ ", "green"), plain(f"key {key.id.hex()} signs for {key.name}"))
+    told = whole(Text.assemble(("✓ ", "green"), plain(f"key {key.id.hex()} signs for {key.name}")))
     places = {"keep secret": SIGNING_KEY, "hand out": VERIFIER_KEY}
     rows = [(use, plain(str(terminal.audit / name))) for use, name in places.items()]
     terminal.answer(document, told, pairs(rows))
@@ -412,7 +412,7 @@ def _verdict(found: Mapping[str, object]) -> RenderableType:
     marks = {True: ("✓ ", "green"), False: ("✗ ", "bold red"), None: ("? ", "yellow")}
     proven = found["proven"]
     mark = marks[proven if isinstance(proven, bool) else None]
-    return Text.assemble(mark, (f"{found['file']}: ", "bold"), plain(str(found["says"])))
+    return whole(Text.assemble(mark, (f"{found['file']}: ", "bold"), plain(str(found["says"]))))
 
 
 def outside_of(

@@ -32,7 +32,7 @@ from ..audit.trust import audit_directory
 from ..ids import fresh_id
 from ..limits import APPEND_BYTES_MAX
 from ..messages import Json
-from ..place.directory import check_store
+from ..place.directory import INCREMENTS, check_store
 
 PROGRESS_AFTER_SECONDS = 1.0
 """What takes less is over before a bar could be read."""
@@ -91,6 +91,8 @@ class Terminal:
         store = EventStore.open(
             self.path, read_only=read_only, trust=trust, keyring=keys, **options
         )
+        if read_only and (self.path / INCREMENTS).is_dir():
+            self.warn("this is the full backup alone; restore it to see its increments too")
         if store.distrust is not None:
             self.warn(str(store.distrust))
         return store

@@ -21,6 +21,8 @@ from ..log.format import FORMAT, MARKER
 from ..log.lmdb import create_log
 
 LOG = "log"
+INCREMENTS = "increments"
+"""What a backup has besides: files with what came after the log that lies in it."""
 
 
 def ensure_store(path: Path, starter: bytes | None, *, encrypted: bool = False) -> None:
@@ -57,6 +59,15 @@ def _settle(path: Path) -> None:
 def check_store(path: Path) -> str:
     """Return the store's id. Raises StoreUnavailable and FormatTooNew."""
     return str(describe(path)["store"])
+
+
+def check_no_increments(path: Path) -> None:
+    """Raise StoreUnavailable for a backup with increments: what is written there fits none."""
+    if (path / INCREMENTS).is_dir():
+        raise StoreUnavailable(
+            f"{path} is a backup with increments; restore it into a new store and open that, or "
+            "open it read-only, which shows what the full backup held"
+        )
 
 
 def describe(path: Path) -> dict[str, Any]:
