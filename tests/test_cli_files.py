@@ -137,6 +137,23 @@ def test_missing_files_are_refused(cli: Cli, tmp_path: Path):
     assert not cli.store.exists()
 
 
+def test_a_backup_with_increments_says_what_it_shows(chat: Cli, tmp_path: Path):
+    """Looking at one shows the full backup, and says so; writing to it is refused."""
+    copy = str(tmp_path / "copy")
+    chat.fine("backup", copy)
+    chat.fine("append", "a", "--content", "four")
+    chat.fine("backup", copy, "--incremental")
+    for looking in (["sessions"], ["show", "a"], ["stats"]):
+        ended = chat("--store", copy, *looking)
+        assert (ended.code, ended.err.count("\n")) == (0, 1)
+        assert "the full backup alone; restore it" in ended.err
+    ended = chat("--store", copy, "append", "a", "--content", "five")
+    assert (ended.code, ended.out) == (2, "")
+    assert "restore it into a new store" in ended.err
+    chat.fine("append", "a", "--content", "five")
+    chat.fine("backup", copy, "--incremental")
+
+
 def test_backup_and_restore(chat: Cli, tmp_path: Path):
     """A backup and what is restored from it have the root of the original; nothing is replaced."""
     root = chat.fine("verify", "--json").json["root"]

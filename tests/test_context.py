@@ -288,7 +288,7 @@ def test_the_exempt_alone_may_not_be_over_the_budget(store):
     """Both numbers are in the error, and what to do."""
     store.create("s")
     store.append("s", {"role": "system", "content": "x" * 400})
-    with pytest.raises(InvalidEvent, match=r"has 100 tokens, the budget is 99; give max_tokens"):
+    with pytest.raises(InvalidEvent, match=r"has 100 tokens, the budget is 99; raise max_tokens"):
         build_context(store, "s", 99)
     assert build_context(store, "s", 100).tokens == 100
 

@@ -111,7 +111,8 @@ class Terminal:
     def viewing(self) -> Iterator[Views]:
         """Open the store's views: kept beside it, or made anew where it may not be written."""
         check_store(self.path)
-        read_only = not os.access(self.path, os.W_OK)
+        increments = (self.path / INCREMENTS).is_dir()
+        read_only = increments or not os.access(self.path, os.W_OK)
         with self.open(read_only=read_only) as store, self.progress("catching up"):
             yield Views(store)
 
@@ -143,7 +144,7 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """Tell people and logs what is wrong, while the command goes on."""
-        self.err.print(f"eventstore: warning: {text}", style="red", markup=False)
+        self.err.print(f"eventstore: warning: {text}", style="red", markup=False, soft_wrap=True)
 
     def remark(self, text: str) -> None:
         """Tell people something that is no part of the answer."""

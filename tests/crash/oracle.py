@@ -20,6 +20,7 @@ from eventstore.audit.trust import LAST_NOTE, audit_directory
 from eventstore.audit.verify import verify
 from eventstore.care.backup import restore
 from eventstore.log.format import MARKER
+from eventstore.place.directory import INCREMENTS
 from eventstore.place.opening import UNFINISHED
 from eventstore.state.caches import VIEWS
 from eventstore.state.snapshots import LmdbSnapshots
@@ -189,6 +190,7 @@ def check_copy(place: Path, facts: Facts, least: int) -> None:
     if least < 0 and not place.exists():
         return
     assert place.exists(), "a copy that was finished is gone"
-    with EventStore.open(place) as store:
+    increments = (place / INCREMENTS).is_dir()  # then it is read, or restored, and not written to
+    with EventStore.open(place, read_only=increments) as store:
         assert check_events(store, facts) >= least
         assert verify(store).findings == []
