@@ -2,9 +2,14 @@
 
 import asyncio
 import threading
+import time
+from contextlib import suppress
 
 from callers import SECONDS_MAX, in_threads, message, started
+from hypothesis import given
+from hypothesis import strategies as st
 
+from eventstore.engine.subscription import Signal, Subscription
 from projections.session import SessionState
 
 
@@ -139,3 +144,80 @@ def test_a_cancelled_subscriber_loses_no_page(store):
             assert recorded.position == 1
             break
         assert [recorded.position for recorded in facts] == [2]
+
+
+MS = st.sampled_from([0, 0, 0.2, 1, 3])
+PAGES = st.lists(st.tuples(st.integers(1, 4), MS), min_size=1, max_size=5)
+"""How many events a page has, and how long it takes to read it."""
+
+IMPATIENCE = st.lists(
+    st.tuples(st.sampled_from(["waits so long", "is cancelled", "goes to another loop"]), MS),
+    max_size=25,
+)
+"""What the next readers do: wait and give up, be cancelled, or do that in a loop of their own."""
+
+
+async def one(facts: Subscription, how: str, ms: float) -> list:
+    """Return what a reader got that gave up after so long, or was cancelled then."""
+    if how == "is cancelled":
+        reader = asyncio.ensure_future(anext(facts))
+        await asyncio.sleep(ms / 1_000)
+        reader.cancel()
+        return [await reader]
+    return [await asyncio.wait_for(anext(facts), ms / 1_000)]
+
+
+async def rest(facts: Subscription) -> list:
+    """Return what a patient reader gets."""
+    return [each async for each in facts]
+
+
+@given(PAGES, IMPATIENCE)
+def test_whoever_gives_up_each_event_comes_once_and_in_order(pages, readers):
+    """Whatever time-outs and cancellations come, each event is delivered once and in order."""
+    unread = iter(pages)
+    position = 0
+
+    def fetch() -> list:
+        nonlocal position
+        first, (count, ms) = position, next(unread, (0, 0))
+        time.sleep(ms / 1_000)
+        position = first + count
+        return list(range(first, position))
+
+    facts, found = Subscription(fetch, Signal(), follow=False), []
+
+    async def story() -> None:
+        while readers:
+            how, ms = readers.pop()
+            if how == "goes to another loop":
+                return
+            with suppress(TimeoutError, asyncio.CancelledError, StopAsyncIteration):
+                found.extend(await one(facts, how, ms))
+
+    while readers:
+        asyncio.run(story())
+    found += asyncio.run(rest(facts))
+    assert found == list(range(sum(count for count, _ in pages)))
+
+
+def test_who_gives_up_and_comes_again_waits_for_the_same_page():
+    """One thread reads for a subscription, however many readers gave up waiting for the page."""
+    may_end, asked = threading.Event(), []
+
+    def fetch() -> list:
+        asked.append(threading.get_ident())
+        assert may_end.wait(SECONDS_MAX)
+        return [7] if len(asked) == 1 else []
+
+    async def story() -> list:
+        facts = Subscription(fetch, Signal(), follow=False)
+        for _ in range(20):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(anext(facts), 0.001)
+        reading = [each for each in threading.enumerate() if each.name.startswith("asyncio_")]
+        may_end.set()
+        return [len(reading), await rest(facts)]
+
+    assert asyncio.run(story()) == [1, [7]]
+    assert len(asked) == 2, "the page, and the end behind it"

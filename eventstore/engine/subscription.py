@@ -1,7 +1,8 @@
 """Subscriptions: catch up with what is in the log, then follow what comes.
 
 Invariants: every event once and in order, from any position, also those of other processes; a
-slow subscriber holds nothing back and nobody's memory, since it reads pages from the log; close()
+slow subscriber holds nothing back and nobody's memory, since it reads pages from the log; a reader
+that is cancelled, or gives up waiting, leaves what was being read for it to the next one; close()
 ends the iteration from any thread.
 """
 
@@ -62,6 +63,8 @@ class Subscription:
     def __init__(self, fetch: Fetch, signal: Signal, *, follow: bool) -> None:
         self._fetch, self._signal, self._follow = fetch, signal, follow
         self._page: deque[Recorded] = deque()
+        self._reading: asyncio.Task[None] | None = None
+        self._filling = threading.Lock()
         self._closed = False
 
     def close(self) -> None:
@@ -101,8 +104,7 @@ class Subscription:
     async def __anext__(self) -> Recorded:
         while not self._closed:
             if not self._page:
-                # Shielded: a page that was fetched for a cancelled reader is the next one's.
-                await asyncio.shield(asyncio.to_thread(self._refill))
+                await self._refill_async()
             if self._page:
                 return self._page.popleft()
             if not self._follow:
@@ -111,4 +113,16 @@ class Subscription:
         raise StopAsyncIteration
 
     def _refill(self) -> None:
-        self._page.extend(self._fetch())
+        with self._filling:
+            if not self._page:  # else another reader was waited for, and its page is this one's
+                self._page.extend(self._fetch())
+
+    async def _refill_async(self) -> None:
+        """Wait for the page that is being read, by whoever began that, else have one read.
+
+        A reader that gives up leaves it to the next, so that one thread reads for all of them.
+        """
+        reading, loop = self._reading, asyncio.get_running_loop()
+        if reading is None or reading.done() or reading.get_loop() is not loop:
+            reading = self._reading = loop.create_task(asyncio.to_thread(self._refill))
+        await asyncio.shield(reading)
