@@ -19,11 +19,17 @@ _NEW_OR_EMPTY = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def checked_path(path: object, what: str) -> Path:
-    """Return the path that a caller gave. Raises InvalidEvent for what is none."""
+    """Return the path that a caller gave, from the root: the process may change its directory.
+
+    Raises InvalidEvent for what is none, StoreUnavailable for a relative one in no directory.
+    """
     try:
-        return Path(path)  # type: ignore[arg-type]
+        return Path(path).absolute()  # type: ignore[arg-type]
     except TypeError:
         raise InvalidEvent(f"{what} must be a path, not {brief(path)}") from None
+    except OSError as error:
+        where = "the directory that the process is in"
+        raise StoreUnavailable(f"{where} can't be read: {error.strerror}") from None
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ..errors import StoreUnavailable
-from ..files import sync_directory, write_durably
+from ..files import checked_path, sync_directory, write_durably
 
 Anchor = Callable[[bytes], None]
 """Keeps a signed note elsewhere; raises StoreUnavailable."""
@@ -28,17 +28,19 @@ ANSWER_BYTES_MAX = 65_536
 
 def to_directory(path: Path) -> Anchor:
     """Return an anchor that writes each note into a directory, named by the note's SHA-256."""
+    directory = checked_path(path, "path")
 
     def keep(note: bytes) -> None:
-        place = path / f"{sha256(note).hexdigest()}.note"
+        place = directory / f"{sha256(note).hexdigest()}.note"
         beside = place.with_suffix(f".{os.getpid()}")
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
             write_durably(beside, note)
             beside.replace(place)
-            sync_directory(path)
+            sync_directory(directory)
         except OSError as error:
-            raise StoreUnavailable(f"no head can be left in {path}: {error.strerror}") from None
+            what = f"no head can be left in {directory}: {error.strerror}"
+            raise StoreUnavailable(what) from None
 
     return keep
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..engine.system import ROTATION
 from ..errors import ProofError, StoreUnavailable
 from ..events import Custom
-from ..files import alone, make_directory, sync_directory, write_durably
+from ..files import alone, checked_path, make_directory, sync_directory, write_durably
 from ..ids import SYSTEM
 from ..store import EventStore
 from .anchors import Anchor
@@ -59,6 +59,7 @@ class Heads:
     ) -> None:
         if not store.origin or not key.name.endswith(f"/{store.origin}"):
             raise ProofError(f"key {key.name!r} does not sign for store {store.origin!r}")
+        path = checked_path(path, "path")
         if store.path and path.resolve().is_relative_to(store.path.resolve()):
             raise StoreUnavailable(f"{path} would be rolled back with the store: keep it elsewhere")
         self._store, self._key, self._path = store, key, path

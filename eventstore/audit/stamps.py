@@ -17,7 +17,7 @@ from typing import Any
 from cryptography.x509 import Certificate, load_pem_x509_certificates
 
 from ..errors import ProofError, StoreUnavailable
-from ..files import sync_directory, unavailable, write_durably
+from ..files import checked_path, sync_directory, unavailable, write_durably
 from .anchors import Anchor, check_url, post
 
 try:
@@ -35,9 +35,10 @@ def to_authority(url: str, directory: Path, roots: Sequence[Certificate]) -> Anc
     """
     client = _client()
     check_url(url)
+    place = checked_path(directory, "directory")
 
     def keep(note: bytes) -> None:
-        path = stamp_path(directory, note)
+        path = stamp_path(place, note)
         if path.exists():
             return
         algorithm = client.HashAlgorithm.SHA256
@@ -47,12 +48,12 @@ def to_authority(url: str, directory: Path, roots: Sequence[Certificate]) -> Anc
             check_stamp(note, raw, roots, nonce=request.nonce)
         except ProofError as error:
             raise StoreUnavailable(f"{url} gave no good stamp: {error}") from None
-        with unavailable(directory):
-            directory.mkdir(parents=True, exist_ok=True)
+        with unavailable(place):
+            place.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(".new")
             write_durably(beside, raw)
             beside.replace(path)
-            sync_directory(directory)
+            sync_directory(place)
 
     return keep
 

@@ -20,7 +20,7 @@ from ..audit.proof import Prover
 from ..audit.structure import check_structure
 from ..engine.origins import PAST, has_reasons
 from ..errors import Corruption, InvalidEvent, StoreUnavailable
-from ..files import make_directory, sync_directory, write_durably
+from ..files import checked_path, make_directory, sync_directory, write_durably
 from ..ids import fresh_id
 from ..log.base import Head, frames_between
 from ..log.format import MARKER
@@ -52,9 +52,10 @@ def backup(
     if store.path is None or not isinstance(log, LmdbLog):
         raise StoreUnavailable("a store in memory has no files to copy; export its events instead")
     store.flush()
-    if incremental and (Path(destination) / MARKER).exists():
-        return _added(store, log, Path(destination))
-    with beside(Path(destination), store.path) as made:
+    place = checked_path(destination, "destination")
+    if incremental and (place / MARKER).exists():
+        return _added(store, log, place)
+    with beside(place, store.path) as made:
         return _copied(log, store.path, made)
 
 
@@ -116,14 +117,14 @@ def restore(
     page by page first. Raises StoreUnavailable, FormatTooNew, Corruption, InvalidEvent, and
     ProofError where `head` is no note; then there is nothing at the destination.
     """
-    place = Path(source)
+    place, target = checked_path(source, "source"), checked_path(destination, "destination")
     if head is not None:
         Note.parse(head)
     marker = describe(place)
     with presence.reading(place), _whole(place) as log:
         if log.store != marker["store"]:
             raise StoreUnavailable(f"{place / MARKER} names another store than its log does")
-        with beside(Path(destination), place) as made:
+        with beside(target, place) as made:
             copied = _made_of(log, place, made, moment)
             moment.check(copied)
             past = _lacks_facts(log, marker["restored"], copied)

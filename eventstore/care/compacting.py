@@ -23,7 +23,7 @@ import msgspec
 
 from ..audit.structure import check_structure, environments
 from ..errors import Corruption, StoreFull, StoreLocked
-from ..files import sync_directory, unavailable
+from ..files import checked_path, sync_directory, unavailable
 from ..ids import fresh_id
 from ..limits import MIB
 from ..log.environment import FILE, LOCK_FILE, Environment, open_environment
@@ -51,6 +51,7 @@ def compact(path: Path) -> list[Compacted]:
     Raises StoreLocked where somebody has, StoreFull where there is no room for the new file
     beside the old, StoreUnavailable, FormatTooNew and Corruption; then all is as it was.
     """
+    path = checked_path(path, "path")
     describe(path)
     check_volume(path, read_only=False)
     with presence.gate(path) as inside:

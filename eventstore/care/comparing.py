@@ -13,6 +13,7 @@ from ..audit.proof import Prover
 from ..audit.report import Finding
 from ..audit.verify import verify_directory
 from ..errors import Corruption, EventStoreError
+from ..files import checked_path
 from ..log.base import Head
 from ..log.lmdb import LmdbLog
 from ..place import presence
@@ -42,7 +43,7 @@ def compare(store: EventStore, backup: str | os.PathLike[str]) -> Comparison:
 
     Raises StoreUnavailable and FormatTooNew where there is no backup to compare.
     """
-    place = Path(backup)
+    place = checked_path(backup, "backup")
     marker = describe(place)
     store.flush()
     with presence.reading(place):

@@ -14,7 +14,7 @@ import msgspec
 
 from ..audit.pages import FILE
 from ..errors import FormatTooNew, StoreUnavailable
-from ..files import write_durably
+from ..files import checked_path, write_durably
 from ..ids import fresh_id
 from ..keyring import Keyring
 from ..log.base import Head
@@ -68,9 +68,9 @@ def repair(
     An encrypted store needs its keyring only where something is missing. Raises StoreLocked,
     StoreUnavailable, StoreFull and FormatTooNew; then there is nothing at the destination.
     """
-    place = Path(source)
+    place, target = checked_path(source, "source"), checked_path(destination, "destination")
     with presence.closed(place, "repair it then"), _salvage(place) as salvage:
-        return _repaired(place, salvage, Path(destination), keyring)
+        return _repaired(place, salvage, target, keyring)
 
 
 def _salvage(place: Path) -> Salvage:
