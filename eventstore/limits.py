@@ -69,5 +69,8 @@ SNAPSHOT_VERSIONS = 64
 SNAPSHOTS_IN_MEMORY_MAX = 20_000
 """Header snapshots of a store that can't keep them on disk."""
 
+NAMES_REMEMBERED_MAX = 50_000
+"""Names of sessions and actors that an open log has ready; as many references: 16 MiB in all."""
+
 HEADERS_CACHED_MAX = 4_096
 """Session headers an open store keeps in memory."""

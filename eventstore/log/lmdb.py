@@ -34,6 +34,7 @@ from .format import (
 )
 from .frame import Frame
 from .newest import Edge
+from .opened import remember
 from .plan import Plan, pack_appends, plan
 from .reads import Reads
 from .rows import checked_row, ref_row, tile_key
@@ -103,8 +104,9 @@ class LmdbLog(Reads):
         """Remember what a transaction that is durable now has changed."""
         if ground.refs:
             shown = self.codec.names.shown
-            self._name_of.update((ref, shown(row[:1], row[1:])) for row, ref in ground.refs.items())
-            self._ref_of.update(ground.refs)
+            new = ((ref, shown(row[:1], row[1:])) for row, ref in ground.refs.items())
+            remember(self._name_of, dict(new))
+            remember(self._ref_of, ground.refs)
         self.newest.settle(number, ground.edge, ground.tails)
 
     def _put(self, txn: lmdb.Transaction, made: Plan) -> None:

@@ -1,18 +1,20 @@
 """A log in LMDB that is open: its tables, its codec, and the names that references stand for.
 
-Invariants: names never change, so what is remembered of them holds for ever once it is durable;
-a log that is encrypted shows pseudonyms and opens no payload until it is unlocked.
+Invariants: names never change, so what is remembered of them holds for ever once it is durable,
+and may be forgotten at any time; a log that is encrypted shows pseudonyms and opens no
+payload until it is unlocked.
 """
 
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import lmdb
 
 from ..errors import Corruption, FormatTooNew, StoreUnavailable
-from ..limits import MAP_BYTES_DEFAULT
+from ..limits import MAP_BYTES_DEFAULT, NAMES_REMEMBERED_MAX
 from .base import POSITION_MAX, session_row
 from .codec import Codec
 from .environment import Environment, open_environment
@@ -44,6 +46,9 @@ from .newest import Newest, Seen
 from .rows import CHECKSUM_BYTES, Bytes, checked_row, checked_value, kept_ref
 from .seal import Seal
 from .vault import Vault
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class OpenLog:
@@ -190,7 +195,8 @@ class OpenLog:
         """Return the reference of an interned name; names never change."""
         ref = self._ref_of.get(row)
         if ref is None and (found := txn.get(row, db=self._refs)) is not None:
-            ref = self._ref_of[row] = int(REF.unpack(self._checked_ref(row, found))[0])
+            ref = int(REF.unpack(self._checked_ref(row, found))[0])
+            remember(self._ref_of, {row: ref})
         return ref
 
     def _checked_ref(self, row: bytes, found: Bytes) -> bytes:
@@ -216,13 +222,15 @@ class OpenLog:
         """Return the name of a frame's stream, which the first one of each says itself."""
         if frame.version:
             return self._name(txn, frame.session_ref)
-        name = self._name_of[frame.session_ref] = self._shown(SESSION_NAME + frame.kept_session)
+        name = self._shown(SESSION_NAME + frame.kept_session)
+        remember(self._name_of, {frame.session_ref: name})
         return name
 
     def _name(self, txn: lmdb.Transaction, ref: int) -> str:
         name = self._name_of.get(ref)
         if name is None:
-            name = self._name_of[ref] = self._shown(self.name_row(txn, ref))
+            name = self._shown(self.name_row(txn, ref))
+            remember(self._name_of, {ref: name})
         return name
 
     def name_row(self, txn: lmdb.Transaction, ref: int) -> bytes:
@@ -260,6 +268,17 @@ class OpenLog:
             return self.codec.names.shown(row[:1], row[1:])
         except ValueError as error:
             raise Corruption(-1, f"a name can't be read: {error}") from None
+
+
+def remember(known: dict[K, V], more: dict[K, V]) -> None:
+    """Add what was learnt of names, in place; what is known goes where that would be too many.
+
+    Whoever reads meanwhile misses a name, and looks it up: four times the work of a lone message
+    where more names than that take turns, none where they come and go.
+    """
+    if len(known) + len(more) > NAMES_REMEMBERED_MAX:
+        known.clear()
+    known.update(more)
 
 
 def _keep_still() -> None:
