@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from driver import STEPS, Driver, ticking
 from facts import OBJECTS
@@ -17,9 +18,15 @@ from eventstore import (
     SessionExists,
     SessionNotFound,
     StoreUnavailable,
+    events,
 )
+from eventstore.audit.entry import payload_commitment
 from eventstore.audit.verify import verify
 from eventstore.interchange import Imported, export_events, import_chat, import_events
+from eventstore.limits import DURATION_MS_MAX, TTL_SECONDS_MAX
+from eventstore.log.codec import decode, encode_all
+from eventstore.log.format import TYPE_CODES
+from eventstore.messages import TOKENS_MAX
 from projections import SessionState
 
 
@@ -371,3 +378,63 @@ def test_only_stores_that_can_be_written_take_imports(disk, tmp_path):
             import_events(reader, lines)
         with pytest.raises(StoreUnavailable, match="read-only"):
             import_chat(reader, written(tmp_path / "chat.json", [said("hi")]))
+
+
+def numbered() -> list[dict]:
+    """Return lines of events with all the numbers that an event can have."""
+    with EventStore.in_memory() as one:
+        one.create("a", ttl=60, max_messages=9, token_limit=9)
+        one.append("a", [said("12345678")] * 4)
+        one.branch("a", "b")
+        one.append("b", said("1234"))
+        one.merge("b", into="a")
+        one.prune("a", keep_last=4)
+        one.summarize("a", "in short", upto=3)
+        one.record_tool_call("a", "tool", duration_ms=3)
+        one.extend_ttl("a", 50)
+        return [json.loads(line) for line in export_events(one)]
+
+
+def said_of(lines: list[dict], kind: str, changed: dict[str, object]) -> list[bytes]:
+    """Return the lines with other numbers in the events of a kind, and fitting commitments."""
+    for line in lines:
+        if line["type"] == kind:
+            line["event"] |= changed
+            code = TYPE_CODES[getattr(events, kind)]
+            given = msgspec.msgpack.encode(line["event"])
+            event = decode(code, line["schema"], given, line["session"], line["version"])
+            payload = encode_all([event])[0]
+            line["commitment"] = payload_commitment(bytes.fromhex(line["salt"]), payload).hex()
+    return [json.dumps(line).encode() for line in lines]
+
+
+LATE = 2**63 + TTL_SECONDS_MAX * 10**9
+NUMBERS = [
+    ("MessageAppended", "tokens", 0, TOKENS_MAX),
+    ("SessionCreated", "ttl", 1.0, float(TTL_SECONDS_MAX)),
+    ("SessionCreated", "expires_at", 0, LATE - 1),
+    ("SessionCreated", "max_messages", 1, 2**63 - 1),
+    ("SessionCreated", "token_limit", 1, 2**63 - 1),
+    ("TtlExtended", "ttl", 1.0, float(TTL_SECONDS_MAX)),
+    ("TtlExtended", "expires_at", 0, LATE - 1),
+    ("ToolCallRecorded", "duration_ms", 0.0, float(DURATION_MS_MAX)),
+    ("MessagesPruned", "tokens", 0, TOKENS_MAX),
+    ("HistorySummarized", "tokens", 0, TOKENS_MAX),
+    ("HistorySummarized", "tokens_before", 0, 2 * TOKENS_MAX),
+    ("BranchMerged", "summary_tokens", 0, TOKENS_MAX),
+    ("BranchMerged", "tokens", 0, TOKENS_MAX),
+]
+"""A number of an event, the least and the most that a command could have recorded there."""
+
+
+@pytest.mark.parametrize(("kind", "field", "least", "most"), NUMBERS)
+def test_numbers_that_no_command_records_are_refused(store, kind, field, least, most):
+    """Counts, times and limits are held to what commands hold them to, to the last one."""
+    for number in (least - 1, most + 1, -(10**17), 2**64 - 1):
+        with pytest.raises(InvalidEvent, match=rf"line \d+: {field}"):
+            import_events(store, said_of(numbered(), kind, {field: number}))
+        assert store.head().size == 0
+    for number in (least, most):
+        with EventStore.in_memory() as other:
+            import_events(other, said_of(numbered(), kind, {field: number}))
+            assert verify(other).sound

@@ -1,13 +1,14 @@
 """A file of events, looked through before its first fact is written.
 
 Invariants: what passes can be written and verified: streams are whole from version 0 and in
-order, names and times can be kept, a merge is there in both streams, and whatever else an event
-refers to (a parent, lines that it hides) is in the file before it, or in the store; the survey
-writes nothing.
+order, names and times can be kept, numbers are such as commands record, a merge is there in both
+streams, and whatever else an event refers to (a parent, lines that it hides) is in the file before
+it, or in the store; the survey writes nothing.
 """
 
 from collections.abc import Iterable
 
+from ..engine import checks
 from ..errors import InvalidEvent, KeyReused
 from ..events import (
     AnyEvent,
@@ -21,16 +22,23 @@ from ..events import (
     SessionCreated,
     SessionRewound,
     Span,
+    ToolCallRecorded,
+    TtlExtended,
 )
 from ..ids import SYSTEM, check_name, optional_name
+from ..limits import TTL_SECONDS_MAX
 from ..log.base import Log
 from ..log.shredding import stripped
+from ..messages import TOKENS_MAX
 from ..spans import length
 from .intake import Imported, check_new
 from .lines import Line, Numbered, check_commitment, content_of, event_of
 
 TIME_MAX = (1 << 63) - 1
 """Nanoseconds since the epoch that a store can keep, up to the year 2262."""
+
+EXPIRY_MAX = TIME_MAX + TTL_SECONDS_MAX * 1_000_000_000
+"""The latest end of a session that begins by then."""
 
 
 class Survey:
@@ -83,6 +91,7 @@ class Survey:
         check_commitment(number, line, event)
         try:
             self._check_event(line, event)
+            _check_numbers(event)
         except InvalidEvent as error:
             raise InvalidEvent(f"line {number}: {error}") from None
         self._count(line, event)
@@ -202,3 +211,41 @@ class Survey:
         noted = isinstance(event, BranchMerged) and event.into == line.session and event.summary
         if noted or isinstance(event, HistorySummarized):
             self._notes.add((line.session, line.version))
+
+
+def _check_numbers(event: AnyEvent) -> None:
+    """Raise InvalidEvent for a number that no command would have recorded.
+
+    Its lines are known to be there. Tokens are counted where they are added up, in 64 bits.
+    """
+    if isinstance(event, MessageAppended):
+        _check_within(event.tokens, 0, TOKENS_MAX, "tokens")
+    elif isinstance(event, (SessionCreated, TtlExtended)):
+        _check_life(event)
+    elif isinstance(event, ToolCallRecorded):
+        checks.milliseconds(event.duration_ms)
+    elif isinstance(event, MessagesPruned):
+        _check_within(event.tokens, 0, event.count * TOKENS_MAX, "tokens")
+    elif isinstance(event, HistorySummarized):
+        _check_within(event.tokens, 0, TOKENS_MAX, "tokens")
+        _check_within(event.tokens_before, 0, event.count * TOKENS_MAX, "tokens_before")
+    elif isinstance(event, BranchMerged):
+        _check_within(event.summary_tokens, 0, TOKENS_MAX, "summary_tokens")
+        least = -length(event.hidden) * TOKENS_MAX
+        most = length(event.brought) * TOKENS_MAX + event.summary_tokens
+        _check_within(event.tokens, least, most, "tokens")
+
+
+def _check_life(event: SessionCreated | TtlExtended) -> None:
+    """Check until when a session lives, and its limits."""
+    checks.seconds(event.ttl)
+    if event.expires_at is not None:
+        _check_within(event.expires_at, 0, EXPIRY_MAX, "expires_at")
+    if isinstance(event, SessionCreated):
+        checks.check_limit(event.max_messages, "max_messages")
+        checks.check_limit(event.token_limit, "token_limit")
+
+
+def _check_within(number: int, least: int, most: int, what: str) -> None:
+    if not least <= number <= most:
+        raise InvalidEvent(f"{what} must be {least} to {most}, not {number}")
