@@ -1,6 +1,7 @@
 """A session's header: all of its state but the messages, folded from facts.
 
-Invariants: its size does not grow with the number of messages; evolve() needs the payload of
+Invariants: its size does not grow with the number of messages, only with the number of runs that
+pruning, summaries and merges cut them into; evolve() needs the payload of
 no message; it may change and return the header it is given, so whoever keeps one keeps a
 copy(); of its values only the spans are changed in place, all others are replaced. Forks and
 rewinds are resolved by lineage.py before the fold: here they only change what the header calls
