@@ -33,6 +33,7 @@ from ..log.format import (
     POSITION,
     REF,
     STREAM_ROW,
+    U32_MAX,
 )
 from ..messages import role_code
 from .entry import (
@@ -51,7 +52,6 @@ _SCHEMA = SCHEMA_OF[MESSAGE]
 _LEAD = b"\x00" + entry_lead(0, MESSAGE, _SCHEMA, 0)
 _NO_IDS = bytes(64)
 _NO_NAMES = 0, 0, 0, 0, 0
-_U32_MAX = (1 << 32) - 1
 
 _UNUSUAL = (Corruption, zstandard.ZstdError, MemoryError, TypeError, *UNDECODABLE)
 """What a payload raises that is not as it must be."""
@@ -98,7 +98,7 @@ class UsualFrames:
             if head is not None:
                 _, layout, flags, count, ref, version, _, _, _, _, key_bytes, _, _, named = head
                 (last,) = POSITION.unpack(key)
-                row = STREAM_ROW.pack(version + count - 1 & _U32_MAX, last)
+                row = STREAM_ROW.pack(version + count - 1 & U32_MAX, last)
                 kept = _key(raw, count, key_bytes) if key_bytes else b""
                 if (
                     layout != FRAME_FORMAT
@@ -177,7 +177,7 @@ class UsualFrames:
                 or flags
                 or schema != _SCHEMA
                 or not 0 < size <= EVENT_BYTES_MAX
-                or xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + stored) & _U32_MAX != checksum
+                or xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + stored) & U32_MAX != checksum
             ):
                 return []
             unpack = unpackers.get(number) or self._learnt(number)
@@ -186,7 +186,7 @@ class UsualFrames:
                 return []
             if deep:
                 said = decode_stored(payload)
-                copies = min(said.tokens, _U32_MAX), role_code(said.message)
+                copies = min(said.tokens, U32_MAX), role_code(said.message)
                 if copies != (tokens, role):
                     return []
             commitment = sha256(PAYLOAD_TAG + stored[:SALT_BYTES] + payload).digest()

@@ -14,7 +14,7 @@ from ..errors import UNDECODABLE, Corruption, KeyShredded
 from ..events import KeyCreated, MessageAppended
 from ..limits import EVENT_BYTES_MAX
 from ..log.codec import decode
-from ..log.format import MESSAGE, SEALED, SHREDDED
+from ..log.format import MESSAGE, SEALED, SHREDDED, U32_MAX
 from ..log.frame import Frame, Row
 from ..log.seal import Seal
 from ..messages import role_code
@@ -33,7 +33,6 @@ LOSSES_MAX = 100_000
 """Separate stretches of lost positions before the tree is given up."""
 
 _STAND_IN = bytes(32)
-_U32_MAX = (1 << 32) - 1
 
 Tile = tuple[int, int, bytes]
 """Level, index and root of a full tile."""
@@ -310,7 +309,7 @@ class Walk:
             self._notes.add(frame.position + index, f"payload is no event: {error}")
             return
         if isinstance(event, MessageAppended):
-            copies = min(event.tokens, _U32_MAX), role_code(event.message.fields)
+            copies = min(event.tokens, U32_MAX), role_code(event.message.fields)
         else:
             copies = 0, 0
             self._relations.check(frame, index, event)

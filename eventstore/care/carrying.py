@@ -8,19 +8,15 @@ stops earlier, the tree of then.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from xxhash import xxh3_64_intdigest
-
 from ..audit.entry import entry_lead
 from ..errors import EventStoreError
 from ..events import BranchCreated, BranchMerged, EraseRequested, Redacted, SessionCreated, Span
 from ..ids import SYSTEM
 from ..limits import MIB
 from ..log.base import ANY, FORGOTTEN, Append
-from ..log.draft import Draft
+from ..log.draft import Draft, laid_out
 from ..log.format import (
-    CHECKSUM32,
     DICTIONARIES,
-    EVENT_HEAD,
     KEY_ROW,
     MESSAGE,
     REF,
@@ -39,7 +35,6 @@ CARRIED_EVENTS = 5_000
 CARRIED_BYTES = 4 * MIB
 """Or so many stored bytes of them."""
 
-_U32_MAX = (1 << 32) - 1
 _CREATING = (TYPE_CODES[SessionCreated], TYPE_CODES[BranchCreated])
 _MERGED, _REDACTED = TYPE_CODES[BranchMerged], TYPE_CODES[Redacted]
 _ERASING = TYPE_CODES[EraseRequested]
@@ -51,25 +46,22 @@ def draft_of(frame: Frame, low: int = 0, high: int | None = None) -> Draft:
     Raises Corruption where one of them is damaged.
     """
     indexes = range(low, frame.count if high is None else high)
-    heads, bodies, leads, digests, end, messages = [], [], [], [], 0, 0
-    for index in indexes:
-        row, body = frame.stored(index)
-        end += len(body)
-        head = EVENT_HEAD.pack(end, *row[1:-1])
-        heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
-        bodies.append(body)
-        leads.append(entry_lead(row[5] & ~SHREDDED, row[3], row[4], frame.occurred_at(index) or 0))
-        digests.append(frame.digests(index))
-        messages += row[3] == MESSAGE
+    events = [frame.stored(index) for index in indexes]
+    heads, bodies = laid_out(events)
+    times = [frame.occurred_at(index) or 0 for index in indexes]
+    leads = [
+        entry_lead(row[5] & ~SHREDDED, row[3], row[4], when)
+        for (row, _), when in zip(events, times, strict=True)
+    ]
     return Draft(
         frame.session,
         len(indexes),
-        messages,
-        frame.row(low)[3] in _CREATING,
+        sum(row[3] == MESSAGE for row, _ in events),
+        events[0][0][3] in _CREATING,
         leads,
-        b"".join(heads),
-        b"".join(bodies),
-        digests,
+        heads,
+        bodies,
+        [frame.digests(index) for index in indexes],
     )
 
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from itertools import repeat
 
 import msgspec
-from xxhash import xxh3_64_digest
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from ..audit.entry import PAYLOAD_TAG, SALT_BYTES, entry_digests, entry_lead, session_digest
 from ..errors import EventTooLarge, InvalidEvent
@@ -32,12 +32,11 @@ from .format import (
     OUTLIVING,
     SEALED,
     TYPE_CODES,
+    U32_MAX,
 )
 from .names import Names, public_session
 from .seal import bound_of
 from .vault import STORE_KEY
-
-_U32_MAX = (1 << 32) - 1
 
 Mark = tuple[int, int, int]
 """Type, role and tokens of an event."""
@@ -167,7 +166,7 @@ def _mark(event: Event) -> Mark:
     """Return (type, role, tokens): what the head says so that scans need no payload."""
     if type(event) is MessageAppended:
         given = event.tokens
-        tokens = given if given < _U32_MAX else _U32_MAX  # noqa: FURB136 - min(): 0.1 us a message
+        tokens = given if given < U32_MAX else U32_MAX  # noqa: FURB136 - min(): 0.1 us a message
         return MESSAGE, role_code(event.message.fields), tokens
     return TYPE_CODES[type(event)], 0, 0
 
@@ -218,6 +217,17 @@ def _encoded(
         end += len(body)
         head = packed_head(end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number)
         heads.append(head + digest(head + body)[checksum])
+        bodies.append(body)
+    return b"".join(heads), b"".join(bodies)
+
+
+def laid_out(events: Iterable[tuple[Sequence[int], bytes]]) -> tuple[bytes, bytes]:
+    """Return heads and bodies of events taken from frames: ends and checksums are made anew."""
+    heads, bodies, end = [], [], 0
+    for row, body in events:
+        end += len(body)
+        head = EVENT_HEAD.pack(end, *row[1:-1])
+        heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & U32_MAX))
         bodies.append(body)
     return b"".join(heads), b"".join(bodies)
 

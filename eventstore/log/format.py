@@ -54,6 +54,7 @@ HEAD_ROW = Struct(">QQI")
 """Size, recorded_at of the newest event, newest reference; the frontier's hashes follow."""
 CHECKSUM = Struct(">Q")
 CHECKSUM32 = Struct(">I")
+U32_MAX = (1 << 32) - 1
 
 SESSION_NAME, ACTOR_NAME = b"s", b"a"
 """Kinds of interned names: the first byte of a row in `refs` and of a value in `actors`."""

@@ -44,13 +44,12 @@ from .format import (
     RESIDUE_SCHEMA,
     SEALED,
     SHREDDED,
+    U32_MAX,
 )
 from .names import public_session
 from .recorded import Recorded
 from .seal import COMMITMENT_BYTES, bound_of
 from .vault import sealed_with
-
-_U32_MAX = (1 << 32) - 1
 
 _MESSAGE_SCHEMA = SCHEMA_OF[MESSAGE]
 
@@ -228,7 +227,7 @@ class Frame:
         row = _row_at(raw, at)
         start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if index else bodies_at
         body = raw[start : bodies_at + row[0]]
-        if xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + body) & _U32_MAX != row[-1]:
+        if xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + body) & U32_MAX != row[-1]:
             raise Corruption(self.position + index, "event does not match its checksum")
         return row, body
 
@@ -327,7 +326,7 @@ class Frame:
         if code == MESSAGE and schema == _MESSAGE_SCHEMA and not flags:
             start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if index else bodies_at
             body = raw[start : bodies_at + end]
-            if xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + body) & _U32_MAX == checksum:
+            if xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + body) & U32_MAX == checksum:
                 try:
                     payload = self.codec.decompress(number, body[SALT_BYTES:], size)
                     return decode_message(payload, self.session, self.version + index)
@@ -352,7 +351,7 @@ class Frame:
         return int(OCCURRED_TIME.unpack_from(self.stored(index)[1])[0])
 
     def recorded(
-        self, first_version: int = 0, last_version: int = _U32_MAX, *, reverse: bool = False
+        self, first_version: int = 0, last_version: int = U32_MAX, *, reverse: bool = False
     ) -> list[Recorded]:
         """Return the events whose version is in the (inclusive) range."""
         if self.count == 1 and first_version <= self.version <= last_version:

@@ -32,6 +32,7 @@ from .format import (
     OCCURRED,
     POSITION,
     RAW,
+    U32_MAX,
 )
 from .frame import Frame
 
@@ -51,7 +52,6 @@ _COVERED_AT = CHECKSUM.size
 _HEADS_BYTES = LONE_MESSAGE.size
 _EVENT_HEAD_END = FRAME_HEAD_BYTES + EVENT_HEAD.size
 _KIND = MESSAGE << 8 | SCHEMA_OF[MESSAGE]
-_U32_MAX = (1 << 32) - 1
 _ODD = (struct.error, zstandard.ZstdError, MemoryError, Corruption, *UNDECODABLE)
 """What bytes raise that are no lone message; Corruption where their dictionary is missing."""
 _key = POSITION.pack
@@ -94,7 +94,7 @@ def lone_messages(
                 or not at == last == version
                 or len(raw) != bodies_at + end
                 or xxh3_64_intdigest(raw[_COVERED_AT:bodies_at], position) != checksum
-                or xxh3_64_intdigest(event) & _U32_MAX != event_checksum
+                or xxh3_64_intdigest(event) & U32_MAX != event_checksum
             ):
                 return version, row
             if dictionary != unpacker:

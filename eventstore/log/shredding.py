@@ -16,10 +16,9 @@ from .. import events as ev
 from ..errors import KeyShredded
 from ..events import AnyEvent, Event, Span
 from .codec import SCHEMA_OF, encode_all
+from .draft import laid_out
 from .format import (
     CHECKSUM,
-    CHECKSUM32,
-    EVENT_HEAD,
     FRAME_HEAD_BYTES,
     MESSAGE,
     OCCURRED,
@@ -31,8 +30,6 @@ from .format import (
 )
 from .frame import Frame, Row
 from .vault import STORE_KEY
-
-_U32_MAX = (1 << 32) - 1
 
 
 class Shred(NamedTuple):
@@ -149,15 +146,10 @@ def _destroyed(frame: Frame, index: int, wanted: Shred) -> tuple[Row, bytes]:
 
 def rebuilt(frame: Frame, events: Iterable[tuple[Row, bytes]]) -> bytes:
     """Return the frame with these event heads and bodies; ends and checksums are made anew."""
-    heads, bodies, end = [], [], 0
-    for row, body in events:
-        end += len(body)
-        head = EVENT_HEAD.pack(end, *row[1:-1])
-        heads.append(head + CHECKSUM32.pack(xxh3_64_intdigest(head + body) & _U32_MAX))
-        bodies.append(body)
-    covered = frame.raw[CHECKSUM.size : FRAME_HEAD_BYTES] + b"".join(heads) + frame.names
+    heads, bodies = laid_out(events)
+    covered = frame.raw[CHECKSUM.size : FRAME_HEAD_BYTES] + heads + frame.names
     checksum = CHECKSUM.pack(xxh3_64_intdigest(covered, frame.position))
-    return checksum + covered + b"".join(bodies)
+    return checksum + covered + bodies
 
 
 # -- hidden lines ----------------------------------------------------------------------------
