@@ -9,9 +9,9 @@ store next; nothing but that last fact comes after the first one in the session'
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .. import events as ev
-from ..errors import InvalidEvent, KeyShredded
+from ..errors import InvalidEvent, KeyShredded, VersionConflict
 from ..ids import SYSTEM, parse_message_id
-from ..log.base import Log, Receipt, frames_at, frames_between, key_of, receipt_again
+from ..log.base import ANY, Log, Receipt, frames_at, frames_between, key_of, receipt_again
 from ..log.format import MESSAGE, SESSION_NAME, TYPE_CODES
 from ..log.recorded import Recorded
 from ..log.shredding import Shred, stripped
@@ -19,7 +19,7 @@ from ..messages import Json
 from ..spans import length, minus
 from ..state.decisions import find_line
 from ..state.lineage import checked_version
-from .requests import Ground, Options, Part, Request, Runner, request
+from .requests import KNOWN, Ground, Options, Part, Request, Runner, checked_expected, request
 
 PAGE_FRAMES = 512
 """Frames that lose their payloads in one transaction."""
@@ -37,6 +37,42 @@ Dependent = tuple[str, int]
 
 
 # -- redaction -------------------------------------------------------------------------
+
+
+def redaction(session: str, message: str | int, reason: str | None, options: Options) -> Request:
+    """Return the request that takes a message, or a summary, away for good."""
+    seen = checked_expected(options.pop("expected", ANY))  # of the session, not of the stream
+
+    def known(ground: Ground) -> Receipt | None:
+        if ground.log.tail(session) is None or not ground.log.erasures():
+            return None
+        stream, version = said_at(ground, session, message)
+        ground.headers.check_readable(stream)
+        return redaction_of(ground.log, stream, version)
+
+    def decide(ground: Ground) -> list[Part]:
+        newest = ground.headers.now(session).version
+        if seen is not ANY and seen != newest:
+            raise VersionConflict(session, seen, newest)
+        stream, version = said_at(ground, session, message)
+        check_redactable(ground.log, stream, version)
+        for each in {session, stream}:
+            ground.headers.check_free(each)
+        shreds = (Shred(stream, version, version),)
+        return [Part(stream, [ev.Redacted(version, reason)], shreds=shreds)]
+
+    def finish(runner: Runner) -> None:
+        runner.headers.erasures()
+
+    return request(
+        [(session, KNOWN)],
+        ["redact", session, message, reason],
+        decide,
+        options,
+        reads_state=True,
+        known=known,
+        finish=finish,
+    )
 
 
 def said_at(ground: Ground, session: str, message: str | int) -> tuple[str, int]:
@@ -140,6 +176,29 @@ def _facts(log: Log, session: str, start: int, kind: type[ev.Event]) -> Iterator
 # -- erasure ---------------------------------------------------------------------------
 
 
+def erasure(session: str, reason: str, options: Options, *, cascade: bool) -> Request:
+    """Return the request that erases a session, and goes on until its key is gone."""
+
+    def known(ground: Ground) -> Receipt | None:
+        return erasure_of(ground, session)
+
+    def decide(ground: Ground) -> list[Part]:
+        return _asked(ground, session, reason, cascade=cascade)
+
+    def finish(runner: Runner) -> None:
+        complete(runner, session, options)
+
+    return request(
+        [(session, KNOWN)],
+        ["erase", session, reason, cascade],
+        decide,
+        options,
+        reads_state=True,
+        known=known,
+        finish=finish,
+    )
+
+
 def erasure_of(ground: Ground, session: str) -> Receipt | None:
     """Return the receipt of a session's erasure, None where there was none."""
     if ground.headers.standing(session).status != "erased":
@@ -158,7 +217,7 @@ def _request_of(log: Log, session: str) -> Recorded:
     raise KeyShredded(session)
 
 
-def erase_request(ground: Ground, session: str, reason: str, *, cascade: bool) -> list[Part]:
+def _asked(ground: Ground, session: str, reason: str, *, cascade: bool) -> list[Part]:
     """Decide that a session is to be erased. Raises InvalidEvent and LegalHold.
 
     With it go, from the sessions that took it in, the values and summaries that came by that.

@@ -9,12 +9,10 @@ from abc import ABC, abstractmethod
 from typing import Generic, TypeVar, Unpack
 
 from .. import events as ev
-from ..errors import InvalidEvent, VersionConflict
+from ..errors import InvalidEvent
 from ..ids import check_name
-from ..log.base import ANY, Receipt
-from ..log.shredding import Shred
-from .erasure import check_redactable, complete, erase_request, erasure_of, redaction_of, said_at
-from .requests import KNOWN, Ground, Options, Part, Request, Runner, checked_expected, request
+from .erasure import erasure, redaction
+from .requests import KNOWN, Ground, Options, Part, Request, request
 from .system import system_parts
 
 Result = TypeVar("Result")
@@ -43,42 +41,7 @@ class Retention(ABC, Generic[Result]):
         pages and in a dictionary that was trained before (see EventStore.trained). Raises
         InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
         """
-        content = ["redact", session, message, _text(reason)]
-        seen = checked_expected(options.pop("expected", ANY))
-
-        def known(ground: Ground) -> Receipt | None:
-            if ground.log.tail(session) is None or not ground.log.erasures():
-                return None
-            stream, version = said_at(ground, session, message)
-            ground.headers.check_readable(stream)
-            return redaction_of(ground.log, stream, version)
-
-        def decide(ground: Ground) -> list[Part]:
-            newest = ground.headers.now(session).version
-            if seen is not ANY and seen != newest:
-                raise VersionConflict(session, seen, newest)
-            stream, version = said_at(ground, session, message)
-            check_redactable(ground.log, stream, version)
-            for each in {session, stream}:
-                ground.headers.check_free(each)
-            shreds = (Shred(stream, version, version),)
-            expected = newest if stream == session else ANY
-            return [Part(stream, [ev.Redacted(version, reason)], expected, shreds=shreds)]
-
-        def finish(runner: Runner) -> None:
-            runner.headers.erasures()
-
-        return self._submit(
-            request(
-                [(session, KNOWN)],
-                content,
-                decide,
-                options,
-                reads_state=True,
-                known=known,
-                finish=finish,
-            )
-        )
+        return self._submit(redaction(session, message, _text(reason), options))
 
     def erase(
         self,
@@ -96,27 +59,8 @@ class Retention(ABC, Generic[Result]):
         then on every command on it and every read of it raises KeyShredded. Raises InvalidEvent,
         LegalHold, SessionNotFound and StoreUnavailable.
         """
-        check_name(reason, "reason")
-
-        def known(ground: Ground) -> Receipt | None:
-            return erasure_of(ground, session)
-
-        def decide(ground: Ground) -> list[Part]:
-            return erase_request(ground, session, reason, cascade=cascade)
-
-        def finish(runner: Runner) -> None:
-            complete(runner, session, options)
-
         return self._submit(
-            request(
-                [(session, KNOWN)],
-                ["erase", session, reason, cascade],
-                decide,
-                options,
-                reads_state=True,
-                known=known,
-                finish=finish,
-            )
+            erasure(session, check_name(reason, "reason"), options, cascade=cascade)
         )
 
     def set_hold(
