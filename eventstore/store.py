@@ -8,7 +8,7 @@ this store sees; the async face in aio.py runs on the very same engine.
 import getpass
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
 from importlib.resources import files
@@ -29,7 +29,6 @@ from .engine.runner import Engine
 from .engine.subscription import Signal, Subscription
 from .engine.system import READ
 from .errors import (
-    Corruption,
     EventStoreError,
     InvalidEvent,
     StoreUnavailable,
@@ -51,9 +50,8 @@ from .place.opening import (
     check_apart,
     check_number,
     check_volume,
-    open_log,
+    own_log,
     trusted_directory,
-    unlock,
 )
 from .state.caches import drop_stale
 from .state.lineage import Headers
@@ -160,38 +158,33 @@ class EventStore(Commands[Receipt]):
         marker = describe(place)
         store = marker["store"]
         origin, restored = marker["origin"], marker["restored"]
-        log = open_log(place, map_size=map_size, read_only=read_only)
-        if log.store != store and not read_only:  # verify reads it, and says so
-            log.close()
-            raise Corruption(-1, f"the log is of store {log.store!r}, {place} is store {store!r}")
-        unlock(log, place, keyring, create=not read_only)
-        if compression == "none":
-            log.codec.current = RAW
-        found = reason_for_distrust(log, origin, restored.get("origin"), trusted)
-        in_memory = read_only or found is not None or log.codec.locked
-        snapshots = MemorySnapshots() if in_memory else disk_snapshots(place, log, log.erasures())
-        opened = cls(
-            log,
-            snapshots,
-            path=place,
-            store=store,
-            origin=origin,
-            clock=clock,
-            actor=actor,
-            max_depth=max_depth,
-            count_tokens=count_tokens,
-            interval_ms=BUFFERED_INTERVAL_MS if durability == "buffered" else 0,
-            read_only=read_only,
-            record_reads=record_reads,
-            distrust=found,
-        )
-        try:
+        log = own_log(place, store, keyring, map_size=map_size, read_only=read_only)
+        with ExitStack() as undo:
+            undo.callback(log.close)
+            if compression == "none":
+                log.codec.current = RAW
+            found = reason_for_distrust(log, origin, restored.get("origin"), trusted)
+            in_memory = read_only or found is not None or log.codec.locked
+            opened = cls(
+                log,
+                MemorySnapshots() if in_memory else disk_snapshots(place, log, log.erasures()),
+                path=place,
+                store=store,
+                origin=origin,
+                clock=clock,
+                actor=actor,
+                max_depth=max_depth,
+                count_tokens=count_tokens,
+                interval_ms=BUFFERED_INTERVAL_MS if durability == "buffered" else 0,
+                read_only=read_only,
+                record_reads=record_reads,
+                distrust=found,
+            )
+            undo.callback(opened.close)
             opened._begin(keyring, restored)
             if train and not (opened.read_only or opened.encrypted or log.codec.current == RAW):
                 opened.fitter = Fitter(log, opened.engine.writer.exclusive)
-        except BaseException:
-            opened.close()
-            raise
+            undo.pop_all()
         return opened
 
     def _begin(self, keyring: Keyring | None, restored: dict[str, Json]) -> None:

@@ -71,22 +71,6 @@ def check_apart(keyring: Keyring | None, place: Path, *, read_only: bool) -> Non
         )
 
 
-def unlock(log: LmdbLog, place: Path, keyring: Keyring | None, *, create: bool) -> None:
-    """Open the log's seals, or close the log and raise StoreUnavailable."""
-    if keyring is None:
-        return
-    if log.codec.seal is None:
-        log.close()
-        raise StoreUnavailable(
-            f"{place} is not encrypted and stays so; import its events into a new store"
-        )
-    try:
-        log.unlock(keyring.unlock(log.store, create=create and not log.size()))
-    except BaseException:
-        log.close()
-        raise
-
-
 def trusted_directory(place: Path, trust: str | os.PathLike[str] | None) -> Path:
     """Return the audit directory; raises StoreUnavailable where it was named and can't be one."""
     if trust is None:
@@ -97,6 +81,39 @@ def trusted_directory(place: Path, trust: str | os.PathLike[str] | None) -> Path
     if directory.resolve().is_relative_to(place.resolve()):
         raise StoreUnavailable(f"{directory} would be set back with the store: keep it elsewhere")
     return directory
+
+
+def own_log(
+    place: Path, store: str, keyring: Keyring | None, *, map_size: int, read_only: bool
+) -> LmdbLog:
+    """Open the log of a store, and its seals where a keyring is given.
+
+    Raises StoreUnavailable for a keyring that is not its own, Corruption where the log is another
+    store's, and what open_log() raises.
+    """
+    log = open_log(place, map_size=map_size, read_only=read_only)
+    try:
+        if not read_only:  # verify reads it, and says so
+            _check_own(log, place, store)
+        if keyring is not None:
+            _unlock(log, place, keyring, create=not read_only)
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def _check_own(log: LmdbLog, place: Path, store: str) -> None:
+    if log.store != store:
+        raise Corruption(-1, f"the log is of store {log.store!r}, {place} is store {store!r}")
+
+
+def _unlock(log: LmdbLog, place: Path, keyring: Keyring, *, create: bool) -> None:
+    if log.codec.seal is None:
+        raise StoreUnavailable(
+            f"{place} is not encrypted and stays so; import its events into a new store"
+        )
+    log.unlock(keyring.unlock(log.store, create=create and not log.size()))
 
 
 def open_log(path: Path, *, map_size: int, read_only: bool) -> LmdbLog:
