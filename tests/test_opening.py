@@ -13,11 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from eventstore import Corruption, EventStore, StoreFull, StoreLocked, StoreUnavailable, limits
+from eventstore import (
+    Corruption,
+    EventStore,
+    Keyring,
+    StoreFull,
+    StoreLocked,
+    StoreUnavailable,
+    limits,
+)
 from eventstore.audit.pages import PageFile
 from eventstore.audit.verify import verify
 from eventstore.log.environment import open_environment
-from eventstore.place import presence
+from eventstore.place import presence, volume
 from eventstore.place.volume import ALLOWED, INSIST, Mount, check_mount, free_bytes, mount_in
 
 SECONDS_MAX = 30
@@ -402,6 +410,22 @@ def test_a_full_disk_frees_the_callers_it_stopped(tmp_path):
         assert not store.append("s", LINE, key="k").duplicate
         assert store.append("s", LINE, key="k").duplicate
         assert store.version("s") == 6
+
+
+# -- other systems ---------------------------------------------------------------------------
+
+
+def test_a_system_without_the_calls_of_linux_has_the_same_store(tmp_path, monkeypatch):
+    """Where files can't be given blocks, and nothing tells what is mounted, all else works."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(volume, "MOUNTS", tmp_path / "no such file")
+    place, keyring = tmp_path / "h", Keyring.file(tmp_path / "keyring")
+    with EventStore.open(place, keyring=keyring) as store:
+        store.create("s")
+        store.append("s", LINE)
+        assert verify(store, deep=True).sound
+    with EventStore.open(place, keyring=keyring, read_only=True) as store:
+        assert store.version("s") == 1
 
 
 # -- containers ------------------------------------------------------------------------------

@@ -385,7 +385,12 @@ def _file(path: Path) -> tuple[int, int]:
 
 
 def _allocate_lock_file(path: Path) -> None:
-    """Give the lock file its blocks before LMDB writes into it through memory. Raises StoreFull."""
+    """Give the lock file its blocks before LMDB writes into it through memory. Raises StoreFull.
+
+    On a system that has no call for that (macOS) LMDB does without.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
     try:
         handle = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError:
