@@ -11,6 +11,7 @@ from callers import check_whole, in_threads, message
 
 from eventstore import (
     EventStore,
+    EventStoreError,
     InvalidEvent,
     SessionDeleted,
     StoreFull,
@@ -333,6 +334,49 @@ def test_a_message_may_change_after_an_awaitable_call(store):
     asyncio.run(say())
     shown = SessionState.of(store, "s").messages
     assert sorted(each.content for each in shown) == ["0", "1", "2"]
+
+
+SAID = {"role": "user", "content": "a word"}
+REFUSED = {
+    "a message that is none": lambda aio: aio.append("s", "a text"),
+    "one that can't be kept": lambda aio: aio.append("s", {"content": float("nan")}),
+    "one too large": lambda aio: aio.append("s", {"content": "x" * (9 << 20)}),
+    "a name": lambda aio: aio.create([]),
+    "a session that is not there": lambda aio: aio.append("nobody", SAID),
+    "a merge": lambda aio: aio.merge("s", into="s"),
+    "a message of none": lambda aio: aio.redact("s", []),
+    "a fact": lambda aio: aio.record_system([]),
+    "a time to live": lambda aio: aio.extend_ttl("s", -1),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_refusal_is_raised_by_the_await(store, what):
+    """Of calls made together one that is refused takes no other with it, whatever is wrong."""
+    store.create("s")
+
+    async def say() -> list[object]:
+        calls = store.aio.append("s", SAID), REFUSED[what](store.aio), store.aio.append("s", SAID)
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    one, refusal, other = asyncio.run(say())
+    assert sorted([one.version, other.version]) == [1, 2]
+    assert isinstance(refusal, EventStoreError)
+    assert store.version("s") == 2
+
+
+def test_a_counter_that_fails_does_so_at_the_await():
+    """What a caller's own token counter raises comes out of the await too."""
+    with EventStore.in_memory(count_tokens=lambda said: 1 // len(said["content"])) as store:
+        store.create("s")
+
+        async def say() -> list[object]:
+            calls = [store.aio.append("s", {"content": text}) for text in ("word", "", "word")]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        one, failure, other = asyncio.run(say())
+        assert sorted([one.version, other.version]) == [1, 2]
+        assert isinstance(failure, ZeroDivisionError)
 
 
 # -- durability="buffered" -------------------------------------------------------------------
