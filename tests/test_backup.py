@@ -13,8 +13,9 @@ from eventstore import Corruption, EventStore, FormatTooNew, StoreUnavailable
 from eventstore.audit.leaves import log_entries
 from eventstore.audit.tree import leaf_hash, root_of
 from eventstore.audit.verify import verify
-from eventstore.care.backup import DATA, backup, restore
+from eventstore.care.backup import backup, restore
 from eventstore.care.repair import repair
+from eventstore.log.environment import FILE
 from eventstore.log.format import MARKER
 from eventstore.place.directory import LOG
 
@@ -89,7 +90,7 @@ def test_a_backup_holds_facts_and_no_caches(disk, tmp_path):
     filled(disk, 2)
     backup(disk, tmp_path / "copy")
     found = sorted(str(each.relative_to(tmp_path / "copy")) for each in copied(tmp_path / "copy"))
-    assert found == [MARKER, f"{LOG}/{DATA}"]
+    assert found == [MARKER, f"{LOG}/{FILE}"]
     assert left_beside(tmp_path / "copy") == []
 
 
@@ -237,7 +238,7 @@ def test_a_description_of_another_store_is_not_restored(source):
 )
 def test_a_damaged_backup_is_not_restored(source, damage, what):
     """Pages that are missing or broken are found before LMDB touches them."""
-    data = source / LOG / DATA
+    data = source / LOG / FILE
     size = data.stat().st_size
     if damage == "cut":
         os.truncate(data, size // 2)

@@ -271,6 +271,15 @@ def test_frames_say_where_they_stand(filled):
         assert filled.tail(session)[1:] == (version, messages, position)
 
 
+def test_what_was_waited_for_can_be_read(log):
+    """wait_applied() returns once a position can be read, which here is when it is acknowledged."""
+    put(log, "a", CREATED)
+    for text in ("one", "two"):
+        receipt = put(log, "a", said(text))
+        log.wait_applied(receipt.position)
+        assert texts(log.read_all(receipt.position)) == [text]
+
+
 def test_names_of_an_append_stand_in_its_frame(log):
     """Actor, key, correlation and causation id come back; the key on the first event only."""
     names = {"actor": "user:é", "key": "k", "correlation_id": "corr", "causation_id": "cause"}

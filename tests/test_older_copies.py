@@ -14,7 +14,7 @@ from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.backup import Moment, backup, restore
 from eventstore.care.repair import repair
 from eventstore.engine import origins
-from eventstore.engine.origins import FORGOTTEN
+from eventstore.engine.origins import REASON_LOST
 from eventstore.engine.requests import Part, request
 from eventstore.engine.system import ORIGIN
 from eventstore.events import Redacted
@@ -240,7 +240,7 @@ def check_said_again(store: EventStore, then: int) -> None:
     origin = next(e for e in store.events(SYSTEM) if e.type == "Custom" and e.event.name == ORIGIN)
     assert origin.position in (then + 1, then + 2)  # the system stream may have to be made first
     assert again == [
-        (origin.position + 1 + number, session, version, FORGOTTEN)
+        (origin.position + 1 + number, session, version, REASON_LOST)
         for number, (session, version) in enumerate([("s", 1), ("s", 3), ("t", 3), ("into", 1)])
     ]
     assert store.head().size == again[-1][0] + 1

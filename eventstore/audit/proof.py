@@ -16,7 +16,7 @@ from .tree import EMPTY_ROOT, KEPT_BITS, Frontier, node_hash
 ROOTS_CACHED_MAX = 65_536
 """Roots of subtrees that one prover remembers, about 200 bytes each."""
 
-Span = tuple[int, int]
+Subtree = tuple[int, int]
 """Leaves `low <= index < high` under one node of a tree."""
 
 
@@ -25,7 +25,7 @@ class Prover:
 
     def __init__(self, leaves: Leaves) -> None:
         self._leaves = leaves
-        self._roots: dict[Span, bytes] = {}
+        self._roots: dict[Subtree, bytes] = {}
 
     @classmethod
     def of(cls, log: Log) -> Self:
@@ -65,7 +65,7 @@ class Prover:
         """
         if not 0 <= index < size:
             raise ProofError(f"there is no event {index} among the first {size}")
-        return [self._root(span) for span in _path(index, size)]
+        return [self._root(subtree) for subtree in _path(index, size)]
 
     def consistency(self, old_size: int, new_size: int) -> list[bytes]:
         """Return the proof that one tree begins with the other (RFC 6962, 2.1.2).
@@ -74,19 +74,19 @@ class Prover:
         """
         if not 0 < old_size <= new_size:
             raise ProofError(f"no proof leads from {old_size} events to {new_size}")
-        return [self._root(span) for span in _seam(old_size, new_size)]
+        return [self._root(subtree) for subtree in _seam(old_size, new_size)]
 
-    def _root(self, span: Span) -> bytes:
-        found = self._roots.get(span)
+    def _root(self, subtree: Subtree) -> bytes:
+        found = self._roots.get(subtree)
         if found is None:
-            found = self._computed(*span)
+            found = self._computed(*subtree)
             if len(self._roots) >= ROOTS_CACHED_MAX:
                 self._roots.clear()
-            self._roots[span] = found
+            self._roots[subtree] = found
         return found
 
     def _computed(self, low: int, high: int) -> bytes:
-        """Return the root over a span: kept subtrees as large as fit, and what is left over."""
+        """Return the root over a subtree: kept subtrees as large as fit, and what is left over."""
         level = (high - low).bit_length() - 1 & -KEPT_BITS
         frontier = Frontier()
         frontier.extend(self._leaves.nodes(level, low >> level, high >> level))
@@ -99,29 +99,29 @@ class Prover:
         return root
 
 
-def _halves(low: int, high: int) -> tuple[Span, Span]:
+def _halves(low: int, high: int) -> tuple[Subtree, Subtree]:
     """Return the two children of a node: the left one is the largest full subtree that fits."""
     middle = low + (1 << (high - low - 1).bit_length() - 1)
     return (low, middle), (middle, high)
 
 
-def _path(index: int, size: int) -> Iterator[Span]:
+def _path(index: int, size: int) -> Iterator[Subtree]:
     """Iterate over the siblings of the nodes from a leaf up to the root."""
-    siblings, span = [], (0, size)
-    while span[1] - span[0] > 1:
-        left, right = _halves(*span)
-        span, sibling = (left, right) if index < left[1] else (right, left)
+    siblings, subtree = [], (0, size)
+    while subtree[1] - subtree[0] > 1:
+        left, right = _halves(*subtree)
+        subtree, sibling = (left, right) if index < left[1] else (right, left)
         siblings.append(sibling)
     return reversed(siblings)
 
 
-def _seam(old_size: int, new_size: int) -> Iterator[Span]:
+def _seam(old_size: int, new_size: int) -> Iterator[Subtree]:
     """Iterate over the nodes, bottom up, that both trees can be put together from."""
-    nodes, span = [], (0, new_size)
-    while old_size < span[1]:
-        left, right = _halves(*span)
-        span, sibling = (left, right) if old_size <= left[1] else (right, left)
+    nodes, subtree = [], (0, new_size)
+    while old_size < subtree[1]:
+        left, right = _halves(*subtree)
+        subtree, sibling = (left, right) if old_size <= left[1] else (right, left)
         nodes.append(sibling)
-    if span[0]:
-        nodes.append(span)  # else it is the old tree itself, which the verifier knows
+    if subtree[0]:
+        nodes.append(subtree)  # else it is the old tree itself, which the verifier knows
     return reversed(nodes)

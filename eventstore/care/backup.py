@@ -23,6 +23,7 @@ from ..errors import Corruption, InvalidEvent, StoreUnavailable
 from ..files import checked_path, make_directory, sync_directory, write_durably
 from ..ids import fresh_id
 from ..log.base import Head, frames_between
+from ..log.environment import FILE, LOCK_FILE
 from ..log.format import MARKER
 from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
@@ -31,9 +32,6 @@ from ..place.directory import LOG, describe
 from ..store import EventStore
 from .carrying import Carrier, content_of, dictionaries_of, make_log, while_kept
 from .increments import add_increment, check_increments, replay
-
-DATA, LOCK = "data.mdb", "lock.mdb"
-"""The two files of an LMDB environment."""
 
 REASON = "restored from a backup"
 """Why a store begins a new origin, where nothing better is said."""
@@ -209,7 +207,7 @@ def private_log(path: Path) -> Iterator[LmdbLog]:
         yield log
     finally:
         log.close()
-        (path / LOCK).unlink(missing_ok=True)
+        (path / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _copied(log: LmdbLog, source: Path, made: Path) -> Head:
@@ -265,12 +263,12 @@ def _head(path: Path) -> Head:
         return log.head()
     finally:
         log.close()
-        (path / LOCK).unlink(missing_ok=True)
+        (path / LOCK_FILE).unlink(missing_ok=True)
 
 
 def sync_copy(made: Path) -> None:
     """Make the bytes and the names of a copy durable."""
-    handle = os.open(made / LOG / DATA, os.O_RDONLY)
+    handle = os.open(made / LOG / FILE, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

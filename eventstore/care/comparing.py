@@ -19,7 +19,7 @@ from ..log.lmdb import LmdbLog
 from ..place import presence
 from ..place.directory import LOG, describe
 from ..store import EventStore
-from .increments import check_increments, spans_of
+from .increments import check_increments, extents_of
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -71,22 +71,22 @@ def _differences(store: EventStore, place: Path, base: LmdbLog) -> tuple[Head, l
     end = base.head()
     try:
         check_increments(place)
-        spans = spans_of(place)
+        extents = extents_of(place)
     except Corruption as error:
         return end, [Finding(error.position, error.what)]
     here, there = Prover.of(store.log), Prover.of(base)
     common = _common(here, there, min(store.log.size(), end.size))
     if common < end.size:
         return end, [Finding(common, "from here on the backup has other facts than the store")]
-    for span in spans:
+    for extent in extents:
         try:
-            same = here.root(span.size) == span.root
+            same = here.root(extent.size) == extent.root
         except EventStoreError:
             same = False
         if not same:
             what = "from here on an increment of the backup has other facts than the store"
-            return end, [Finding(span.first_size, what)]
-        end = span.end
+            return end, [Finding(extent.first_size, what)]
+        end = extent.end
     return end, []
 
 

@@ -5,7 +5,7 @@ r"""Increments: what was appended since the last backup, each in a file of its o
       increments/00000001           what came next, 00000002 after that, ...
 
     file     "eventstore increment 1\n" | records | SHA-256 of all before it 32
-    record   length u32, big-endian | msgpack: a Span, then dictionaries, then frames in order
+    record   length u32, big-endian | msgpack: an Extent, then dictionaries, then frames in order
 
 Invariants: a file begins at the head where the one before it ends, and says at which head it ends
 itself; it appears whole and synced or not at all; a frame stands in it as it is in the log, with
@@ -43,7 +43,7 @@ READ_BYTES = 1 << 20
 _LENGTH = Struct(">I")
 
 
-class Span(msgspec.Struct, frozen=True, array_like=True, tag="span"):
+class Extent(msgspec.Struct, frozen=True, array_like=True, tag="span"):
     """What an increment holds: the positions from one head of the log to another.
 
     `erasures` is how often payloads had been destroyed; roots in bytes, the time in ns.
@@ -92,7 +92,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag="frame"):
         return frame
 
 
-Record = Span | Dictionary | Kept
+Record = Extent | Dictionary | Kept
 
 
 def _damaged(position: int, what: str) -> Corruption:
@@ -116,24 +116,24 @@ def add_increment(log: LmdbLog, store: str, origin: str, backup: Path) -> Head:
     directory = backup / INCREMENTS
     make_directory(directory)
     with alone(directory / ".lock"):
-        spans = spans_of(backup)
-        newest, erasures, known = _newest(backup, spans)
+        extents = extents_of(backup)
+        newest, erasures, known = _newest(backup, extents)
         head = log.head()
         _check_leads(log, backup, newest, erasures, head)
         if head.size == newest.size:
             return newest
         ends = newest.size, newest.root, head.size, head.root, head.recorded_at
-        span = Span(store, origin, erasures, *ends)
-        _write(directory, len(spans) + 1, log, span, known)
+        extent = Extent(store, origin, erasures, *ends)
+        _write(directory, len(extents) + 1, log, extent, known)
         return head
 
 
-def _newest(backup: Path, spans: list[Span]) -> tuple[Head, int, set[int]]:
+def _newest(backup: Path, extents: list[Extent]) -> tuple[Head, int, set[int]]:
     """Return the head of a backup with its increments, its erasure count and dictionaries."""
     with presence.reading(backup):
         base = LmdbLog(backup / LOG, read_only=True)
         try:
-            end = spans[-1].end if spans else base.head()
+            end = extents[-1].end if extents else base.head()
             return end, base.erasures(), set(dictionaries_of(base))
         finally:
             base.close()
@@ -152,15 +152,15 @@ def _check_leads(log: LmdbLog, backup: Path, newest: Head, erasures: int, head: 
         )
 
 
-def _write(directory: Path, number: int, log: LmdbLog, span: Span, known: set[int]) -> None:
+def _write(directory: Path, number: int, log: LmdbLog, extent: Extent, known: set[int]) -> None:
     place = directory / f"{number:08}"
     beside = directory / f".{place.name}.{fresh_id()}"
     try:
         with beside.open("xb") as file:
-            _write_all(file, log, span, known)
+            _write_all(file, log, extent, known)
             file.flush()
             os.fsync(file.fileno())
-        if log.erasures() != span.erasures:
+        if log.erasures() != extent.erasures:
             raise StoreUnavailable("payloads were destroyed meanwhile; make a new full backup")
         beside.rename(place)
         sync_directory(directory)
@@ -170,10 +170,10 @@ def _write(directory: Path, number: int, log: LmdbLog, span: Span, known: set[in
         beside.unlink(missing_ok=True)
 
 
-def _write_all(file: BinaryIO, log: LmdbLog, span: Span, known: set[int]) -> None:
+def _write_all(file: BinaryIO, log: LmdbLog, extent: Extent, known: set[int]) -> None:
     digest = sha256(MAGIC)
     file.write(MAGIC)
-    for record in _records(log, span, known):
+    for record in _records(log, extent, known):
         raw = _encode(record)
         for part in (_LENGTH.pack(len(raw)), raw):
             digest.update(part)
@@ -181,14 +181,14 @@ def _write_all(file: BinaryIO, log: LmdbLog, span: Span, known: set[int]) -> Non
     file.write(digest.digest())
 
 
-def _records(log: LmdbLog, span: Span, known: set[int]) -> Iterator[Record]:
+def _records(log: LmdbLog, extent: Extent, known: set[int]) -> Iterator[Record]:
     """Iterate over an increment; `known` are the dictionaries that the full backup has."""
-    yield span
+    yield extent
     for number, content in dictionaries_of(log).items():
         if number not in known:
             yield Dictionary(number, content)
     kept = log.codec.names.kept
-    for frame in frames_between(log, span.first_size, span.size):
+    for frame in frames_between(log, extent.first_size, extent.size):
         actor = kept(ACTOR_NAME, frame.actor) if frame.actor else b""
         session = kept(SESSION_NAME, frame.session)
         yield Kept(frame.last_position, session, actor, content_of(log, frame), frame.raw)
@@ -197,18 +197,18 @@ def _records(log: LmdbLog, span: Span, known: set[int]) -> Iterator[Record]:
 # -- reading -----------------------------------------------------------------------------
 
 
-def spans_of(backup: Path) -> list[Span]:
+def extents_of(backup: Path) -> list[Extent]:
     """Return what each increment of a backup holds, in order; raises Corruption for a gap."""
-    found: list[Span] = []
+    found: list[Extent] = []
     for number, path in enumerate(_paths(backup), 1):
         if path.name != f"{number:08}":
             raise _damaged(-1, f"{path}: increment {number:08} is missing")
-        span = next(_read(path), None)
-        if not isinstance(span, Span):
+        extent = next(_read(path), None)
+        if not isinstance(extent, Extent):
             raise _damaged(-1, f"{path} does not say what it holds")
-        if found and (found[-1].size, found[-1].root) != (span.first_size, span.first_root):
-            raise _damaged(span.first_size, f"{path} does not go on where the one before it ends")
-        found.append(span)
+        if found and (found[-1].size, found[-1].root) != (extent.first_size, extent.first_root):
+            raise _damaged(extent.first_size, f"{path} does not go on where the one before it ends")
+        found.append(extent)
     return found
 
 
@@ -253,7 +253,7 @@ def check_increments(backup: Path) -> None:
     """Raise Corruption unless all increments of a backup are whole and follow each other."""
     for path in _paths(backup):
         check_increment(path)
-    spans_of(backup)
+    extents_of(backup)
 
 
 def replay(backup: Path, log: LmdbLog, keeps: Callable[[Frame], bool]) -> None:
@@ -262,9 +262,9 @@ def replay(backup: Path, log: LmdbLog, keeps: Callable[[Frame], bool]) -> None:
     Raises Corruption, also where an increment does not lead to the head that it states.
     """
     check_increments(backup)
-    for path, span in zip(_paths(backup), spans_of(backup), strict=True):
+    for path, extent in zip(_paths(backup), extents_of(backup), strict=True):
         before = log.head()
-        if (before.size, before.root) != (span.first_size, span.first_root):
+        if (before.size, before.root) != (extent.first_size, extent.first_root):
             raise _damaged(before.size, f"{path} does not go on where the backup ends")
         carrier = Carrier(log)
         contents: dict[int, bytes | None] = {}
@@ -272,10 +272,10 @@ def replay(backup: Path, log: LmdbLog, keeps: Callable[[Frame], bool]) -> None:
             carrier.take(frame, contents.pop(frame.position))
         carrier.finish()
         after = log.head()
-        if after.size < span.size:
+        if after.size < extent.size:
             return
-        if after.root != span.root:
-            raise _damaged(span.first_size, f"{path} does not lead to the head that it states")
+        if after.root != extent.root:
+            raise _damaged(extent.first_size, f"{path} does not lead to the head that it states")
 
 
 def _frames(path: Path, log: LmdbLog, contents: dict[int, bytes | None]) -> Iterator[Frame]:

@@ -21,7 +21,7 @@ from .system import ORIGIN, system_parts
 PAST = "past"
 """What the description of a store says that has lost payloads, but not all the facts about that."""
 
-FORGOTTEN = "redacted in the origin before, after the moment that this store was restored to"
+REASON_LOST = "redacted in the origin before, after the moment that this store was restored to"
 """Why a payload is gone that no fact of the copy speaks of."""
 
 _REDACTED = TYPE_CODES[ev.Redacted]
@@ -53,7 +53,7 @@ def beginning(origin: str, restored: Mapping[str, Json]) -> Request:
 def _reasons(log: Log) -> Iterator[Part]:
     """Iterate over the facts that say what is gone, of each session as many as a frame takes."""
     for session, versions in unexplained(log).items():
-        facts = [ev.Redacted(version, FORGOTTEN) for version in versions]
+        facts = [ev.Redacted(version, REASON_LOST) for version in versions]
         for start in range(0, len(facts), APPEND_EVENTS_MAX):
             yield Part(session, facts[start : start + APPEND_EVENTS_MAX])
 

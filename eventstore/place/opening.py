@@ -125,7 +125,7 @@ def open_log(path: Path, *, map_size: int, read_only: bool) -> LmdbLog:
         if not inside and not read_only:
             raise StoreUnavailable(f"{path / presence.OPEN} can't be written; check its owner")
         present = presence.look(path) if inside else presence.Present([], [])
-        presence.check_number(path, present)
+        presence.check_pid(path, present)
         sound = not present.stopped_uncleanly or check_after_unclean_stop(path, read_only=read_only)
         mark = _marked(path, read_only=read_only) if inside else None
         try:

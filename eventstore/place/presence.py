@@ -256,7 +256,7 @@ def check_alone(store: Path, present: Present, what: str) -> None:
         raise StoreLocked(f"{store} is open in {who}; close it there and {what}")
 
 
-def check_number(store: Path, present: Present) -> None:
+def check_pid(store: Path, present: Present) -> None:
     """Raise StoreLocked where another container uses this process's number for the same store.
 
     LMDB tells its readers apart by that number.
