@@ -6,8 +6,9 @@ a key of its own, so that it is made once, by whoever opens the store first, as 
 all; sessions that were erased get nothing, the keyring knows of them (erasure.py).
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from .. import events as ev
 from ..limits import APPEND_EVENTS_MAX
@@ -59,23 +60,12 @@ def _reasons(log: Log) -> Iterator[Part]:
 
 
 def unexplained(log: Log) -> dict[str, list[int]]:
-    """Return which payloads are gone without a fact, by session; looks at the heads of all frames.
-
-    Where the first payload of a session is gone it was erased, since nothing else takes that.
-    """
-    gone: dict[str, set[int]] = {}
-    erased = set[str]()
-    for frame in frames_between(log):
-        missing = {
-            frame.version + index for index, row in enumerate(frame.rows()) if row[5] & SHREDDED
-        }
-        if 0 in missing:
-            erased.add(frame.session)
-        if missing and frame.session not in erased:
-            gone.setdefault(frame.session, set()).update(missing)
-        if frame.session in gone and not frame.only_messages:
-            gone[frame.session].difference_update(_told(frame))
-    return {session: sorted(versions) for session, versions in gone.items() if versions}
+    """Return which payloads are gone without a fact, by session."""
+    found: dict[str, list[int]] = {}
+    for session, lost in _losses(log).items():
+        told = {_redacted(*fact) for fact in lost.facts}
+        found[session] = [version for version in lost.versions if version not in told]
+    return {session: versions for session, versions in found.items() if versions}
 
 
 def has_reasons(log: Log) -> bool:
@@ -83,23 +73,34 @@ def has_reasons(log: Log) -> bool:
 
     Less is damage, of which no copy may say that somebody redacted it.
     """
-    gone, told = Counter[str](), Counter[str]()
-    erased = set[str]()
+    return all(len(lost.facts) >= len(lost.versions) for lost in _losses(log).values())
+
+
+class _Lost(NamedTuple):
+    """The versions of a session whose payloads are gone, and where its redactions stand."""
+
+    versions: list[int]
+    facts: list[tuple[Frame, int]]
+
+
+def _losses(log: Log) -> dict[str, _Lost]:
+    """Return what is gone of each session, and its redactions; from the heads of all frames.
+
+    Where the first payload of a session is gone it was erased, since nothing else takes that:
+    such are not among them.
+    """
+    found = defaultdict[str, _Lost](lambda: _Lost([], []))
     for frame in frames_between(log):
         for index, row in enumerate(frame.rows()):
             if row[5] & SHREDDED:
-                gone[frame.session] += 1
-                if frame.version + index == 0:
-                    erased.add(frame.session)
+                found[frame.session].versions.append(frame.version + index)
             elif row[3] == _REDACTED:
-                told[frame.session] += 1
-    return all(told[each] >= count for each, count in gone.items() if each not in erased)
+                found[frame.session].facts.append((frame, index))
+    return {session: lost for session, lost in found.items() if lost.versions[:1] != [0]}
 
 
-def _told(frame: Frame) -> Iterator[int]:
-    """Iterate over the versions that a frame says are redacted."""
-    for recorded in frame.recorded():
-        if recorded.type_code == _REDACTED:
-            fact = recorded.event
-            assert isinstance(fact, ev.Redacted)
-            yield fact.version
+def _redacted(frame: Frame, index: int) -> int:
+    """Return the version that a redaction says is gone."""
+    fact = frame.event(index)
+    assert isinstance(fact, ev.Redacted)
+    return fact.version
