@@ -48,7 +48,7 @@ LINEAGE_SEGMENTS_MAX = 1_000_000
 MAP_BYTES_DEFAULT = 256 * GIB
 """Address space for LMDB's map, sparse; halved down to 1 GiB where the system refuses."""
 
-DICTIONARY_BYTES_MAX = 110 * KIB
+DICTIONARY_BYTES_MAX = 220 * KIB
 """A trained compression dictionary."""
 
 BUFFERED_INTERVAL_MS = 5
