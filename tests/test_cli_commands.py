@@ -5,6 +5,9 @@ import json
 import pytest
 from commands import LINES, READS, Cli
 
+from eventstore import EventStore
+from eventstore.clock import to_datetime
+
 # -- every mutation --------------------------------------------------------------------
 
 
@@ -94,6 +97,27 @@ def test_metadata_and_context_take_json_or_text(chat: Cli):
         "w": "NaN",
     }
     assert shown["context"] == {"step": {}}
+
+
+def test_show_tells_when_and_where_each_message_was_recorded(chat: Cli):
+    """People see times where they ask for them, machines have the fact behind each message."""
+    chat.fine("branch", "a", "b")
+    chat.fine("append", "b", "--content", "later", "--actor", "user:7")
+    with EventStore.open(chat.store, read_only=True) as store:
+        newest = list(store.events("b"))[-1]
+    shown = chat.fine("show", "b", "--json", "--last", "2").json
+    assert [each["session"] for each in shown["places"]] == ["a", "b"]
+    assert shown["places"][-1] == {
+        "session": "b",
+        "version": 1,
+        "position": newest.position,
+        "recorded_at": newest.recorded_at,
+        "occurred_at": None,
+        "actor": "user:7",
+    }
+    said = to_datetime(newest.recorded_at).strftime("%Y-%m-%d %H:%M:%SZ")
+    assert f"1  {said}" in chat.fine("show", "b", "--times").out
+    assert f"1  {said}" not in chat.fine("show", "b").out
 
 
 def test_create_takes_all_that_a_session_is_made_with(cli: Cli):

@@ -26,6 +26,12 @@ from .terminal import Terminal, write_json, write_lines
 SHOWN_LAST = 20
 """Messages that `show` prints for people unless told otherwise."""
 
+PLACE = ("session", "version", "position", "recorded_at", "occurred_at", "actor")
+"""What `show --json` says of the fact behind each message; times in ns."""
+
+Line = tuple[Span, Recorded, Message]
+"""A line of a transcript: its span, the event behind it, the message."""
+
 
 @command(READ)
 def show(
@@ -38,6 +44,7 @@ def show(
         int | None, typer.Option(min=0, help=f"Newest messages only; people see {SHOWN_LAST}.")
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="Every message.")] = False,  # noqa: A002
+    times: Annotated[bool, typer.Option("--times", help="When each was recorded, UTC.")] = False,
 ) -> None:
     """Show a session, now or at any past moment."""
     with terminal.reading() as store:
@@ -54,32 +61,36 @@ def show(
         if last is None and not (all or terminal.json):
             last = SHOWN_LAST
         first = 0 if last is None else max(len(state.messages) - last, 0)
+        lines = Transcript(store.log, state.header.spans).lines(first, len(state.messages))
         if terminal.json:
-            write_json(_state_document(state, first))
+            write_json(_state_document(state, lines))
             return
         terminal.draw(header_block(state.header, store.version(session), system_clock()), "")
         if first:
             terminal.draw(Text(f"{first:,} earlier messages; --all shows them", "dim"))
-        lines = Transcript(store.log, state.header.spans).lines(first, len(state.messages))
-        terminal.draw(transcript_grid(placed(session, lines)))
+        terminal.draw(transcript_grid(placed(session, lines, times=times)))
 
 
-def _state_document(state: SessionState, first: int) -> dict[str, Any]:
+def _state_document(state: SessionState, lines: Iterable[Line]) -> dict[str, Any]:
     document: dict[str, Any] = msgspec.to_builtins(state.header)
     document.pop("spans")
     document.pop("merges")
     document["message_count"] = len(state.messages)
-    document["messages"] = [{"id": m.id, **m.fields} for m in state.messages[first:]]
+    document["messages"], document["places"] = [], []
+    for _, recorded, message in lines:
+        document["messages"].append({"id": message.id, **message.fields})
+        document["places"].append({each: getattr(recorded, each) for each in PLACE})
     return document
 
 
 def placed(
-    session: str, lines: Iterable[tuple[Span, Recorded, Message]]
+    session: str, lines: Iterable[Line], *, times: bool = False
 ) -> Iterator[tuple[str, Message]]:
     """Name each line by its version; by its session too where that is another one."""
     for span, recorded, message in lines:
         own = span.session == session
-        yield str(recorded.version) if own else f"{span.session[:16]}@{recorded.version}", message
+        place = str(recorded.version) if own else f"{span.session[:16]}@{recorded.version}"
+        yield f"{place}  {when(recorded.recorded_at)}" if times else place, message
 
 
 # -- facts -----------------------------------------------------------------------------
