@@ -95,6 +95,20 @@ def test_chat_goes_round(chat: Cli, tmp_path: Path):
     assert "three" in chat.fine("export", "a", "--format", "markdown").out
 
 
+def test_stdin_is_a_file_like_others(cli: Cli):
+    """`import -` takes what comes in, names it, and says what is wrong with it as of any file."""
+    lines = b'{"role": "user", "content": "one"}\n{"role": "user", "content": "two"}\n'
+    told = cli.fine("import", "-", "--json", stdin=lines).json
+    assert (told["format"], told["messages"]) == ("chat", 2)
+    assert cli.texts("stdin") == ["one", "two"]
+    cli.fine("import", "-", "--name", "again", stdin=lines)
+    assert cli.texts("again") == ["one", "two"]
+    size = cli.size()
+    assert "stdin is empty" in cli.refused(2, "import", "-")
+    assert "is not JSON" in cli.refused(2, "import", "-", "--format", "events", stdin=b"{")
+    assert cli.size() == size
+
+
 def test_an_output_file_appears_whole_or_not_at_all(chat: Cli, tmp_path: Path):
     """An existing file stays unless --force; a failed export leaves no file."""
     file = tmp_path / "out.jsonl"

@@ -4,8 +4,12 @@ Invariants: a file that is no conversation of a known kind is refused before a s
 it; an output file or copy appears whole or not at all, and overwrites nothing unasked.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import msgspec
@@ -35,11 +39,16 @@ from .terminal import Terminal, written
 EVENTS, JSON, CHAT, MARKDOWN = "jsonl", "json", "chat", "markdown"
 OUTPUTS = (EVENTS, JSON, CHAT, MARKDOWN)
 
+STDIN = Path("-")
+"""Names what comes in on stdin instead of a file."""
+
 
 @command(START, "import")
 def import_(
     terminal: Terminal,
-    files: Annotated[list[Path], typer.Argument(help="Files to import.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="Files to import; - is stdin.", show_default=False)
+    ],
     format: Annotated[  # noqa: A002
         str, typer.Option(metavar="NAME", help=f"auto, {', '.join(FORMATS)}.")
     ] = "auto",
@@ -51,10 +60,25 @@ def import_(
     """Import conversations: our own JSONL, OpenAI-style chat, tau-bench, chitchat."""
     if format != "auto" and format not in FORMATS:
         raise InvalidEvent(f"--format takes auto, {', '.join(FORMATS)}, not {format!r}")
-    kinds = [detect_format(file) if format == "auto" else format for file in files]
-    with terminal.writing(creates=True) as store:
-        for file, kind in zip(files, kinds, strict=True):
+    with ExitStack() as stack:
+        named = [stack.enter_context(_spooled()) if file == STDIN else file for file in files]
+        kinds = [detect_format(file) if format == "auto" else format for file in named]
+        store = stack.enter_context(terminal.writing(creates=True))
+        for file, kind in zip(named, kinds, strict=True):
             _import_one(terminal, store, file, kind, name, actor)
+
+
+@contextmanager
+def _spooled() -> Iterator[Path]:
+    """Keep what comes in on stdin in a file of this user's own while it is imported.
+
+    Files are read twice: once to find whatever is wrong before anything is written.
+    """
+    with TemporaryDirectory(prefix="eventstore-") as place:
+        file = Path(place) / "stdin"
+        with file.open("wb") as out:
+            copyfileobj(sys.stdin.buffer, out)
+        yield file
 
 
 def _import_one(
