@@ -201,6 +201,26 @@ def test_whoever_gives_up_each_event_comes_once_and_in_order(pages, readers):
     assert found == list(range(sum(count for count, _ in pages)))
 
 
+def test_a_page_that_came_for_somebody_else_is_not_the_end():
+    """Who takes a page that was read for another goes on behind it, however fast it is."""
+    may_end, pages = threading.Event(), iter([[7], [8], []])
+
+    def fetch() -> list:
+        assert may_end.wait(SECONDS_MAX)
+        return next(pages)
+
+    async def story() -> list:
+        facts = Subscription(fetch, Signal(), follow=False)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(anext(facts), 0.001)
+        may_end.set()
+        while not facts._page:  # the loop is held up: it has not heard yet that the page is there
+            time.sleep(0.001)  # noqa: ASYNC251 - on purpose
+        return await rest(facts)
+
+    assert asyncio.run(story()) == [7, 8]
+
+
 def test_who_gives_up_and_comes_again_waits_for_the_same_page():
     """One thread reads for a subscription, however many readers gave up waiting for the page."""
     may_end, asked = threading.Event(), []

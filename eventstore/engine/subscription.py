@@ -63,7 +63,7 @@ class Subscription:
     def __init__(self, fetch: Fetch, signal: Signal, *, follow: bool) -> None:
         self._fetch, self._signal, self._follow = fetch, signal, follow
         self._page: deque[Recorded] = deque()
-        self._reading: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[bool] | None = None
         self._filling = threading.Lock()
         self._closed = False
 
@@ -89,10 +89,10 @@ class Subscription:
 
     def __next__(self) -> Recorded:
         while not self._closed:
-            if not self._page:
-                self._refill()
             if self._page:
                 return self._page.popleft()
+            if self._refill():
+                continue
             if not self._follow:
                 break
             self._signal.wait(POLL_INTERVAL_MS / 1_000)
@@ -103,21 +103,23 @@ class Subscription:
 
     async def __anext__(self) -> Recorded:
         while not self._closed:
-            if not self._page:
-                await self._refill_async()
             if self._page:
                 return self._page.popleft()
+            if await self._refill_async():
+                continue
             if not self._follow:
                 break
             await self._signal.wait_async(POLL_INTERVAL_MS / 1_000)
         raise StopAsyncIteration
 
-    def _refill(self) -> None:
+    def _refill(self) -> bool:
+        """Return whether there was a page to read; somebody may have taken all of it since."""
         with self._filling:
             if not self._page:  # else another reader was waited for, and its page is this one's
                 self._page.extend(self._fetch())
+            return bool(self._page)
 
-    async def _refill_async(self) -> None:
+    async def _refill_async(self) -> bool:
         """Wait for the page that is being read, by whoever began that, else have one read.
 
         A reader that gives up leaves it to the next, so that one thread reads for all of them.
@@ -125,4 +127,4 @@ class Subscription:
         reading, loop = self._reading, asyncio.get_running_loop()
         if reading is None or reading.done() or reading.get_loop() is not loop:
             reading = self._reading = loop.create_task(asyncio.to_thread(self._refill))
-        await asyncio.shield(reading)
+        return await asyncio.shield(reading)
