@@ -3,13 +3,15 @@
 import random
 import re
 import shutil
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import pytest
 from driver import Driver, steps_of, ticking
 from facts import told
 from msgspec.structs import replace
+from refused import left_over, lines, refuse
 
 from eventstore import EventStore, FormatTooNew, Keyring, StoreLocked, StoreUnavailable
 from eventstore.audit.pages import LEAF, PageFile, page_kind
@@ -57,9 +59,22 @@ class Original:
             self.head = store.head()
             self.frames = list(frames(store))
             self.said = {each.position: shown(each) for each in store.all()}
+            self.was = {(session, version): said for session, version, said in self.said.values()}
             self.events = {(e.session, e.version): e.structure for e in store.all()}
             self.names = {frame.session_ref: frame.session for frame in self.frames}
             self.names |= {frame.actor_ref: frame.actor for frame in self.frames if frame.actor}
+
+    def says(self, recorded) -> str:
+        """Return what an event of a repaired store says, lost names as they were."""
+        found = shown(recorded)[2]
+        for ref, name in self.names.items():
+            for end in "'#":
+                found = found.replace(f"lost name {ref}{end}", f"{name}{end}")
+        return found
+
+    def is_said(self, recorded, where: tuple[str, int]) -> bool:
+        """Return True for what one event said, now or before it was redacted."""
+        return self.says(recorded) in (self.was.get(where), self.older.get(where))
 
     def intact(self, damaged: bytes, report: Repaired) -> set[int]:
         """Return the positions of the frames of which a whole copy is left somewhere.
@@ -126,14 +141,27 @@ def is_half_of(event: AnyEvent, recorded) -> bool:
 
 
 def made(place: Path, keyring: Keyring | None = None, size: int = 60) -> Original:
-    """Make a store with everything in it: bulk, merges, branches, keys, a trained dictionary."""
-    with EventStore.open(
-        place, clock=ticking(), durability="buffered", keyring=keyring, max_depth=50
-    ) as store:
+    """Make a store with everything in it: bulk, merges, branches, keys, a trained dictionary.
+
+    Three times a group of commands finds no room; of each something is left on free pages.
+    """
+    clock = ticking()
+    older: dict[tuple[str, int], str] = {}
+
+    def opened(durability: str) -> EventStore:
+        return EventStore.open(
+            place, clock=clock, durability=durability, keyring=keyring, max_depth=50
+        )
+
+    with opened("buffered") as store:
         driver = Driver(store)
         for step in steps_of(11, size):
             driver.run(step)
         store.create("bulk", user="user:7")
+    with opened("sync") as store:
+        refuse(store, never(driver.sessions, 150), 60)
+    with opened("buffered") as store:
+        driver.store = store
         for number in range(12):
             line = {"role": "user", "content": f"line {number} " * 30}
             store.append("bulk", [line] * 9, key=f"key {number}")
@@ -143,6 +171,10 @@ def made(place: Path, keyring: Keyring | None = None, size: int = 60) -> Origina
         for version in (7, summary):
             store.redact("bulk", version, reason="a password")
             store.append("bulk", [{"role": "user", "content": "more"}] * 3)
+    with opened("sync") as store:
+        refuse(store, never(driver.sessions, 150), 60)
+    with opened("buffered") as store:
+        driver.store = store
         if keyring is not None:
             store.create("private")
             store.append("private", {"content": SECRET})
@@ -153,7 +185,20 @@ def made(place: Path, keyring: Keyring | None = None, size: int = 60) -> Origina
             store.erase("private", reason="asked for")
         for step in steps_of(12, size):
             driver.run(step)
+    with opened("sync") as store:
+        refuse(store, never(driver.sessions, 150), 1)
     return Original(place, keyring, older)
+
+
+def never(sessions: Sequence[str], count: int) -> list:
+    """Return calls that are to be refused: of sessions that there are, and of some others."""
+    made = []
+    for number in range(count):
+        name = f"never {number}"
+        made += lines(sessions[number % len(sessions)], 1, 1_000, key=f"key {number}", actor=name)
+        made += lines("bulk", 1, 1_000, correlation_id=name)
+        made += [("create", (name,), {"user": name})] if not number % 5 else []
+    return made
 
 
 def event_at(store: EventStore, version: int):
@@ -221,8 +266,12 @@ def damaged(original: Original, place: Path, damage: Damage, seed: int) -> bytes
 
 
 def check(original: Original, content: bytes, place: Path, report: Repaired) -> None:
-    """Compare a repaired store with the model: what was, and which of it is left."""
-    was = {(session, version): said for session, version, said in original.said.values()}
+    """Compare a repaired store with the model: what was, and which of it is left.
+
+    What never was is there only where the report says that nothing proves it.
+    """
+    doubted, never = unproven(report), set[int]()
+    was = original.was
     intact = {original.said[p][:2] for p in original.intact(content, report)}
     intact -= {
         where
@@ -241,7 +290,7 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
     with EventStore.open(place, keyring=original.keyring) as store:
         kept: dict[tuple[str, int], str] = {}
         names = {f"lost name {ref}": name for ref, name in original.names.items()}
-        renamed = {names[name] for name in report.unnamed}
+        renamed = {names.get(name, name) for name in report.unnamed}
         for each in store.all(limit=report.size):
             where = names.get(each.session, each.session), each.version
             # Behind its end, also where that comes sooner, since nothing else tells of what is lost
@@ -249,6 +298,11 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
             sooner = each.version > newest and where not in intact
             beyond = where not in was or (sooner and shown(each)[2] != was[where])
             anew = beyond or (SYSTEM in renamed and each.version > 0)
+            if each.position in doubted and not (
+                is_placeholder(each) or original.is_said(each, where)
+            ):
+                never.add(doubted[each.position])
+                continue
             if each.session == SYSTEM and anew:
                 assert isinstance(each.structure, KeyCreated), "which key seals what is said anew"
                 continue
@@ -262,27 +316,21 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
                 assert other or where not in intact, f"{where} was whole and is a placeholder"
                 assert (each.session, each.version) in lost
             else:
-                said = shown(each)[2]
-                for lost_name, name in names.items():
-                    for end in "'#":
-                        said = said.replace(lost_name + end, f"{name}{end}")
-                assert said in (was[where], original.older.get(where)), f"{where} was altered"
-                kept[where] = said
+                assert original.is_said(each, where), f"{where} was altered"
+                kept[where] = original.says(each)
         assert intact <= kept.keys(), "all that was whole is there"
         back = {where for where, said in kept.items() if said != was[where]}
         # Of an old page, and only where nothing that is left tells that it was redacted.
         assert not back & (intact | redacted_by(original, kept))
-        assert report.kept == len(kept) and report.whole == (
-            len(kept) == report.events and not report.unnamed and report.size_known
-        )
-        gone = {p for start, stop in report.positions for p in range(start, stop)}
-        there = {original.said[p][:2] for p in range(report.events)}
-        assert {original.said[p][:2] for p in gone} == there - kept.keys()
+        check_told(original, report, kept.keys(), never)
         unreasoned = {
             f"session {session!r} are gone and no fact says why"
             for where, event in original.events.items()
             if isinstance(event, (EraseRequested, Redacted)) and where not in kept
-            for session in (where[0], *(name for name in report.unnamed if names[name] == where[0]))
+            for session in (
+                where[0],
+                *(name for name in report.unnamed if names.get(name) == where[0]),
+            )
         }
         assert [
             each
@@ -292,6 +340,28 @@ def check(original: Original, content: bytes, place: Path, report: Repaired) -> 
         for session in store.sessions():
             if store.headers.now(session).status not in ("deleted", "erased"):
                 list(SessionState.of(store, session).messages)
+
+
+def unproven(report: Repaired) -> dict[int, int]:
+    """Return the positions in the new store of facts that nothing proves, and those they had."""
+    return {
+        each.first + index: each.was + index
+        for each in report.unproven
+        for index in range(each.last - each.first + 1)
+    }
+
+
+def check_told(
+    original: Original, report: Repaired, kept: AbstractSet[tuple[str, int]], never: set[int]
+) -> None:
+    """Compare what a report says with what was kept, and where something is that never was."""
+    doubt = report.unnamed or report.unproven or report.unproven_names
+    assert report.kept == len(kept) + len(never)
+    assert report.whole == (len(kept) == report.events and report.size_known and not doubt)
+    gone = {p for start, stop in report.positions for p in range(start, stop)}
+    there = {p for p in range(report.events) if p in original.said}
+    not_kept = {p for p in there if original.said[p][:2] not in kept}
+    assert gone & there == not_kept - never and not gone & never
 
 
 def redacted_by(original: Original, kept: Container[tuple[str, int]]) -> set[tuple[str, int]]:
@@ -559,9 +629,10 @@ def test_old_pages_are_used_only_by_who_can_read_what_came_later(encrypted, tmp_
     """What stands there may have been redacted since, by a fact that is sealed."""
 
     def loses_the_newest(_: random.Random, content: bytearray) -> None:
-        at = content.index(encrypted.frames[-1].raw) // PAGE * PAGE
-        content[:] = [*content, *content[at : at + PAGE]]
-        content[at : at + PAGE] = bytes(PAGE)
+        numbers = pages_of(encrypted.place / LOG / "data.mdb", encrypted.frames[-1])
+        content += content[numbers[0] * PAGE : (numbers[0] + 1) * PAGE]
+        for number in numbers:
+            content[number * PAGE : (number + 1) * PAGE] = bytes(PAGE)
 
     damaged(encrypted, tmp_path / "h", loses_the_newest, 0)
     with pytest.raises(StoreUnavailable, match="keyring"):
@@ -719,3 +790,13 @@ def test_frames_are_known_by_their_checksums(plain):
     """The model's own ground: each frame of the original stands whole in its file."""
     for frame in plain.frames:
         assert stands_behind_key(frame, plain.content) or stands_alone(frame, plain.content)
+
+
+def test_the_model_has_frames_that_no_commit_made_facts(plain, encrypted):
+    """Its other ground: some are left at positions that others took since, and behind the end."""
+    for original in (plain, encrypted):
+        file = original.place / LOG / "data.mdb"
+        with EventStore.open(original.place, read_only=True, keyring=original.keyring) as store:
+            dead = [each.position for each in left_over(file, store.log.codec, original.frames)]
+        assert sum(position < original.head.size for position in dead) > 10
+        assert sum(position >= original.head.size for position in dead) > 10

@@ -174,6 +174,8 @@ class PageFile:
         if not depth or number in seen or not 1 < number < self.pages:
             return
         page = self.page(number)
+        if page_number(page) != number:  # a page stands here that was written for another place
+            return
         if page_kind(page) == LEAF:
             yield page
         elif page_kind(page) == BRANCH:
@@ -195,6 +197,8 @@ class PageFile:
             if not 1 < number < self.pages:
                 return None
             page = self.page(number)
+            if page_number(page) != number:
+                return None
             if page_kind(page) == LEAF:
                 return next((each.data for each in self.nodes(page) if each.key == wanted), None)
             if page_kind(page) != BRANCH or (child := _child(page, wanted)) is None:
@@ -215,6 +219,11 @@ class PageFile:
 def page_kind(page: bytes) -> int:
     """Return the kind of a page: BRANCH, LEAF, OVERFLOW, or what else its flags say."""
     return int(_PAGE.unpack_from(page)[2])
+
+
+def page_number(page: bytes) -> int:
+    """Return the number that a page says it has."""
+    return int(_PAGE.unpack_from(page)[0])
 
 
 def _tree(record: bytes) -> Tree:

@@ -93,6 +93,11 @@ class Carrier:
         self._hidden: dict[str, list[Span]] = {}
         self.carried = 0
 
+    @property
+    def taken(self) -> int:
+        """How many events have been taken, committed or not."""
+        return self.carried + self._events
+
     def take(self, frame: Frame, content: bytes | None) -> None:
         """Carry one frame as it is."""
         self.take_append(append_of(frame, content))

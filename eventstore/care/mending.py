@@ -11,13 +11,15 @@ facts say that it went. How many tokens lost messages had nobody knows, so the t
 session may be off, which verify says.
 
 Invariants: frames that are whole come over byte for byte, in order; every position that does not
-is named; what stands for a lost payload says that it is lost; what a fact that came over took away
-stays away, whatever old copy of it was found.
+is named, and every one that does though nothing proves it (loose.py, claims.py); what stands for a
+lost payload says that it is lost; what a fact that came over took away stays away, whatever old
+copy of it was found.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -44,16 +46,19 @@ from ..events import (
 from ..ids import SYSTEM
 from ..log.base import ANY, Append, frames_at
 from ..log.draft import draft
-from ..log.format import ACTOR_NAME, MESSAGE, SESSION_NAME, TYPE_CODES
+from ..log.format import MESSAGE, TYPE_CODES
 from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
 from ..log.shredding import Shred, stripped
 from ..log.vault import STORE_KEY
 from ..messages import Json, Message
 from .carrying import Carrier, append_of, draft_of
-from .salvage import Gaps, Salvage, is_same
+from .claims import MERGED, denied, facts_of
+from .loose import Verdict, judged, merged
+from .naming import Naming
+from .salvage import Gaps, Salvage
 
-MERGED, KEY_SHREDDED = TYPE_CODES[BranchMerged], TYPE_CODES[KeyShredded]
+KEY_SHREDDED = TYPE_CODES[KeyShredded]
 
 LOST = "lost"
 """The name of the fact, and of the key in a message's metadata, that stand for what is lost."""
@@ -67,6 +72,14 @@ class LostPart(msgspec.Struct, frozen=True):
     session: str
     first: int
     last: int
+
+
+class Unproven(msgspec.Struct, frozen=True):
+    """Facts that nothing proves: positions `first..last`; the first `was` at this one before."""
+
+    first: int
+    last: int
+    was: int
 
 
 class _Stream:
@@ -103,74 +116,76 @@ class _Half(NamedTuple):
 class Mending:
     """Carries what is whole, in order, with placeholders where something is lost.
 
-    After run() `kept` is how many events came over, `lost` the positions that did not, `parts` what
-    of sessions are placeholders, `unnamed` what sessions and actors without a name are called.
+    After run() `size` is how many events there were, as far as that is known, `kept` how many came
+    over, `lost` the positions that did not, `parts` what of sessions are placeholders, `unproven`
+    what came over though nothing proves it; `naming` has names that are lost or not proven.
     """
 
     def __init__(self, salvage: Salvage, log: LmdbLog) -> None:
         self._salvage, self._log = salvage, log
         self._carrier, self._salts = Carrier(log), Salts()
-        self._names = salvage.actors()
+        self._survey = salvage.survey(log.codec)
+        self.naming = Naming(salvage, self._survey, log.codec)
         self._streams: dict[str, _Stream] = {}
         self._half: _Half | None = None
         self._gone: list[Shred] = []
         self._erased: set[str] = set()
         self._named: set[int] = set()
         self._time = self._next = self.kept = 0
+        self.size = salvage.size
         self.lost, self.parts = Gaps(), list[LostPart]()
-        self.unnamed: set[str] = set()
+        self.unproven = list[Unproven]()
 
     def run(self) -> None:
         """Carry everything."""
         codec = self._log.codec
-        gaps = self._salvage.gaps(codec)
-        found = self._salvage.found(gaps, codec)
+        taken, unproven = self._judged()
+        found = self._survey.damaged | taken
         if found and codec.seal is not None:
             codec.seal.opened()  # a later fact that redacted what an old page has must be readable
-        self._find_names(found)
+        self._drop_denied(found, unproven)
+        ends = (each.last_position + 1 for each in found.values())
+        self.size = max(self.size, max(ends, default=0))
         self._find_holes(found)
         for frame in self._frames(found):
-            self._take(frame)
+            self._take(frame, proven=frame.position not in unproven)
         self._end_merge(None)
-        self.lost.add(self._next, self._salvage.size)
+        self.lost.add(self._next, self.size)
         self._name_keys()
         self._carrier.finish()
         self._shred()
 
     # -- what there is -----------------------------------------------------------------------
 
-    def _frames(self, found: dict[int, Frame]) -> Iterator[Frame]:
-        """Iterate over all frames in the order of their positions, with their names."""
-        for frame in _merged(self._salvage.reached(self._log.codec), found):
-            frame.session = self._name(SESSION_NAME, frame.session_ref)
-            frame.actor = self._name(ACTOR_NAME, frame.actor_ref) if frame.actor_ref else None
+    def _judged(self) -> Verdict:
+        """Return what no tree leads to and is taken."""
+        salvage, codec, naming = self._salvage, self._log.codec, self.naming
+        loose = naming.allowed(salvage.loose(self._survey, codec))
+        naming.look(loose)
+        found = judged(loose, self._survey.gaps, salvage, codec, naming.knows)
+        naming.settle(found.taken.values(), found.unproven)
+        return found
+
+    def _drop_denied(self, found: dict[int, Frame], unproven: set[int]) -> None:
+        """Take away unproven frames that others give the lie to, and the names that they say."""
+        doubted = [found[position] for position in unproven]
+        for frame in doubted:
+            self.naming.knows(frame)
+        for position in denied(doubted, partial(self._tried, found), self._salvage):
+            del found[position]
+        self.naming.settle(found.values(), unproven)
+
+    def _tried(self, found: dict[int, Frame]) -> Iterator[Frame]:
+        """Iterate over all frames in order, with names as far as these are known."""
+        for frame in merged(self._salvage.reached(self._log.codec), found):
+            self.naming.knows(frame)
             yield frame
 
-    def _name(self, kind: bytes, ref: int) -> str:
-        """Return the name behind a reference, or one that says it is lost, which is noted."""
-        row = self._names.get(ref)
-        with suppress(ValueError):
-            if row and row.startswith(kind):
-                return self._log.codec.names.shown(kind, row[1:])
-        self.unnamed.add(f"lost name {ref}")
-        return f"lost name {ref}"
-
-    def _find_names(self, found: dict[int, Frame]) -> None:
-        """Take the names that first frames have; look everywhere for those that none has.
-
-        A commit that a power loss cut off may have left a first frame on a page that is free: one
-        whose name is not what its reference stands for is none of this log.
-        """
-        wanted, said = set[int](), self._salvage.references()
-        for position, frame in list(found.items()):
-            name = SESSION_NAME + frame.kept_session
-            if not frame.version and said.get(frame.session_ref, name) != name:
-                del found[position]
-        for frame in _merged(self._salvage.reached(self._log.codec), found):
-            wanted |= {frame.session_ref, frame.actor_ref} - {0}
-            if not frame.version:
-                self._names[frame.session_ref] = SESSION_NAME + frame.kept_session
-        self._names |= self._salvage.lost_names(wanted - self._names.keys())
+    def _frames(self, found: dict[int, Frame]) -> Iterator[Frame]:
+        """Iterate over all frames in the order of their positions, with their names."""
+        for frame in merged(self._salvage.reached(self._log.codec), found):
+            self.naming.give(frame)
+            yield frame
 
     def _find_holes(self, found: dict[int, Frame]) -> None:
         """Note where sessions go on after what is lost of them."""
@@ -187,12 +202,12 @@ class Mending:
 
     # -- frames ------------------------------------------------------------------------------
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, frame: Frame, *, proven: bool) -> None:
         self.lost.add(self._next, frame.position)
         self._next = frame.last_position + 1
         stream = self._stream(frame.session)
-        events = _facts(frame)
-        unnamed = frame.session in self.unnamed and self._needs_name(frame.session, events)
+        events = facts_of(frame)
+        unnamed = frame.session in self.naming.unnamed and self._needs_name(frame.session, events)
         if unnamed or _comes_anew(frame):
             self.lost.add(frame.position, self._next)
             return
@@ -212,14 +227,25 @@ class Mending:
             self.lost.add(frame.position, frame.last_position + 1)
             return
         self._fill(stream, frame.version)
+        if not proven:
+            self._doubt(frame)
         self._time = max(self._time, frame.recorded_at)
-        content = self._salvage.content(frame.kept_key) if frame.kept_key else None
+        _, content = (frame.kept_key and self._salvage.keyed(frame.kept_key)) or (0, None)
         try:
             self._carrier.take(frame, content)
             self.kept += frame.count
         except Corruption:
             self._take_apart(frame, content)
         stream.version, stream.number = frame.last_version + 1, frame.next_number()
+
+    def _doubt(self, frame: Frame) -> None:
+        """Name the frame that is taken next as one that nothing proves."""
+        first, was = self._carrier.taken, frame.position
+        before = self.unproven[-1] if self.unproven else None
+        if before and before.last + 1 == first and was - before.was == first - before.first:
+            first, was = before.first, before.was
+            self.unproven.pop()
+        self.unproven.append(Unproven(first, self._carrier.taken + frame.count - 1, was))
 
     def _needs_name(self, session: str, events: list[AnyEvent]) -> bool:
         """Return True for what means nothing in a session of another name.
@@ -360,16 +386,6 @@ class Mending:
         return True
 
 
-def _facts(frame: Frame) -> list[AnyEvent]:
-    """Return the events of a frame that can be read and are no messages."""
-    found = []
-    for index, row in enumerate(frame.rows()):
-        if row[3] != MESSAGE:
-            with suppress(EventStoreError):
-                found.append(frame.structure(index))
-    return [event for event in found if event is not None]
-
-
 def _half_of(session: str, events: Iterable[AnyEvent]) -> _Half | None:
     return next((_Half(session, each) for each in events if isinstance(each, BranchMerged)), None)
 
@@ -414,15 +430,3 @@ def _key_of(frame: Frame) -> int:
         if key:
             return key
     return STORE_KEY
-
-
-def _merged(reached: Iterator[Frame], found: dict[int, Frame]) -> Iterator[Frame]:
-    """Iterate over both in the order of their positions; a whole copy stands for a damaged one."""
-    others = sorted(found)[::-1]
-    for frame in reached:
-        while others and others[-1] < frame.position:
-            yield found[others.pop()]
-        other = found[others.pop()] if others and others[-1] == frame.position else frame
-        yield other if is_same(frame, other) else frame
-    while others:
-        yield found[others.pop()]

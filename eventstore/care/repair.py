@@ -2,7 +2,8 @@
 
 Invariants: the damaged store is read as bytes, never through LMDB, and never written; the new store
 appears whole or not at all, and begins a new origin, since nothing that was signed for the old one
-holds for it. What stands where something is lost, mending.py says.
+holds for it; it is called whole only where its tree is the old one's. What stands where something
+is lost mending.py says, and loose.py what is taken that nothing proves.
 """
 
 import os
@@ -13,19 +14,20 @@ from typing import Any
 import msgspec
 
 from ..audit.pages import FILE
+from ..audit.tree import KEPT_BITS
 from ..errors import FormatTooNew, StoreUnavailable
 from ..files import checked_path, write_durably
 from ..ids import fresh_id
 from ..keyring import Keyring
-from ..log.base import Head
 from ..log.format import FORMAT, MARKER, STARTER
+from ..log.lmdb import LmdbLog
 from ..place import presence
 from ..place.directory import LOG, describe
 from ..store import starter_dictionary
 from .backup import beside, private_log, restored, sync_copy
 from .carrying import make_log
-from .mending import LostPart, Mending
-from .salvage import Salvage
+from .mending import LostPart, Mending, Unproven
+from .salvage import Gaps, Salvage
 
 LISTED_MAX = 1_000
 """Stretches that a report lists of each kind."""
@@ -39,7 +41,9 @@ class Repaired(msgspec.Struct, frozen=True):
     newest commit even so: only a head that is kept elsewhere shows that); `kept` is how many of
     them the new one has. `positions` are stretches [start, stop) of the old log that are lost,
     `sessions` those parts of sessions, `unnamed` what sessions and actors are called now whose
-    names are lost; at most LISTED_MAX of each are listed.
+    names are lost. `unproven` are facts that came over, and count as kept, though nothing that is
+    left of the log proves that they ever were committed, and `unproven_names` such names: a commit
+    that failed leaves rows behind as well. At most LISTED_MAX of each are listed.
     """
 
     size: int
@@ -50,11 +54,14 @@ class Repaired(msgspec.Struct, frozen=True):
     positions: list[tuple[int, int]]
     sessions: list[LostPart]
     unnamed: list[str]
+    unproven: list[Unproven]
+    unproven_names: list[str]
 
     @property
     def whole(self) -> bool:
-        """True where nothing is missing."""
-        return self.size_known and self.kept == self.events and not self.unnamed
+        """True where nothing is missing and all is proven."""
+        doubt = self.unnamed or self.unproven or self.unproven_names
+        return self.size_known and self.kept == self.events and not doubt
 
 
 def repair(
@@ -94,8 +101,10 @@ def _repaired(
             mending = Mending(salvage, log)
             mending.run()
             head = log.head()
-        report = _report(salvage, mending, head)
+            report = _report(salvage, mending, log)
         reason = f"repaired: {report.kept} of {report.events} events were whole"
+        doubted = sum(each.last - each.first + 1 for each in report.unproven)
+        reason += f", {doubted} of them proven by nothing" if doubted else ""
         write_durably(made / MARKER, restored(marker, head, reason, None))
         sync_copy(made)
         shutil.copymode(place, made)
@@ -120,14 +129,37 @@ def _marker(place: Path, salvage: Salvage) -> dict[str, Any]:
         return {**made, "encrypted": True} if salvage.encrypted() else made
 
 
-def _report(salvage: Salvage, mending: Mending, head: Head) -> Repaired:
+def _report(salvage: Salvage, mending: Mending, log: LmdbLog) -> Repaired:
+    head, naming = log.head(), mending.naming
+    unproven, names = mending.unproven, naming.unproven
+    if (head.size, head.root) == (salvage.edge.size, salvage.edge.root()):
+        unproven, names = [], set()
+    elif not unproven and not names and mending.kept == mending.size == salvage.edge.size:
+        unproven = [Unproven(start, stop - 1, start) for start, stop in _differing(salvage, log)]
     return Repaired(
         head.size,
         head.root.hex(),
-        salvage.size,
+        mending.size,
         salvage.size_known,
         mending.kept,
         mending.lost.stretches[:LISTED_MAX],
         mending.parts[:LISTED_MAX],
-        sorted(mending.unnamed)[:LISTED_MAX],
+        sorted(naming.unnamed)[:LISTED_MAX],
+        unproven[:LISTED_MAX],
+        sorted(names)[:LISTED_MAX],
     )
+
+
+def _differing(salvage: Salvage, log: LmdbLog) -> list[tuple[int, int]]:
+    """Return the stretches of a log that is complete whose kept roots are not those of the old.
+
+    A page that is older than it should be has frames that were never committed, or others lost.
+    """
+    found, size = Gaps(), log.size()
+    groups = size >> KEPT_BITS
+    for group in range(groups):
+        if [salvage.tile(KEPT_BITS, group)] != list(log.tiles(KEPT_BITS, group, group + 1)):
+            found.add(group << KEPT_BITS, group + 1 << KEPT_BITS)
+    if not found.stretches:
+        found.add(groups << KEPT_BITS, size)
+    return found.stretches

@@ -1,6 +1,9 @@
 """What is whole in a log's file, found without LMDB and whatever else is damaged.
 
-Invariants: a frame is taken only where its checksum holds at its position, a name, a reference or
+What no tree leads to may never have been a fact: a commit that failed, or that a power loss cut
+off, leaves rows on free pages that are as whole as any. loose.py and naming.py judge them.
+
+Invariants: a frame is found only where its checksum holds at its position, a name, a reference or
 a dictionary only where its own does; what the tree of the newest commit leads to comes first, so
 that nothing a later fact erased comes back from an old page; memory grows with names and with
 damage, not with what is whole.
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from ..audit.pages import LEAF, Meta, PageError, PageFile, Tree, page_kind
+from ..audit.tree import HASH_BYTES, Frontier
 from ..errors import Corruption
 from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX
 from ..log.codec import Codec
@@ -26,6 +30,7 @@ from ..log.format import (
     CHECKSUM,
     DICTIONARIES,
     ENCRYPTED_KEY,
+    ERASED_KEY,
     EVENT_ROW,
     FRAME_HEAD_BYTES,
     FRAME_NAMES,
@@ -41,9 +46,10 @@ from ..log.format import (
     REFS,
     SESSION_NAME,
     STORE_KEY,
+    TILES,
 )
 from ..log.frame import Frame
-from ..log.rows import checked_value, kept_ref
+from ..log.rows import checked_value, kept_ref, tile_key
 
 TRIES_MAX = 200_000
 """How often in all frames without a readable key are tried at positions that are missing."""
@@ -85,6 +91,28 @@ class Gaps:
         return index >= 0 and stop <= self.stretches[index][1]
 
 
+class Survey:
+    """What is to be known of all frames that the tree leads to before any is carried."""
+
+    def __init__(self) -> None:
+        self.gaps = Gaps()
+        """Positions that it leads to no frame for."""
+        self.damaged: dict[int, Frame] = {}
+        """By their positions those frames whose heads are whole and whose events are not all."""
+        self.names: dict[int, bytes] = {}
+        """What first frames say that references stand for, as rows of references have it."""
+        self.used: dict[int, bytes] = {}
+        """The kinds of the names that frames refer to, by their references."""
+
+    def note(self, frame: Frame) -> None:
+        """Take note of one frame."""
+        if not is_whole(frame):
+            self.damaged[frame.position] = frame
+        self.used |= references_in(frame)
+        if not frame.version:
+            self.names[frame.session_ref] = SESSION_NAME + frame.kept_session
+
+
 class Salvage:
     """The log in one damaged file; use it as a context manager."""
 
@@ -92,17 +120,30 @@ class Salvage:
         self._file = PageFile(path)
         self._tables: dict[bytes, Tree] = {}
         self.size = 0
-        metas = list(self._metas())
+        """How many events the log had, as far as that is known."""
+        self.edge = Frontier()
+        """What the commit whose tree is followed says of its leaves, of none where that is lost."""
+        known, follows = None, False
+        metas = sorted(self._metas(), key=lambda each: each.commit)
         for meta in metas:
-            tables = self._file.tables(meta)
-            size = self._events(meta) or 0
-            if not self._tables or size > self.size:  # a newer number may be the damage
-                self._tables, self.size = {**self._tables, **tables}, size
-        newest = max(metas, key=lambda each: each.commit, default=None)
+            known, tables = self._edge(meta), self._file.tables(meta)
+            follows = self._lead_on(known, tables)
+            if follows:
+                self._tables |= tables
+                self.edge = known or self.edge
+                self.size = self.edge.size
         both = len(metas) == len(META_PAGES)  # else the one that is lost may be the newer
-        known = None if newest is None else self._events(newest)
         self.size_known = both and known is not None
         """False where the log may have had more events than anything that is left says."""
+        self.may_end = known is not None and not both
+        """True where the commit that is followed may be the newest: nothing says that it is not."""
+        self._is_newest = both and follows
+
+    def _lead_on(self, edge: Frontier | None, tables: dict[bytes, Tree]) -> bool:
+        """Return True where the next commit by its number is no older; that may be damaged too."""
+        if not self._tables or edge is not None:
+            return not self._tables or (edge is not None and edge.size >= self.size)
+        return FRAMES in tables and tables[FRAMES].entries >= self._tables[FRAMES].entries
 
     def __enter__(self) -> Self:
         return self
@@ -115,10 +156,26 @@ class Salvage:
             with suppress(PageError):
                 yield self._file.meta(index)
 
-    def _events(self, meta: Meta) -> int | None:
-        """Return the size of the log as a commit's tree head has it, None where that is lost."""
-        value = checked(self._file.get(meta.main, HEAD_KEY))
-        return int(HEAD_ROW.unpack_from(value)[0]) if value else None
+    def _edge(self, meta: Meta) -> Frontier | None:
+        """Return the frontier of the log as a commit's tree head has it, None where it is lost."""
+        found = _head(self._file.get(meta.main, HEAD_KEY))
+        return found and found[1]
+
+    def heads(self) -> list[tuple[int, Frontier]]:
+        """Return the heads anywhere in the file that go further than what is followed.
+
+        They come newest first, each behind the time of its newest event.
+        """
+        rows = {row for key, row in self._leaf_rows() if key == HEAD_KEY}
+        heads = [head for head in map(_head, rows) if head and head[1].size > self.size]
+        return sorted(heads, key=lambda each: (each[0], each[1].size), reverse=True)
+
+    def tile(self, level: int, index: int) -> bytes | None:
+        """Return the kept root of a full subtree of 2**level leaves, None where there is none."""
+        if TILES not in self._tables:
+            return None
+        found = self._file.get(self._tables[TILES], tile_key(level, index))
+        return found if found and len(found) == HASH_BYTES else None
 
     # -- small tables ------------------------------------------------------------------------
 
@@ -131,6 +188,12 @@ class Salvage:
         """Return True where the log says that it is encrypted."""
         return checked(self._meta_row(ENCRYPTED_KEY)) is not None
 
+    def is_erased(self, ref: int) -> bool:
+        """Return True where the tree has a row that says that a session's erasure has begun."""
+        key = ERASED_KEY + REF.pack(ref)
+        found = self._file.get(self._tables[META], key) if META in self._tables else None
+        return checked(found) is not None
+
     def _meta_row(self, key: bytes) -> bytes | None:
         found = self._file.get(self._tables[META], key) if META in self._tables else None
         if checked(found) is not None:
@@ -140,34 +203,44 @@ class Salvage:
 
     def dictionaries(self) -> dict[int, bytes]:
         """Return the compression dictionaries that are whole, by their numbers."""
-        found = _numbered(self._rows(DICTIONARIES), ZSTD_MAGIC)
+        found = dict(_numbers(self._rows(DICTIONARIES), ZSTD_MAGIC))
         if found and len(found) == self._tables[DICTIONARIES].entries:
             return found
-        return {**_numbered(self._leaf_rows(), ZSTD_MAGIC), **found}
+        loose: dict[int, set[bytes]] = {}
+        for number, content in _numbers(self._leaf_rows(), ZSTD_MAGIC):
+            loose.setdefault(number, set()).add(content)  # one may be of a commit that never was
+        return {number: each.pop() for number, each in loose.items() if len(each) == 1} | found
 
     def actors(self) -> dict[int, bytes]:
         """Return the rows of actors that the tree leads to, by their references."""
-        return _numbered(self._rows(ACTORS), ACTOR_NAME)
+        return dict(_numbers(self._rows(ACTORS), ACTOR_NAME))
 
-    def lost_names(self, wanted: set[int]) -> dict[int, bytes]:
-        """Return names that neither a first frame nor the tree of actors has any more.
+    def loose_names(self, wanted: Iterable[int]) -> dict[int, set[bytes]]:
+        """Return all that any page says these numbers stand for, whether a tree leads there or not.
 
-        The table from names to references says them, and where that lost them too an old page may.
+        What never was committed may say other names than what was.
         """
-        if not wanted:
-            return {}
-        found = _numbered(self._loose_actors(), ACTOR_NAME) | _named(self._leaf_rows())
-        found |= self.references()
-        return {number: row for number, row in found.items() if number in wanted}
+        found: dict[int, set[bytes]] = {number: set() for number in wanted}
+        actors = _numbers(self._loose_actors(), ACTOR_NAME)
+        for number, name in chain(actors, _names(self._leaf_rows())) if found else ():
+            if number in found:
+                found[number].add(name)
+        return found
 
     def references(self) -> dict[int, bytes]:
         """Return the names that the tree of references leads to, by their numbers."""
-        return _named(self._rows(REFS))
+        return dict(_names(self._rows(REFS)))
 
-    def content(self, key: bytes) -> bytes | None:
-        """Return what the index of keys has for a kept key, None where that is lost."""
+    def keyed(self, key: bytes) -> tuple[int, bytes] | None:
+        """Return what the index of keys has for a kept key, None where that is lost.
+
+        That is the first position of its append, and what it was asked to do.
+        """
         row = checked(self._file.get(self._tables[KEYS], key)) if KEYS in self._tables else None
-        return bytes(KEY_ROW.unpack(row)[1]) if row and len(row) == KEY_ROW.size else None
+        if row is None or len(row) != KEY_ROW.size:
+            return None
+        position, content = KEY_ROW.unpack(row)
+        return int(position), bytes(content)
 
     def _rows(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
         if table in self._tables:
@@ -184,40 +257,55 @@ class Salvage:
                 position = frame.last_position + 1
                 yield frame
 
-    def gaps(self, codec: Codec) -> Gaps:
-        """Return the positions that the tree leads to no whole frame for."""
-        gaps, position = Gaps(), 0
+    def survey(self, codec: Codec) -> Survey:
+        """Look at all frames that the tree leads to, and at how far the log may have gone."""
+        found, position = Survey(), 0
         for frame in self.reached(codec):
-            gaps.add(position, frame.position)
+            found.gaps.add(position, frame.position)
             position = frame.last_position + 1
-            if not is_whole(frame):
-                gaps.add(frame.position, position)
+            found.note(frame)
         self.size = max(self.size, position)
-        if not position or not self.size_known:
-            self.size = max(self.size, self._end(codec))
-        gaps.add(position, self.size)
-        return gaps
+        end = self.size if self._is_all() else max(self.size, self._end(codec))
+        found.gaps.add(position, end)
+        return found
+
+    def _is_all(self) -> bool:
+        """Return True where nothing can be behind the end of what is followed.
+
+        A tree says how many rows it has, so that the newest is all there even without its head.
+        """
+        if self.size_known or not (self._is_newest and FRAMES in self._tables):
+            return self.size_known
+        return self._tables[FRAMES].entries == sum(1 for _ in self._rows(FRAMES))
 
     def _end(self, codec: Codec) -> int:
-        """Return the size of a log that has lost a head: behind the last frame anywhere."""
+        """Return what a log that has lost a head is no larger than: behind the last frame."""
         rows = chain(self._leaf_rows(), (row for _, *row in self._loose_frames()))
         frames = (_frame(raw, key, codec) for key, raw in rows)
         return max((frame.last_position + 1 for frame in frames if frame), default=0)
 
-    def found(self, gaps: Gaps, codec: Codec) -> dict[int, Frame]:
-        """Return frames for missing positions, found anywhere in the file."""
-        found: dict[int, Frame] = {}
-        left = TRIES_MAX
-        for offset, key, raw in self._loose_frames() if gaps.stretches else ():
+    def loose(self, survey: Survey, codec: Codec) -> list[Frame]:
+        """Return all different frames anywhere in the file that would stand in gaps.
+
+        Whole copies of damaged ones, whose heads say what they are copies of, take their places.
+        """
+        found: dict[int, list[Frame]] = {}
+        left, wanted = TRIES_MAX, survey.gaps.stretches or survey.damaged
+        for offset, key, raw in self._loose_frames() if wanted else ():
             frame = _frame(raw, key, codec)
             if frame is None and left > 0 and not offset % 2:  # LMDB's own places are even
-                frame, tried = _tried(raw, gaps, codec, left)
+                frame, tried = _tried(raw, survey, codec, left)
                 left -= tried
-            if frame is not None and gaps.hold(frame.position, frame.last_position + 1):
-                known = found.setdefault(frame.position, frame)
-                if known is not frame and _worth(frame) > _worth(known):
-                    found[frame.position] = frame
-        return found
+            if frame is None:
+                continue
+            damaged = survey.damaged.get(frame.position)
+            if damaged is not None and is_same(damaged, frame) and is_whole(frame):
+                survey.damaged[frame.position] = frame
+            if survey.gaps.hold(frame.position, frame.last_position + 1):
+                here = found.setdefault(frame.position, [])
+                if all(each.raw != frame.raw for each in here):
+                    here.append(frame)
+        return list(chain.from_iterable(found.values()))
 
     def _loose_frames(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Iterate over what may be frames: offset, what would be the key before it, and bytes."""
@@ -282,7 +370,7 @@ def is_whole(frame: Frame) -> bool:
     return False
 
 
-def _worth(frame: Frame) -> tuple[bool, int]:
+def worth(frame: Frame) -> tuple[bool, int]:
     """Return what makes a copy better than others: to be whole, then to have lost most payloads.
 
     Nothing else ever changes in a frame, so that is the newest one.
@@ -296,26 +384,28 @@ def is_same(one: Frame, other: Frame) -> bool:
     return same_head and one.position == other.position
 
 
-def _numbered(rows: Iterable[tuple[bytes, bytes]], *begins: bytes) -> dict[int, bytes]:
-    """Return the values of rows that have a number for a key, are whole and begin like this.
+def references_in(frame: Frame) -> dict[int, bytes]:
+    """Return the kinds of the names that a frame refers to, by their references."""
+    session = {frame.session_ref: SESSION_NAME}
+    return {**session, frame.actor_ref: ACTOR_NAME} if frame.actor_ref else session
+
+
+def _numbers(rows: Iterable[tuple[bytes, bytes]], *begins: bytes) -> Iterator[tuple[int, bytes]]:
+    """Iterate over the values of rows with a number for a key that are whole and begin like this.
 
     A page of one table that stands where another's should has rows that are as whole.
     """
-    return {
-        int(REF.unpack(key)[0]): value
-        for key, row in rows
-        if len(key) == REF.size and (value := checked(row, key)) and value.startswith(begins)
-    }
+    for key, row in rows:
+        if len(key) == REF.size and (value := checked(row, key)) and value.startswith(begins):
+            yield int(REF.unpack(key)[0]), value
 
 
-def _named(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, bytes]:
-    """Return the names of rows of references that are whole, by their numbers."""
-    found = dict[int, bytes]()
+def _names(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Iterate over the names of rows of references that are whole, behind their numbers."""
     for name, row in rows:
         ref = kept_ref(name, row) if name[:1] in (SESSION_NAME, ACTOR_NAME) else None
         if ref is not None:
-            found[int(REF.unpack(ref)[0])] = name
-    return found
+            yield int(REF.unpack(ref)[0]), name
 
 
 def checked(row: bytes | None, number: bytes = b"") -> bytes | None:
@@ -326,6 +416,16 @@ def checked(row: bytes | None, number: bytes = b"") -> bytes | None:
         return None
 
 
+def _head(row: bytes | None) -> tuple[int, Frontier] | None:
+    """Return the time of the newest event and the frontier that a head has, None for a lost one."""
+    value = checked(row)
+    if value is None:
+        return None
+    size, time, _ = HEAD_ROW.unpack_from(value)
+    places = range(HEAD_ROW.size, len(value), HASH_BYTES)
+    return time, Frontier(size, (value[at : at + HASH_BYTES] for at in places))
+
+
 def _frame(raw: bytes, key: bytes, codec: Codec) -> Frame | None:
     """Return the frame of a row, None where head and key don't fit together."""
     try:
@@ -334,13 +434,14 @@ def _frame(raw: bytes, key: bytes, codec: Codec) -> Frame | None:
         return None
 
 
-def _tried(raw: bytes, gaps: Gaps, codec: Codec, limit: int) -> tuple[Frame | None, int]:
+def _tried(raw: bytes, survey: Survey, codec: Codec, limit: int) -> tuple[Frame | None, int]:
     """Return the frame whose position is missing but not known, and how many were tried."""
     tried = 0
-    for start, stop in gaps.stretches:
-        for last in range(start, stop):
-            tried += 1
-            frame = _frame(raw, POSITION.pack(last), codec)
-            if frame is not None or tried >= limit:
-                return frame, tried
+    gaps = (range(*stretch) for stretch in survey.gaps.stretches)
+    damaged = (each.last_position for each in survey.damaged.values())
+    for last in chain(damaged, chain.from_iterable(gaps)):
+        tried += 1
+        frame = _frame(raw, POSITION.pack(last), codec)
+        if frame is not None or tried >= limit:
+            return frame, tried
     return None, tried

@@ -244,6 +244,8 @@ def _repaired_blocks(destination: Path, report: repairing.Repaired) -> list[Rend
     ]
     lost += [] if report.size_known else ["there may have been more: the log's own size is lost"]
     lost += [f"its name is lost: {each!r}" for each in report.unnamed]
+    lost += [f"unproven: positions {each.first} to {each.last}" for each in report.unproven]
+    lost += [f"a name that nothing proves: {each!r}" for each in report.unproven_names]
     lines = [plain(f"  {each}", "red") for each in lost]
     return [whole(Text.assemble(mark, plain(kept))), *lines, pairs([("root", report.root)])]
 
