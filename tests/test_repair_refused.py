@@ -1,5 +1,6 @@
 """Repair and commits that never were: what they left on free pages is no fact of the new store."""
 
+import random
 import shutil
 import signal
 import subprocess
@@ -175,6 +176,51 @@ def test_an_append_that_was_refused_where_the_log_ended_is_told_by_the_tree(tmp_
     report = repair(tmp_path / "h", tmp_path / "made")
     assert report.positions == [(place, place + 1)] and not report.unproven
     assert invented(tmp_path / "made") == []
+
+
+SEEDS = [*range(6), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(6, 150))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_that_was_refused_comes_back_unnamed(tmp_path, seed):
+    """Groups are refused again and again, facts lose their copies or are left on free pages alone.
+
+    What the tree leads to is kept, what is not named as unproven was acknowledged, and a place is
+    lost only where no copy of its fact is left, or where a fact near it has none.
+    """
+    source = random.Random(seed)
+    dead, names = [], ["a", "b"]
+    with begun(tmp_path / "h") as store:
+        store.create("b")
+        for _ in range(source.randint(1, 5)):
+            calls = [each for n in names for each in lines(n, source.randint(1, 30), 300)]
+            dead += refused(store, [*source.sample(calls, len(calls)), *lines("a", 1, 300_000)])
+            for number in range(source.randint(1, 25)):
+                line = {"role": "user", "content": f"truth {number}"}
+                store.append(source.choice(names), [line] * source.choice((1, 1, 1, 3)))
+        frames, head = frames_of(store), store.head()
+        was = {(each.session, each.version): repr(each.event) for each in store.all()}
+    start = source.randrange(len(frames))
+    hit = frames[start : start + source.randint(1, 30)]
+    lost = [each for each in hit if source.random() < source.choice((0.1, 0.5, 1))]
+    move(tmp_path / "h", [each for each in hit if each not in lost])
+    lose(tmp_path / "h", lost)
+    plant(tmp_path / "h", source.sample(dead, len(dead)))
+    report = repair(tmp_path / "h", tmp_path / "made")
+    named = {each.first + n for each in report.unproven for n in range(each.last - each.first + 1)}
+    olds = {each.was + n for each in report.unproven for n in range(each.last - each.first + 1)}
+    gone = {p for start, stop in report.positions for p in range(start, stop)}
+    with EventStore.open(tmp_path / "made") as store:
+        assert told(verify(store, deep=True)) == ""
+        for each in store.all(limit=report.size):
+            text = repr(each.event)
+            fact = was.get((each.session, each.version)) == text or "'lost': True" in text
+            assert each.position in named or (fact and NEVER not in text)
+    places = {p for each in hit for p in range(each.position, each.last_position + 1)}
+    without = {p for each in lost for p in range(each.position, each.last_position + 1)}
+    assert report.events == head.size == report.kept + len(gone)
+    assert gone <= places and without <= gone | olds <= places
+    assert report.whole is (not lost) is (report.root == head.root.hex())
 
 
 # -- where the tree can't tell -------------------------------------------------------------------
