@@ -292,30 +292,21 @@ class Proof:
         self.proven: set[Frame] = set()
 
     def run(self) -> None:
-        """Prove what can be proven: each frame leaves fewer to choose from beside it."""
-        due = deque(sorted(self._groups))
-        while due:
-            group = due.popleft()
+        """Prove what can be proven; each frame leaves fewer to choose from in its next group."""
+        for group in sorted(self._groups):
             for span, node in self._kept.nodes(group):
                 match = next((each for each in self._choices(span) if each[1] == node), None)
                 for frame in match[0] if match else ():
                     if frame not in self.proven:
-                        due += self._prove(frame)
+                        self._prove(frame)
 
-    def _prove(self, frame: Frame) -> set[int]:
-        """Rule out what stands in a frame's way; return the groups where that changes anything."""
+    def _prove(self, frame: Frame) -> None:
+        """Believe a frame, and rule out what stands in its way."""
         self.proven.add(frame)
-        ruled_out = {
-            each
-            for group in _groups_of(frame)
-            for each in self._groups[group]
-            if each is not frame and _overlap(each, frame)
-        }
-        changed = set(_groups_of(frame))
-        for each in ruled_out:
-            changed |= set(_groups_of(each))
-            self._rule_out(each)
-        return changed
+        around = {each for group in _groups_of(frame) for each in self._groups[group]}
+        for each in around - {frame}:
+            if _overlap(each, frame):
+                self._rule_out(each)
 
     def _rule_out(self, frame: Frame) -> None:
         for group in _groups_of(frame):
