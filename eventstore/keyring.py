@@ -292,7 +292,7 @@ class Unlocked:
         made = {_fresh_key_id(): os.urandom(KEY_BYTES) for _ in range(count)}
         while True:
             master = self._master
-            with self._env.begin(write=True) as txn:
+            with self._env.translating, self._env.write() as txn:
                 if self._epoch_in(txn) == master.epoch:
                     for key, secret in made.items():
                         self._put(txn, key, secret, master)
@@ -361,7 +361,7 @@ class Unlocked:
         """Wrap all keys but `gone` with a new master key: LMDB's commit decides between both."""
         old = self._master
         new = self._file.prepare(self._store, old.epoch + 1)
-        with self._env.begin(write=True) as txn:
+        with self._env.translating, self._env.write() as txn:
             for key in gone:
                 txn.delete(_U64.pack(key), db=self._keys)
                 txn.put(_U64.pack(key), owner, db=self._gone)
@@ -428,7 +428,7 @@ class Unlocked:
         self._file.settle(self._store, 0)
         sync_directory(self._env.path)
         master = self._file.prepare(self._store, 1)
-        with self._env.begin(write=True) as txn:
+        with self._env.translating, self._env.write() as txn:
             self._put(txn, STORE_KEY, os.urandom(KEY_BYTES), master)
             self._put(txn, NAMES_KEY, os.urandom(NAMES_KEY_BYTES), master)
             for name, value in ((_FORMAT, KEYRING_FORMAT), (_EPOCH, master.epoch)):

@@ -9,6 +9,7 @@ until the new one is complete; what was kept before an erasure is never read aga
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -303,19 +304,26 @@ class Views:
         while checkpoint is None or checkpoint.size < target:
             if checkpoint is None:
                 self._build(view)
-            with self._shelf.begin(write=True) as tables:
-                checkpoint = self._usable(tables, view.key)
-                if checkpoint is not None and checkpoint.size < target:
-                    checkpoint = self._applied(tables, view, checkpoint, target)
-                    self._note(tables, view.key, checkpoint)
+            checkpoint = self._shelf.write(partial(self._go_on, view, target))
+
+    def _go_on(self, view: _View, target: int, tables: Tables) -> Checkpoint | None:
+        """Take a state one transaction further; returns where it is, None where it is of no use."""
+        checkpoint = self._usable(tables, view.key)
+        if checkpoint is not None and checkpoint.size < target:
+            checkpoint = self._applied(tables, view, checkpoint, target)
+            self._note(tables, view.key, checkpoint)
+        return checkpoint
 
     def _start_over(self, view: _View) -> None:
         """Begin a new state in the table that is not in use."""
-        with self._shelf.begin(write=True) as tables:
+
+        def clear(tables: Tables) -> None:
             current = self._usable(tables, view.key)
             fresh = Checkpoint(self._store.id, table=1 - current.table if current else 0)
             view.clear(tables, fresh.table)
             self._note(tables, view.building, fresh)
+
+        self._shelf.write(clear)
 
     def _build(self, view: _View) -> None:
         """Go on with the new state until it is complete; several processes may help."""
@@ -324,25 +332,24 @@ class Views:
         if begun is None:
             self._start_over(view)
         target = self._log.size()
-        while not self._built(view, target):
+        while not self._shelf.write(partial(self._built, view, target)):
             continue
 
-    def _built(self, view: _View, target: int) -> bool:
+    def _built(self, view: _View, target: int, tables: Tables) -> bool:
         """Take the new state one transaction further; swap it in and return True at the end."""
-        with self._shelf.begin(write=True) as tables:
-            checkpoint = self._usable(tables, view.building)
-            if checkpoint is None:  # another process has swapped it in
-                return True
-            current = self._usable(tables, view.key)
-            goal = max(target, current.size if current else 0)  # what was seen stays seen
-            checkpoint = self._applied(tables, view, checkpoint, goal)
-            if checkpoint.size < goal:
-                self._note(tables, view.building, checkpoint)
-                return False
-            self._note(tables, view.key, checkpoint)
-            tables(CHECKPOINTS).delete(view.building)
-            view.clear(tables, 1 - checkpoint.table)
+        checkpoint = self._usable(tables, view.building)
+        if checkpoint is None:  # another process has swapped it in
             return True
+        current = self._usable(tables, view.key)
+        goal = max(target, current.size if current else 0)  # what was seen stays seen
+        checkpoint = self._applied(tables, view, checkpoint, goal)
+        if checkpoint.size < goal:
+            self._note(tables, view.building, checkpoint)
+            return False
+        self._note(tables, view.key, checkpoint)
+        tables(CHECKPOINTS).delete(view.building)
+        view.clear(tables, 1 - checkpoint.table)
+        return True
 
     def _applied(
         self, tables: Tables, view: _View, checkpoint: Checkpoint, target: int

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import lmdb
 import msgspec
@@ -55,6 +55,9 @@ class Table(Protocol):
 Tables = Callable[[bytes], Table]
 """A transaction: gives the table of a name that add() has made."""
 
+T = TypeVar("T")
+"""What is done in a transaction."""
+
 
 class Shelf(Protocol):
     """Named tables that change in transactions, one writer at a time."""
@@ -62,8 +65,11 @@ class Shelf(Protocol):
     def add(self, name: bytes) -> None:
         """Make a table, if it is new."""
 
-    def begin(self, *, write: bool = False) -> AbstractContextManager[Tables]:
-        """Run a transaction that ends with the block, undone on any error. Raises Damage."""
+    def begin(self) -> AbstractContextManager[Tables]:
+        """Begin a transaction that reads and ends with the block. Raises Damage."""
+
+    def write(self, work: Callable[[Tables], T]) -> T:
+        """Run `work` in a transaction, undone on any error. Raises Damage."""
 
     def retire(self) -> None:
         """Close: another shelf has taken the place of this one."""
@@ -237,8 +243,8 @@ class LmdbShelf:
         self._env = _open(path)
         self._tables: dict[bytes, Any] = {}
         self._lock = threading.Lock()
-        self._running = 0
-        self._closed = self._retired = False
+        self._using: set[object] = set()
+        self._closed = self._retired = self._released = False
 
     def add(self, name: bytes) -> None:
         """Make a table, if it is new."""
@@ -248,32 +254,46 @@ class LmdbShelf:
             raise StoreUnavailable(f"{self._env.path} takes no more views: {error}") from error
 
     @contextmanager
-    def begin(self, *, write: bool = False) -> Iterator[Tables]:
-        """Run an LMDB transaction."""
-        self._enter()
+    def begin(self) -> Iterator[Tables]:
+        """Begin an LMDB transaction that reads."""
+        with self._in_use(), self._env.begin() as txn:
+            yield lambda name: _LmdbTable(txn, self._tables[name])
+
+    def write(self, work: Callable[[Tables], T]) -> T:
+        """Run `work` in an LMDB transaction, whose end no interrupt can leave out."""
+        with self._in_use(), self._env.translating, self._env.write() as txn:
+            return work(lambda name: _LmdbTable(txn, self._tables[name]))
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Have the environment stay open; Damage where LMDB's own pages are damaged."""
+        use = object()
         try:
-            with self._env.begin(write=write) as txn:
-                yield lambda name: _LmdbTable(txn, self._tables[name])
+            self._enter(use)
+            yield
         except Corruption as error:
-            if isinstance(error.__cause__, lmdb.Error):  # LMDB's own pages are damaged
+            if isinstance(error.__cause__, lmdb.Error):
                 raise Damage(str(error.__cause__)) from error
             raise
         finally:
-            self._leave()
+            self._using.discard(use)
+            self._release()
 
-    def _enter(self) -> None:
+    def _enter(self, use: object) -> None:
         with self._lock:
             if self._retired:
                 raise Damage("these views are of a time before an erasure")
             if self._closed:
                 raise StoreUnavailable("the views are closed")
-            self._running += 1
+            self._using.add(use)
 
-    def _leave(self) -> None:
-        with self._lock:
-            self._running -= 1
-            if self._closed and not self._running:
-                self._env.close()
+    def _release(self) -> None:
+        """Release the environment once it is closed and no transaction uses it."""
+        if self._closed:
+            with self._lock:
+                if not self._using and not self._released:
+                    self._released = True
+                    self._env.close()
 
     def retire(self) -> None:
         """Close: another shelf has taken the place of this one."""
@@ -283,9 +303,8 @@ class LmdbShelf:
     def close(self) -> None:
         """Release the environment once no transaction uses it; idempotent."""
         with self._lock:
-            if not self._closed and not self._running:
-                self._env.close()
             self._closed = True
+        self._release()
 
 
 def _open(path: Path) -> Environment:
@@ -366,15 +385,23 @@ class MemoryShelf:
         self._tables.setdefault(name, {})
 
     @contextmanager
-    def begin(self, *, write: bool = False) -> Iterator[Tables]:
+    def begin(self) -> Iterator[Tables]:
+        """Read alone."""
+        with self._lock:
+            yield self._begun({})
+
+    def write(self, work: Callable[[Tables], T]) -> T:
         """Run a transaction alone; its writes are taken over at the end."""
         with self._lock:
-            if self._closed:
-                raise StoreUnavailable("the views are closed")
             used: dict[bytes, _MemoryTable] = {}
-            yield lambda name: used.setdefault(name, _MemoryTable(self._tables[name]))
-            for name, table in used.items() if write else ():
-                self._tables[name] = table.after()
+            done = work(self._begun(used))
+            self._tables |= {name: table.after() for name, table in used.items()}
+            return done
+
+    def _begun(self, used: "dict[bytes, _MemoryTable]") -> Tables:
+        if self._closed:
+            raise StoreUnavailable("the views are closed")
+        return lambda name: used.setdefault(name, _MemoryTable(self._tables[name]))
 
     def retire(self) -> None:
         """Do nothing: whoever still reads from it may go on."""

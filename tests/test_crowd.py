@@ -221,20 +221,20 @@ def test_room_is_given_in_the_order_it_was_asked_for():
     room, entered = Room(10), []
 
     async def visit(name: str, weight: int) -> None:
-        await room.enter_async(weight)
+        await room.enter_async(name, weight)
         entered.append(name)
 
     async def story() -> None:
-        await room.enter_async(25)  # alone, and over the limit
+        await room.enter_async("first", 25)  # alone, and over the limit
         tasks = [asyncio.create_task(visit(*each)) for each in [("a", 9), ("b", 2), ("c", 1)]]
         await asyncio.sleep(0)
         assert entered == []
-        room.leave(25)
+        room.leave(["first"])
         await asyncio.sleep(0.01)
         assert entered == ["a"]
         tasks[1].cancel()
         await asyncio.gather(tasks[1], return_exceptions=True)
-        room.leave(9)
+        room.leave(["a"])
         await asyncio.gather(tasks[0], tasks[2])
         assert entered == ["a", "c"]
 

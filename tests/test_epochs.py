@@ -147,7 +147,7 @@ def test_a_damaged_key_stops_no_erasure(vault):
     """A wrapped key that is damaged stays damaged, and every other one is wrapped anew."""
     sealed = sealed_by(vault, 4)
     damaged, doomed, *_ = sealed
-    with vault._env.begin(write=True) as txn:
+    with vault._env.write() as txn:
         row = bytes(txn.get(damaged.to_bytes(8, "big"), db=vault._keys))
         txn.put(damaged.to_bytes(8, "big"), row[:-1] + b"?", db=vault._keys)
     assert vault.shred([doomed]) == 2

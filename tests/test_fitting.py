@@ -489,7 +489,7 @@ def test_damage_is_left_to_those_who_read_it(due):
     """An event that can't be read ends a training; appends go on."""
     with opened(due) as store:
         env, key = store.log.env, POSITION.pack(300)
-        with env.begin(write=True) as txn:
+        with env.write() as txn:
             raw = bytearray(txn.get(key, db=env.table(FRAMES)))
             raw[-1] ^= 1
             txn.put(key, bytes(raw), db=env.table(FRAMES))

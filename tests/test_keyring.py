@@ -200,7 +200,7 @@ def test_every_flipped_bit_of_a_wrapped_key_is_seen(vault):
     assert _unwrapped(vault._master, row) is not None
     for bit in range(8 * len(row)):
         assert _unwrapped(vault._master, flipped(row, bit)) is None
-    with vault._env.begin(write=True) as txn:
+    with vault._env.write() as txn:
         txn.put(key.to_bytes(8, "big"), flipped(row, 300), db=vault._keys)
     with pytest.raises(Corruption, match=f"key {key:016x} does not unwrap"):
         vault.seal(key, b"", b"")

@@ -240,7 +240,7 @@ def test_the_way_in_is_part_of_the_keyring(path):
 
 def test_a_newer_format(vault, path):
     """Keys in a newer format are refused before the key file is looked at."""
-    with vault._env.begin(write=True) as txn:
+    with vault._env.write() as txn:
         txn.put(b"format", (2).to_bytes(8, "big"), db=vault._meta)
     vault.close()
     with pytest.raises(FormatTooNew):

@@ -21,7 +21,7 @@ from eventstore import (
 from eventstore import events as ev
 from eventstore.audit.tree import EMPTY_ROOT
 from eventstore.limits import PAGE_EVENTS_MAX
-from eventstore.log.base import NAMES_PAGE, Append, Receipt, same_content
+from eventstore.log.base import NAMES_PAGE, Append, Receipt, Stage, same_content
 from eventstore.log.format import MESSAGE
 from eventstore.log.lmdb import LmdbLog
 from eventstore.log.memory import MemoryLog
@@ -182,11 +182,15 @@ def test_a_log_carried_over_keeps_its_times(log):
 def test_a_group_shows_each_batch_to_the_next(log):
     """Batches of a group are decided one on another and are all there when it ends."""
     c = log.codec
-    with log.group() as stage:
+
+    def work(stage: Stage) -> tuple[Receipt, Receipt]:
         assert isinstance(stage([append("a", CREATED, codec=c)], T)[0], Receipt)
         first = stage([append("a", said("x"), codec=c, key="k", expected=0)], T)[0]
         again = stage([append("a", said("x"), codec=c, key="k")], T)[0]
         assert isinstance(stage([append("a", CREATED, codec=c)], T)[0], SessionExists)
+        return first, again
+
+    first, again = log.group(work)
     assert again.duplicate and again.position == first.position == 1
     assert (log.size(), log.tail("a").version) == (2, 1)
     assert isinstance(put(log, "a", said("y"), expected=1), Receipt)

@@ -460,7 +460,7 @@ def test_a_remembered_root_is_forgotten_in_time(monkeypatch):
 def test_a_missing_tile_is_damage(disk):
     """A tile root that is gone raises Corruption instead of a wrong proof."""
     fill(disk)
-    with disk.log.env.begin(write=True) as txn:
+    with disk.log.env.write() as txn:
         txn.delete(tile_key(8, 1), db=disk.log._tiles)
     with pytest.raises(Corruption, match="tile of level 8"):
         Prover(LogLeaves(disk.log)).root(700)

@@ -170,7 +170,7 @@ def altered(store: EventStore, damaged: Frame, raw: bytes | None) -> Iterator[No
 def put(store: EventStore, key: bytes, raw: bytes | None) -> None:
     """Write a row of frames behind the back of a log, which must not remember the old one."""
     table = store.log.env.table(FRAMES)
-    with store.log.env.begin(write=True) as txn:
+    with store.log.env.write() as txn:
         if raw is None:
             txn.delete(key, db=table)
         else:

@@ -265,7 +265,7 @@ def damage(place: Path, table: bytes, key: bytes, at: int) -> None:
     """Flip a bit in a row, as a disk would that LMDB does not see."""
     with EventStore.open(place) as store:
         env = store.log.env
-        with env.begin(write=True) as txn:
+        with env.write() as txn:
             row = bytearray(txn.get(key, db=env.table(table)))
             row[at] ^= 4
             txn.put(key, bytes(row), db=env.table(table))
@@ -292,7 +292,7 @@ def test_a_frame_that_names_a_dropped_dictionary_is_named(redacted):
     """What would need a dictionary that is gone is damage, and verify says where."""
     with EventStore.open(redacted) as store:
         env = store.log.env
-        with env.begin(write=True) as txn:
+        with env.write() as txn:
             row = checked_row(b"", REF.pack(FIRST))
             txn.put(REF.pack(FIRST), row, db=env.table(DICTIONARIES))
     with EventStore.open(redacted) as store:

@@ -212,7 +212,7 @@ def test_a_wrong_tile_in_the_log_is_not_exported(tmp_path):
         key = SigningKey.generate(origin_of("example.com", store.id))
         store.create("a")
         store.append("a", [{"content": "x"}] * 600)
-        with store.log.env.begin(write=True) as txn:
+        with store.log.env.write() as txn:
             txn.put(tile_key(8, 0), bytes(32), db=store.log._tiles)
         root = verifier.node_hash(
             verifier.node_hash(bytes(32), store.log.tiles(8, 1, 2)[0]),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -147,10 +148,12 @@ def test_one_new_event_writes_one_row():
             self.table.put(key, row)
 
     def change(step):
-        with shelf.begin(write=True) as tables:
+        def work(tables):
             rows = Rows(Counted(tables(b"t")), coder)
             step(rows)
             rows.save()
+
+        shelf.write(work)
 
     change(lambda rows: rows.update({str(number): {"n": number} for number in range(9)}))
     written.clear()
@@ -174,9 +177,9 @@ def test_rows_behave_as_a_dict(commands):
         pending.append((command, key, number))
         if command not in ("save", "undo"):
             continue
-        with shelf.begin(write=True) as tables:
+
+        def work(tables, model, pending, *, kept):
             rows = Rows(tables(b"t"), RowCoder(int))
-            model = dict(kept)
             for what, name, value in pending:
                 if what == "put":
                     rows[name] = model[name] = value
@@ -184,9 +187,12 @@ def test_rows_behave_as_a_dict(commands):
                     assert rows.pop(name, None) == model.pop(name, None)
                 assert dict(rows) == model and len(rows) == len(model)
                 assert dict(rows.under("a")) == {k: v for k, v in model.items() if k == "a"}
-            if command == "save":
+            if kept:
                 rows.save()
-                kept = model
+
+        model = dict(kept)
+        shelf.write(partial(work, model=model, pending=pending, kept=command == "save"))
+        kept = model if command == "save" else kept
         pending = []
     with shelf.begin() as tables:
         assert dict(Rows(tables(b"t"), RowCoder(int))) == kept

@@ -12,17 +12,20 @@ from eventstore.state.caches import VIEWS
 from projections import Projection, SessionPage, Statistics, Views
 from projections import engine as runner
 from projections.engine import CHECKPOINTS, STATE, Checkpoint
-from projections.shelf import LmdbShelf, RowCoder
+from projections.shelf import LmdbShelf, RowCoder, Tables
 
 
 def altered(store: EventStore, table: bytes, change) -> None:
     """Change the rows of a table of the views behind their back."""
     shelf = LmdbShelf(store.path / VIEWS)
     shelf.add(table)
-    with shelf.begin(write=True) as tables:
+
+    def work(tables: Tables) -> None:
         rows = tables(table)
         for key, row in list(rows.scan(b"")):
             change(rows, key, row)
+
+    shelf.write(work)
     shelf.close()
 
 

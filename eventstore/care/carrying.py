@@ -132,7 +132,7 @@ class Carrier:
             return
         log = self._log
         refs = {session: tail.ref for session in self._hidden if (tail := log.tail(session))}
-        with log.env.begin(write=True) as txn:
+        with log.env.translating, log.env.write() as txn:
             for session, ref in refs.items():
                 log.gone.hide(txn, session, ref, self._hidden[session])
             log.gone.raise_count(txn)

@@ -118,7 +118,7 @@ def _pages(rows: Iterable[Row]) -> Iterator[list[tuple[bytes, bytes]]]:
 
 def _copy_tables(source: Environment, made: Environment, refit: Refit | None) -> None:
     """Copy every table, and compare how many rows it has; and the rows beside the tables."""
-    with made.begin(write=True) as txn:
+    with made.translating, made.write() as txn:
         txn.cursor().putmulti(list(source.loose_rows().items()))
     for name, dupfixed in source.tables().items():
         old = source.table(name, dupfixed=dupfixed)
@@ -126,7 +126,7 @@ def _copy_tables(source: Environment, made: Environment, refit: Refit | None) ->
         with source.begin() as reading:
             rows = reading.cursor(old)
             for page in _pages(refit.rows(name, rows) if refit else rows):
-                with made.begin(write=True) as txn:
+                with made.translating, made.write() as txn:
                     txn.cursor(new).putmulti(page, append=True)
             with made.begin() as txn:
                 copied, due = txn.stat(new)["entries"], reading.stat(old)["entries"]

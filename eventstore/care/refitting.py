@@ -70,7 +70,7 @@ class Refit:
         """Put the new dictionary, where there is one, into the new file."""
         number = REF.pack(self._number)
         if self._made:
-            with made.begin(write=True) as txn:
+            with made.translating, made.write() as txn:
                 row = checked_row(self._made, number)
                 txn.put(number, row, db=made.table(DICTIONARIES))
 

@@ -24,7 +24,7 @@ from ..errors import (
     StoreUnavailable,
 )
 from ..events import KeyCreated
-from ..log.base import ANY, Append, Log, Outcome, Overtaken, Receipt, same_content
+from ..log.base import ANY, Append, Log, Outcome, Overtaken, Receipt, Stage, same_content
 from ..log.vault import STORE_KEY
 from ..state.lineage import Headers
 from .encoder import Drafted, Encoder
@@ -120,8 +120,8 @@ class Engine:
         """
         parts = system_parts(self.log, [KeyCreated(STORE_KEY, digest.hex())])
         drafts, expected, _ = self.encoder.drafted(parts)
-        with self.writer.transaction() as stage:
-            [outcome] = stage([Append(drafts, expected, self.actor)], self.now())
+        append = Append(drafts, expected, self.actor)
+        [outcome] = self.writer.transaction(lambda stage: stage([append], self.now()))
         if not isinstance(outcome, SessionExists):
             _accepted(outcome)
 
@@ -152,10 +152,12 @@ class Engine:
         drafted = None
         if overtaken is not None:
             drafted = overtaken.drafts, overtaken.expected, overtaken.shreds
-        with self.writer.transaction() as stage:
+
+        def work(stage: Stage) -> Outcome:
             append = self._decided(request, drafted)
-            outcome = append if isinstance(append, Receipt) else stage([append], self.now())[0]
-        return _accepted(outcome)
+            return append if isinstance(append, Receipt) else stage([append], self.now())[0]
+
+        return _accepted(self.writer.transaction(work))
 
     def _known(self, request: Request) -> Receipt | None:
         self.check_writable()

@@ -23,14 +23,15 @@ class Signal:
     """Wakes who waits for a commit of this process."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()  # entered as such: lead.py says why not as a Condition
+        self._condition = threading.Condition(self._lock)
         self._waiting = 0
         self._loops: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     def notify(self) -> None:
         """Wake all; costs nothing when nobody waits."""
         if self._waiting:
-            with self._condition:
+            with self._lock:
                 self._condition.notify_all()
         for event, loop in list(self._loops.items()):
             try:
@@ -40,7 +41,7 @@ class Signal:
 
     def wait(self, seconds: float) -> None:
         """Block until the next commit, at most so long."""
-        with self._condition:
+        with self._lock:
             self._waiting += 1
             self._condition.wait(seconds)
             self._waiting -= 1

@@ -5,20 +5,22 @@ Invariants: one leader at a time; an append is acknowledged only after its commi
 caller leads itself, past the queue, and pays no thread hand-off; who finds a leader at work queues
 up and is committed by the writer thread together with all others; order per caller is kept; what
 waits is at most QUEUE_BYTES_MAX, so that callers faster than the disk wait instead of filling the
-memory.
+memory; an interrupt ends a wait or a commit of the main thread and nobody else's (lead.py says
+where it may fall).
 """
 
 import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..clock import Clock
 from ..errors import StoreUnavailable
 from ..limits import BATCH_APPENDS_MAX, BATCH_EVENTS_MAX, QUEUE_BYTES_MAX
-from ..log.base import Append, Log, Outcome, Stage
+from ..log.base import Append, Log, Outcome, Stage, T
+from .lead import Bell, Lead
 from .room import Loop, Room
 
 TICKET_BYTES = 1 << 10
@@ -77,23 +79,21 @@ class Writer:
         self._interval = interval_ms / 1_000
         self._queue: deque[Ticket] = deque()
         self._room = Room(QUEUE_BYTES_MAX)
-        self._lead = threading.RLock()
-        self._turn = threading.Lock()
-        self._wake = threading.Event()
+        self._lead, self._wake, self._hurry = Lead(), Bell(), False
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._hurry = threading.Event()
         self._lost: Exception | None = None
 
     # -- callers -------------------------------------------------------------------------
 
     def submit(self, append: Append) -> Outcome:
         """Return the outcome once the append is durable."""
+        self._lead.check_free()
         try:
             return self._submitted(append)
         finally:  # whoever took the lead: Ctrl-C may come before anybody could note that it did
-            try:  # noqa: SIM105 - and before suppress() would begin
+            try:  # noqa: SIM105 - and before suppress() or give_up() would begin
                 self._lead.release()
             except RuntimeError:
                 pass
@@ -104,48 +104,60 @@ class Writer:
             self._check_open()  # nobody waits: an eighth of an append's own work is saved
             return self._commit_alone(append)
         ticket = Ticket(append)
-        self._room.enter(ticket.weight)
-        self._enqueue(ticket)
-        if not self._interval and self._lead.acquire(blocking=False):
+        try:
+            self._room.enter(ticket, ticket.weight)
+            self._enqueue(ticket)
+        except BaseException:
+            self._room.leave([ticket])
+            raise
+        if self._may_lead() and self._lead.acquire(blocking=False):
             while not ticket.resolved:
                 self._commit_batch()
         elif not self._rouse():
             self._drain()
         return ticket.wait()
 
+    def _may_lead(self) -> bool:
+        """Return True in a thread that may commit for others: no interrupt leaves them waiting."""
+        return not self._interval and threading.current_thread() is not threading.main_thread()
+
     async def submit_async(self, append: Append) -> Outcome:
         """Like submit, for a coroutine; a cancelled caller's append still lands."""
         ticket = Ticket(append, asyncio.get_running_loop())
-        await self._room.enter_async(ticket.weight)
-        self._enqueue(ticket)
+        try:
+            await self._room.enter_async(ticket, ticket.weight)
+            self._enqueue(ticket)
+        except BaseException:
+            self._room.leave([ticket])
+            raise
         if not self._rouse():
             self._drain()
         assert ticket.future is not None
         await ticket.future
         return ticket.result()
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Lead alone: nobody else in this process commits inside the block."""
-        with self._leading():
-            self._check_open()
-            yield
+    def exclusive(self) -> Lead:
+        """Return the lead to wait for: nobody else in this process commits in its block."""
+        if self._interval:  # else nobody holds the lead while waiting for more
+            self._hurry = True
+            self._wake.ring()
+        return self._lead
 
-    @contextmanager
-    def transaction(self) -> Iterator[Stage]:
-        """Lead alone, in a transaction of its own: inside the block nobody in any process commits.
+    def transaction(self, work: Callable[[Stage], T]) -> T:
+        """Run `work` in a transaction of its own: meanwhile nobody in any process commits.
 
-        What is staged is durable when the block ends.
+        What it stages is durable when this returns.
         """
         with self.exclusive():
-            with self._log.group() as stage:
-                yield stage
+            self._check_open()
+            done = self._log.group(work)
             self._notify()
+            return done
 
     def flush(self) -> None:
         """Return once everything acknowledged so far is durable."""
         if self._interval:
-            with self._leading():
+            with self.exclusive():
                 self._check_lost()
 
     async def flush_async(self) -> None:
@@ -153,44 +165,27 @@ class Writer:
         if self._interval:
             await asyncio.to_thread(self.flush)
 
-    @contextmanager
-    def _leading(self) -> Iterator[None]:
-        """Wait for the lead in turn: who waits here is next, however busy the writer thread is."""
-        if self._interval:  # else nobody holds the lead while waiting for more
-            self._hurry.set()
-            self._wake.set()
-        with self._turn:
-            self._lead.acquire()
-        try:
-            yield
-        finally:
-            self._lead.release()
-
     def close(self) -> None:
         """Commit what is queued and stop the thread; idempotent."""
         self._closed = True
         with self._starting:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            self._wake.set()
+            self._wake.ring()
             thread.join()
         self._drain()
         self._check_lost()
 
     def _drain(self) -> None:
         """Commit all that is queued, in the thread that asks."""
-        with self._leading():
+        with self.exclusive():
             while self._queue:
                 self._commit_batch()
 
     def _enqueue(self, ticket: Ticket) -> None:
         """Queue a ticket that has its room, which the leader gives back as it takes it."""
-        try:
-            self._check_open()
-            self._check_lost()
-        except BaseException:
-            self._room.leave(ticket.weight)
-            raise
+        self._check_open()
+        self._check_lost()
         self._queue.append(ticket)
 
     def _check_lost(self) -> None:
@@ -231,15 +226,14 @@ class Writer:
 
     def _take(self, batch: list[Ticket]) -> None:
         """Move tickets from the queue to the batch, up to its limits."""
-        events = weight = 0
+        events = 0
         try:
             while self._queue and len(batch) < BATCH_APPENDS_MAX and events < BATCH_EVENTS_MAX:
                 ticket = self._queue.popleft()
-                weight += ticket.weight
                 batch.append(ticket)
                 events += sum(draft.count for draft in ticket.append.drafts)
         finally:
-            self._room.leave(weight)
+            self._room.leave(batch)
 
     # -- the writer thread ---------------------------------------------------------------
 
@@ -247,8 +241,7 @@ class Writer:
         """Have the writer thread look at the queue; False where there is none to do it."""
         if self._thread is None:
             self._start()
-        if not self._wake.is_set():  # it looks at the queue after it has cleared this
-            self._wake.set()
+        self._wake.ring()  # it looks at the queue after it has heard that
         return self._thread is not None and not self._closed
 
     def _start(self) -> None:
@@ -260,38 +253,46 @@ class Writer:
                     self._thread = thread
 
     def _run(self) -> None:
-        while True:
+        if not self._is_writer():
+            return
+        while self._queue or not self._closed:
             self._wake.wait()
-            self._wake.clear()
             while self._queue:
-                with self._leading():
+                with self.exclusive():
                     if self._interval:
                         self._commit_group()
                     elif self._queue:
                         self._commit_batch()
-            if self._closed and not self._queue:
-                return
+
+    def _is_writer(self) -> bool:
+        """Return False in a thread in whose place another was started, since that was cut short."""
+        with self._starting:
+            self._thread = self._thread or threading.current_thread()
+            return self._thread is threading.current_thread()
 
     def _commit_group(self) -> None:
         """Acknowledge appends as they are staged; commit all of them when the interval is over."""
         deadline = time.monotonic() + self._interval
         batch: list[Ticket] = []
         acknowledged = False
-        self._hurry.clear()
+        self._hurry = False
+
+        def work(stage: Stage) -> None:
+            nonlocal acknowledged
+            while True:
+                batch.clear()
+                self._take(batch)
+                appends = [ticket.append for ticket in batch]
+                _resolve(batch, stage(appends, self._clock()), None)
+                acknowledged = acknowledged or bool(batch)
+                left = deadline - time.monotonic()
+                if left <= 0 or self._hurry or self._closed:
+                    break
+                if not self._queue:
+                    self._wake.wait(left)
+
         try:
-            with self._log.group() as stage:
-                while True:
-                    batch = []
-                    self._take(batch)
-                    appends = [ticket.append for ticket in batch]
-                    _resolve(batch, stage(appends, self._clock()), None)
-                    acknowledged = acknowledged or bool(batch)
-                    left = deadline - time.monotonic()
-                    if left <= 0 or self._hurry.is_set() or self._closed:
-                        break
-                    if not self._queue:
-                        self._wake.wait(left)
-                        self._wake.clear()
+            self._log.group(work)
         except Exception as failure:  # noqa: BLE001 - whoever was told otherwise hears it later
             self._lost = failure if acknowledged else self._lost
             _resolve([ticket for ticket in batch if not ticket.resolved], (), failure)

@@ -15,7 +15,7 @@ from ..errors import EventStoreError, SessionExists
 from ..events import BranchCreated, Event, MessageAppended
 from ..ids import check_name
 from ..limits import APPEND_EVENTS_MAX, MIB
-from ..log.base import NO_STREAM, Append, Log
+from ..log.base import NO_STREAM, Append, Log, Stage
 from ..log.plan import pack_appends
 from ..messages import Json, Message
 from ..store import EventStore
@@ -155,18 +155,20 @@ class _Intake:
         if not self._waiting:
             return
         self._pack()
-        with self._engine.writer.transaction() as stage:
-            for append in self._waiting:  # first all of them: in memory nothing is taken back
-                if append.drafts[0].creates:
-                    check_new(self._log, append.drafts[0].session)
-            for outcome in stage(self._waiting, self._engine.now()):
-                if isinstance(outcome, EventStoreError):
-                    raise outcome
+        self._engine.writer.transaction(self._write)
         self.imported = _added(self.imported, self._sum)
         if self._progress:
             self._progress(self._sum.messages)
         self._waiting, self._sum, self._bytes = [], Imported(), 0
         self._keys.clear()
+
+    def _write(self, stage: Stage) -> None:
+        for append in self._waiting:  # first all of them: in memory nothing is taken back
+            if append.drafts[0].creates:
+                check_new(self._log, append.drafts[0].session)
+        for outcome in stage(self._waiting, self._engine.now()):
+            if isinstance(outcome, EventStoreError):
+                raise outcome
 
 
 def _added(one: Imported, other: Imported) -> Imported:

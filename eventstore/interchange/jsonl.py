@@ -71,14 +71,17 @@ def import_events(
             survey.take(append)
         if not survey.size:
             raise InvalidEvent("the file holds no event")
-        with engine.writer.transaction() as stage:
+
+        def work(stage: Stage) -> bool:
             survey.check_free()
             carried = survey.whole and store.log.size() == 0
             for batch in _batches(again, engine.encoder, carried=carried):
                 _write(stage, batch, engine.now())
                 if progress:
                     progress(sum(draft.messages for each in batch for draft in each.drafts))
-    return survey.found(carried=carried)
+            return carried
+
+        return survey.found(carried=engine.writer.transaction(work))
 
 
 def _write(stage: Stage, batch: Sequence[Append], now: int) -> None:

@@ -6,9 +6,8 @@ by every implementation, since all of them store what plan.py decides.
 
 import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -123,6 +122,9 @@ Outcome = Receipt | EventStoreError
 Stage = Callable[[Sequence[Append], int], list[Outcome]]
 """Decides a batch at a time in ns, inside a group."""
 
+T = TypeVar("T")
+"""What is done in a group."""
+
 FORGOTTEN = b"\xff" * 16
 """The content of a key whose payloads are gone: the digest would tell whoever guesses them."""
 
@@ -234,8 +236,8 @@ class Log(Protocol):
     def commit(self, batch: Sequence[Append], now: int) -> list[Outcome]:
         """Decide and keep a batch; returns when it is durable. StoreFull, StoreUnavailable."""
 
-    def group(self) -> AbstractContextManager[Stage]:
-        """Open a group: batches are decided one by one and durable when the block ends."""
+    def group(self, work: Callable[[Stage], T]) -> T:
+        """Run `work`, which stages batches one by one; they are durable when this returns."""
 
     def head(self) -> Head:
         """Return size, root and time of the log."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import NamedTuple
 
@@ -48,6 +48,9 @@ LOCK_BYTES = (READERS_MAX + 64) * 64
 RESIZE_SECONDS_MAX = 10.0
 """How long a map that another process outgrew waits for transactions of this one to end."""
 
+RESIZE_LOOK_SECONDS = 0.001
+"""How soon it looks again whether they have ended."""
+
 TABLES_MAX = 64
 
 ROOMY_BYTES, ROOMY_SECONDS = GIB, 1.0
@@ -62,16 +65,42 @@ class Reader(NamedTuple):
     commit: int | None
 
 
-class Scope:
-    """The block of one transaction; errors of LMDB leave it as ours."""
+class Translating:
+    """A block whose errors of LMDB leave it as ours."""
 
-    __slots__ = ("_env", "_txn", "_write")
+    __slots__ = ("_env",)
 
-    def __init__(self, env: "Environment", *, write: bool) -> None:
-        self._env, self._write = env, write
+    def __init__(self, env: "Environment") -> None:
+        self._env = env
+
+    def __enter__(self) -> None:
+        """Do nothing yet."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, lmdb.Error):
+            raise self._env.translated(error) from error
+        if isinstance(error, struct.error):
+            raise Corruption(-1, f"{self._env.path}: a row of the wrong size: {error}") from None
+
+
+class Reading:
+    """The block of one transaction that reads; errors of LMDB leave it as ours.
+
+    One that an interrupt leaves open pins its pages until the interrupt's traceback is gone.
+    """
+
+    __slots__ = ("_env", "_txn")
+
+    def __init__(self, env: "Environment") -> None:
+        self._env = env
 
     def __enter__(self) -> lmdb.Transaction:
-        self._txn = self._env.begun(write=self._write)
+        self._txn = self._env.begun(write=False)
         return self._txn
 
     def __exit__(
@@ -80,16 +109,9 @@ class Scope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._txn.__exit__(kind, error, trace)
-        except lmdb.Error as failed:
-            error = failed
-        finally:
-            self._env.ended()
-        if isinstance(error, lmdb.Error):
-            raise self._env.translated(error) from error
-        if isinstance(error, struct.error):
-            raise Corruption(-1, f"{self._env.path}: a row of the wrong size: {error}") from None
+        self._txn.abort()
+        if error is not None:
+            self._env.translating.__exit__(kind, error, trace)
 
 
 class Environment:
@@ -101,10 +123,9 @@ class Environment:
         self._map_size = map_size
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._running = self._resizing = 0
+        self._resizing = threading.Lock()
         self._roomy_until = 0.0
-        self._counting = threading.Lock()
-        self._quiet = threading.Condition(self._counting)
+        self.translating = Translating(self)
         self._tables: dict[bytes, lmdb._Database] = {}
         self._heads = NO_HEADS
         self._open()
@@ -197,27 +218,29 @@ class Environment:
                 raise  # a table that is missing says what the directory is not
             raise self.translated(error) from error
 
-    def begin(self, *, write: bool = False) -> "Scope":
-        """Return the block of a transaction, which commits at its end, or aborts on any error."""
-        return Scope(self, write=write)
+    def begin(self) -> Reading:
+        """Return the block of a transaction that reads."""
+        return Reading(self)
+
+    def write(self) -> lmdb.Transaction:
+        """Begin to write: `with env.translating, env.write() as txn` commits, or else aborts.
+
+        All processes wait for its end. So the block is LMDB's own, and left in C: no interrupt can
+        come between its last line and its end, and one before the commit aborts it at once.
+        """
+        self._check_room()
+        return self.begun(write=True)
 
     def begun(self, *, write: bool) -> lmdb.Transaction:
-        """Begin a transaction, which must be ended()."""
+        """Begin a transaction, which is to be ended."""
         if os.getpid() != self._pid:
             raise StoreUnavailable(
                 f"{self.path} was opened before a fork; open the store anew in this process"
             )
-        if write:
-            self._check_room()
-        with self._counting:
-            self._running += 1
         try:
             return self._begin(write=write)
-        except BaseException as error:
-            self.ended()
-            if isinstance(error, lmdb.Error):
-                raise self.translated(error) from error
-            raise
+        except lmdb.Error as error:
+            raise self.translated(error) from error
 
     def _check_room(self) -> None:
         """Raise StoreFull near the end of the disk; far from it, look once a second."""
@@ -230,31 +253,32 @@ class Environment:
         try:
             return self._env.begin(write=write)
         except lmdb.MapResizedError:
-            self._take_map()
-            return self._env.begin(write=write)
+            return self._begin_in_larger_map(write=write)
 
-    def ended(self) -> None:
-        """Count a transaction that is over: the map is never changed below one."""
-        with self._counting:
-            self._running -= 1
-            if self._resizing and not self._running:
-                self._quiet.notify_all()
+    def _begin_in_larger_map(self, *, write: bool) -> lmdb.Transaction:
+        """Take over the larger map of another process, once nobody reads from ours, and begin.
 
-    def _take_map(self) -> None:
-        """Take over the larger map of another process, once no transaction of this one is left."""
-        with self._quiet:
-            self._running -= 1  # the caller's own, which could not begin
-            self._resizing += 1
-            try:
-                if not self._quiet.wait_for(lambda: not self._running, RESIZE_SECONDS_MAX):
+        Until then LMDB lets nothing begin in this process. What writes in it is over: another one
+        could not have written else.
+        """
+        until = monotonic() + RESIZE_SECONDS_MAX
+        with self._resizing:
+            while True:
+                with suppress(lmdb.MapResizedError):
+                    return self._env.begin(write=write)
+                if not self._is_read():
+                    self._env.set_mapsize(0)
+                elif monotonic() < until:
+                    sleep(RESIZE_LOOK_SECONDS)
+                else:
                     raise StoreUnavailable(
                         f"{self.path}: another process uses a larger map, and readers here don't "
                         "end; open the store anew with that map_size"
                     )
-                self._env.set_mapsize(0)
-            finally:
-                self._resizing -= 1
-                self._running += 1
+
+    def _is_read(self) -> bool:
+        """Return True while transactions of this process read."""
+        return any(each.process == self._pid and each.commit is not None for each in self.readers())
 
     def translated(self, error: lmdb.Error) -> EventStoreError:
         """Return the error of our tree that one of LMDB is."""

@@ -5,14 +5,13 @@ holds up other processes; what goes is rewritten in the transaction that says so
 and read stands in opened.py, streams.py and reads.py.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lmdb
 
 from ..events import Span
-from .base import FORGOTTEN, Append, Outcome, Receipt, Stage, Tail
+from .base import FORGOTTEN, Append, Outcome, Receipt, Stage, T, Tail
 from .environment import open_environment
 from .format import (
     ACTOR_NAME,
@@ -47,7 +46,7 @@ def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool
     try:
         tables = [env.table(name, dupfixed=name == STREAMS, create=True) for name in TABLES]
         meta, dictionaries = tables[TABLES.index(META)], tables[TABLES.index(DICTIONARIES)]
-        with env.begin(write=True) as txn:
+        with env.translating, env.write() as txn:
             txn.put(FORMAT_KEY, checked_row(REF.pack(FORMAT)), db=meta)
             txn.put(STORE_KEY, checked_row(store.encode()), db=meta)
             txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0, 0)))
@@ -66,16 +65,14 @@ class LmdbLog(Reads):
     def commit(self, batch: Sequence[Append], now: int) -> list[Outcome]:
         """Decide and keep a batch; returns when LMDB has synced it."""
         pack_appends(batch, self.codec)  # before the transaction, which holds up other processes
-        with self.group() as stage:
-            return stage(batch, now)
+        return self.group(lambda stage: stage(batch, now))
 
-    @contextmanager
-    def group(self) -> Iterator[Stage]:
-        """Open one transaction for several batches; they are durable when the block ends."""
+    def group(self, work: Callable[[Stage], T]) -> T:
+        """Run `work` in one transaction for several batches, durable when this returns."""
         self._check_open()
         ground = None
         try:
-            with self.env.begin(write=True) as txn:
+            with self.env.translating, self.env.write() as txn:
                 ground = _Ground(self, txn)
 
                 def stage(batch: Sequence[Append], now: int) -> list[Outcome]:
@@ -87,7 +84,7 @@ class LmdbLog(Reads):
                         ground.learn(made)
                     return made.outcomes
 
-                yield stage
+                done = work(stage)
                 number = txn.id()
                 if ground.changed:  # a commit of nothing leaves its number to whoever is next
                     self.newest.ending(number)
@@ -99,6 +96,7 @@ class LmdbLog(Reads):
             if ground is None or ground.changed:
                 self._forget()
             raise
+        return done
 
     def _settle(self, ground: "_Ground", number: int) -> None:
         """Remember what a transaction that is durable now has changed."""
@@ -134,7 +132,7 @@ class LmdbLog(Reads):
     def shred(self, wanted: Shred) -> None:
         """Destroy payloads that are not gone yet; returns when LMDB has synced that."""
         self._check_open()
-        with self.env.begin(write=True) as txn:
+        with self.env.translating, self.env.write() as txn:
             self._erase_in(txn, [wanted])
 
     def _erase_in(

@@ -6,8 +6,7 @@ a log on disk; nothing survives close().
 
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
 from ..audit.tree import Frontier
 from ..errors import StoreUnavailable
@@ -22,6 +21,7 @@ from .base import (
     Receipt,
     Row,
     Stage,
+    T,
     Tail,
     page,
     receipt_again,
@@ -115,10 +115,9 @@ class MemoryLog:
                 self._shred(wanted)
             return made.outcomes
 
-    @contextmanager
-    def group(self) -> Iterator[Stage]:
+    def group(self, work: Callable[[Stage], T]) -> T:
         """Let batches in one by one: memory has nothing to wait for."""
-        yield self.commit
+        return work(self.commit)
 
     def shred(self, wanted: Shred) -> None:
         """Destroy payloads that are not gone yet."""

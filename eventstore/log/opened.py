@@ -178,7 +178,7 @@ class OpenLog:
         bytes are b"".
         """
         self._check_open()
-        with self.env.begin(write=True) as txn:
+        with self.env.translating, self.env.write() as txn:
             newest = self._newest_number(txn)
             number = max(newest, STARTER) + 1 if number is None else number
             for each in range(newest + 1, number + 1):

@@ -155,7 +155,7 @@ class LmdbSnapshots:
 
     def _put(self, rows: list[tuple[bytes, bytes]]) -> None:
         if not self._closed:
-            with self._env.begin(write=True) as txn:
+            with self._env.translating, self._env.write() as txn:
                 txn.cursor(self._table).putmulti(rows)
 
     def close(self) -> None:
