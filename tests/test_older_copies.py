@@ -272,15 +272,12 @@ def test_a_moment_before_a_redaction(tmp_path, ring):
 
 CUT_SHORT = """
 import os, signal, sys
-from contextlib import contextmanager
 from eventstore import EventStore, Keyring
 from eventstore.log.lmdb import LmdbLog
-begin = LmdbLog.group
-@contextmanager
-def dying(log):
+group = LmdbLog.group
+def dying(log, work):
     if sys.argv[1] == "after":
-        with begin(log) as stage:
-            yield stage
+        group(log, work)
     os.kill(os.getpid(), signal.SIGKILL)
 LmdbLog.group = dying
 EventStore.open(sys.argv[2], keyring=Keyring.file(sys.argv[3]) if sys.argv[3:] else None)
