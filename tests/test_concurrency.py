@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import Counter, defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count
 
 import pytest
@@ -254,7 +254,7 @@ def test_an_interrupt_as_the_lead_is_taken_gives_it_up(store, monkeypatch):
     class Interrupted:
         """The lead, with an interrupt as soon as it is taken."""
 
-        release = lead.release
+        release, check_free = lead.release, lead.check_free
 
         def acquire(self, *, blocking: bool) -> bool:
             assert lead.acquire(blocking=blocking)
@@ -426,11 +426,12 @@ def test_early_acknowledgements_that_are_lost_are_told_at_close(tmp_path, monkey
     store.create("s")
     group = store.log.group
 
-    @contextmanager
-    def refused():
-        with group() as stage:
-            yield stage
+    def refused(work):
+        def full(stage):
+            work(stage)
             raise StoreFull("no room")
+
+        return group(full)
 
     monkeypatch.setattr(store.log, "group", refused)
     store.append("s", message(0, 0))
