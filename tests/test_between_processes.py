@@ -54,10 +54,10 @@ def overtaking(ours: EventStore, act: Callable[[], object]) -> None:
     """Have something happen once, just before the next transaction of a store begins."""
     begin, waiting = ours.log.group, [act]
 
-    def group() -> object:
+    def group(work: Callable) -> object:
         if waiting:
             waiting.pop()()
-        return begin()
+        return begin(work)
 
     ours.log.group = group
 

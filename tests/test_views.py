@@ -433,13 +433,13 @@ def test_a_rebuild_never_goes_back(disk, monkeypatch):
     other.register(Steps())
     views.state("steps")
     busy.busy = True
-    built, seen = views._built, []
+    write, seen = views._shelf.write, []
 
-    def while_others_read(view, target):
+    def while_others_read(work):
         seen.append(other.state("steps"))
-        return built(view, target)
+        return write(work)
 
-    views._built = while_others_read
+    views._shelf.write = while_others_read
     views.rebuild("steps")
     assert seen[-1] == disk.head().size > seen[0]
     assert views.checkpoint("steps") == seen[-1]
