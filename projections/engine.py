@@ -332,11 +332,14 @@ class Views:
         if begun is None:
             self._start_over(view)
         target = self._log.size()
-        while not self._shelf.write(partial(self._built, view, target)):
+        while not self._built(view, target):
             continue
 
-    def _built(self, view: _View, target: int, tables: Tables) -> bool:
+    def _built(self, view: _View, target: int) -> bool:
         """Take the new state one transaction further; swap it in and return True at the end."""
+        return self._shelf.write(partial(self._built_in, view, target))
+
+    def _built_in(self, view: _View, target: int, tables: Tables) -> bool:
         checkpoint = self._usable(tables, view.building)
         if checkpoint is None:  # another process has swapped it in
             return True

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import lmdb
 import msgspec
 from xxhash import xxh3_64_digest
 
 from eventstore.errors import UNDECODABLE, Corruption, InvalidEvent, StoreUnavailable
+from eventstore.log.base import T
 from eventstore.log.environment import Environment, open_environment
 
 CHECKSUM_BYTES = 8
@@ -54,9 +55,6 @@ class Table(Protocol):
 
 Tables = Callable[[bytes], Table]
 """A transaction: gives the table of a name that add() has made."""
-
-T = TypeVar("T")
-"""What is done in a transaction."""
 
 
 class Shelf(Protocol):
@@ -269,7 +267,12 @@ class LmdbShelf:
         """Have the environment stay open; Damage where LMDB's own pages are damaged."""
         use = object()
         try:
-            self._enter(use)
+            with self._lock:
+                if self._retired:
+                    raise Damage("these views are of a time before an erasure")
+                if self._closed:
+                    raise StoreUnavailable("the views are closed")
+                self._using.add(use)
             yield
         except Corruption as error:
             if isinstance(error.__cause__, lmdb.Error):
@@ -278,14 +281,6 @@ class LmdbShelf:
         finally:
             self._using.discard(use)
             self._release()
-
-    def _enter(self, use: object) -> None:
-        with self._lock:
-            if self._retired:
-                raise Damage("these views are of a time before an erasure")
-            if self._closed:
-                raise StoreUnavailable("the views are closed")
-            self._using.add(use)
 
     def _release(self) -> None:
         """Release the environment once it is closed and no transaction uses it."""

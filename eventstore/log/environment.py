@@ -48,9 +48,6 @@ LOCK_BYTES = (READERS_MAX + 64) * 64
 RESIZE_SECONDS_MAX = 10.0
 """How long a map that another process outgrew waits for transactions of this one to end."""
 
-RESIZE_LOOK_SECONDS = 0.001
-"""How soon it looks again whether they have ended."""
-
 TABLES_MAX = 64
 
 ROOMY_BYTES, ROOMY_SECONDS = GIB, 1.0
@@ -269,7 +266,7 @@ class Environment:
                 if not self._is_read():
                     self._env.set_mapsize(0)
                 elif monotonic() < until:
-                    sleep(RESIZE_LOOK_SECONDS)
+                    sleep(0.001)
                 else:
                     raise StoreUnavailable(
                         f"{self.path}: another process uses a larger map, and readers here don't "
