@@ -310,7 +310,7 @@ def _opened_cursor(cursor: str, order: str) -> Place:
         raw = urlsafe_b64decode(cursor)
         made = msgspec.msgpack.decode(raw, type=tuple[str, Any, _Session])[0]
         if made != order:
-            raise InvalidEvent(f"the cursor belongs to a list by {made}, not by {order}")
+            raise InvalidEvent(f"the cursor belongs to a list by {brief(made)}, not by {order!r}")
         place = msgspec.msgpack.decode(raw, type=kind)[1:]
     except (TypeError, *UNDECODABLE):
         raise InvalidEvent(f"{brief(cursor)} is no cursor of this list") from None

@@ -208,12 +208,12 @@ def test_damage_is_named_where_it_is(plain, data):
     """With a bit flipped anywhere, each walk names the position that reading one by one names."""
     frame = data.draw(st.sampled_from(plain.log.read_all(0)))
     at, bit = data.draw(st.integers(0, len(frame.raw) - 1)), data.draw(st.integers(0, 7))
+    spans = plain.headers.now("last").spans
     with altered(plain, frame, flipped(frame.raw, at, bit)):
         expected = first_failure(plain)
         assert expected is not None and walked(plain) == expected
         slow = outcome(lambda: fold(plain, Slow(plain.headers)))
         assert outcome(lambda: Statistics.of(plain)) == slow
-        spans = plain.headers.now("last").spans
         messages = Transcript(plain.log, spans)
         assert outcome(lambda: list(messages)) == outcome(lambda: listed(messages))
 
