@@ -297,8 +297,7 @@ class LmdbShelf:
 
     def close(self) -> None:
         """Release the environment once no transaction uses it; idempotent."""
-        with self._lock:
-            self._closed = True
+        self._closed = True
         self._release()
 
 
