@@ -112,6 +112,28 @@ def test_damaged_caches_are_made_anew(tmp_path):
         assert verify(store, deep=True).sound
 
 
+REFUSED: list[Callable[[EventStore], object]] = [
+    lambda store: store.create("t"),
+    lambda store: store.append("s", {"content": "more"}),
+    lambda store: store.branch("s", "t"),
+    lambda store: store.prune("s", keep_last=0),
+    lambda store: store.redact("s", 1),
+    lambda store: store.set_hold("s"),
+    lambda store: store.extend_ttl("s", 5),
+]
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_a_store_open_read_only_says_so_to_every_command(tmp_path, command):
+    """Whether a command reads state or not, it is refused in the same words, and writes nothing."""
+    fill(tmp_path / "h", 2).close()
+    with EventStore.open(tmp_path / "h", read_only=True) as store:
+        before = store.head()
+        with pytest.raises(StoreUnavailable, match=r"^the store is open read-only$"):
+            command(store)
+        assert store.head() == before
+
+
 def test_a_process_that_ends_without_close_stops_cleanly(tmp_path):
     """An ordinary end of the interpreter takes the mark away, close() or not."""
     code = f"""
