@@ -37,6 +37,11 @@ BRIEF_CHARACTERS = 200
 """What a message shows of a value that was given, at most."""
 
 
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """Return a number and its noun: 1 message, 2 messages."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
 def brief(value: object) -> str:
     """Return what a message shows of a value that was given: the beginning of its repr."""
     try:

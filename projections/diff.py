@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from eventstore import EventStore, InvalidEvent, Message
-from eventstore.errors import brief
+from eventstore.errors import brief, counted
 from eventstore.events import Span
 from eventstore.messages import Json
 from eventstore.patch import changes
@@ -75,7 +75,7 @@ class Diff(msgspec.Struct, frozen=True):
     def _lines(self) -> Iterator[str]:
         yield f"--- {self.a[0]}@{self.a[1]}"
         yield f"+++ {self.b[0]}@{self.b[1]}"
-        messages = f"{self.common} message{'' if self.common == 1 else 's'}"
+        messages = counted(self.common, "message")
         yield f"{messages} in common at the start, {self.shared} in all"
         yield from (f"- {_line(message)}" for message in self.only_a)
         yield from (f"+ {_line(message)}" for message in self.only_b)

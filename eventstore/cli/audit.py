@@ -41,10 +41,11 @@ from ..audit.trust import (
     read_note,
     rotation_path,
 )
+from ..errors import counted
 from ..files import sync_directory, unavailable, write_durably
 from ..place.directory import describe
 from .app import NO, PROOF, WRONG, Session, command
-from .drawing import counted, pairs, plain, whole
+from .drawing import pairs, plain, whole
 from .terminal import Terminal, parse_number, written
 
 NAME_DEFAULT = "eventstore"

@@ -26,13 +26,13 @@ from ..audit.verify import Verified, verify_directory
 from ..care import compacting
 from ..care import repair as repairing
 from ..care.doctor import Diagnosis, diagnose
-from ..errors import UNDECODABLE
+from ..errors import UNDECODABLE, counted
 from ..files import write_durably
 from ..place.presence import Owner
 from ..state.caches import VIEWS, cache_directory
 from .app import CARE, NO, START, command
 from .audit import Keys, outside_of
-from .drawing import counted, pairs, plain, size, whole
+from .drawing import pairs, plain, size, whole
 from .terminal import Terminal
 
 

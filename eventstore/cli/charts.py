@@ -12,7 +12,8 @@ from rich.text import Text
 
 from projections import Statistics
 
-from .drawing import counted, one_line, pairs, size, table, when
+from ..errors import counted
+from .drawing import one_line, pairs, size, table, when
 
 BAR_WIDTH, SPARK_WIDTH = 40, 60
 BARS_MAX = 12

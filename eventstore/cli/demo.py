@@ -25,13 +25,14 @@ from projections import Views
 from .. import EventStore, Recorded, StoreUnavailable
 from ..audit.verify import verify
 from ..clock import parse_time, to_datetime
+from ..errors import counted
 from ..events import MessageAppended
 from ..interchange.chitchat import chitchat_path, import_chitchat
 from ..log.lmdb import LmdbLog
 from .app import NO, START, command
 from .care import compare_views
 from .charts import bars, days_line, sparkline
-from .drawing import counted, pairs, size
+from .drawing import pairs, size
 from .journal import Entry, Journal, Replays, spread
 from .stage import Stage
 from .story import SHORTEST, Counts, Story

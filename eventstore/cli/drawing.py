@@ -17,6 +17,7 @@ from rich.text import Text
 from .. import Message, Receipt, Recorded
 from .. import events as ev
 from ..clock import to_datetime
+from ..errors import counted
 from ..events import AnyEvent
 from ..state.header import SessionHeader
 
@@ -100,11 +101,6 @@ def size(count: float) -> str:
     """Return a number of bytes as people read it: 1.4 MB."""
     step = min(int(math.log10(count)) // 3, len(_UNITS) - 1) if count >= 1 else 0
     return f"{count:.0f} B" if step == 0 else f"{count / 1_000**step:.1f} {_UNITS[step]}"
-
-
-def counted(count: int, noun: str, nouns: str = "") -> str:
-    """Return a number and its noun: 1 message, 2 messages."""
-    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def brief(value: object) -> str:

@@ -27,6 +27,7 @@ from .. import (
     SessionExpired,
     StoreUnavailable,
 )
+from ..errors import counted
 from ..events import MessageAppended
 from ..limits import APPEND_BYTES_MAX
 from ..log.base import Receipt
@@ -34,7 +35,7 @@ from ..sessions import AgentSession, SessionManager
 from ..sessions.agent import ITERATIONS_DEFAULT, Agent, Tools, echo
 from ..state.transcript import Transcript
 from .app import NO, WRITE, Session, command, fail
-from .drawing import counted, pairs, plain, printable, receipt_line, short_name, transcript_grid
+from .drawing import pairs, plain, printable, receipt_line, short_name, transcript_grid
 from .reads import SHOWN_LAST, placed
 from .sessions import Actor, SettingsFile, load_settings, managing
 from .terminal import Terminal, parse_number

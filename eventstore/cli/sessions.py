@@ -21,6 +21,7 @@ from rich.text import Text
 
 from .. import InvalidEvent
 from ..clock import parse_time
+from ..errors import counted
 from ..place.directory import check_store
 from ..sessions import Outcome, Plan, SessionManager, Settings, Template, Window
 from ..sessions.cleanup import Cleanup, CleanupStatistics
@@ -30,7 +31,6 @@ from .app import CARE, NO, READ, AtPosition, AtTime, AtVersion, Session, command
 from .drawing import (
     ROLE_STYLES,
     brief,
-    counted,
     indented,
     message_body,
     one_line,

@@ -21,6 +21,7 @@ from ..audit.trust import LAST_NOTE, audit_directory, read_note
 from ..care import backup as copies
 from ..care.comparing import compare as copies_compared
 from ..clock import parse_time
+from ..errors import counted
 from ..interchange import (
     FORMATS,
     detect_format,
@@ -33,7 +34,7 @@ from ..interchange import (
 from ..log.base import Head
 from .app import CARE, NO, START, AtPosition, AtTime, AtVersion, command
 from .audit import export_tree, tell_written
-from .drawing import counted, pairs, plain, printable, whole
+from .drawing import pairs, plain, printable, whole
 from .terminal import Terminal, written
 
 EVENTS, JSON, CHAT, MARKDOWN = "jsonl", "json", "chat", "markdown"

@@ -14,10 +14,10 @@ from rich.tree import Tree
 from projections import Blame, BranchTree, CatalogRow, Change, Diff, Merge, Origin
 
 from .. import Message
+from ..errors import counted
 from .drawing import (
     STATUS_STYLES,
     brief,
-    counted,
     cut,
     one_line,
     plain,

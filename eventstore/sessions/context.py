@@ -27,7 +27,7 @@ import msgspec
 
 from projections import SessionState
 
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, counted
 from ..events import Span
 from ..messages import Json, Message
 from ..spans import index_of, minus
@@ -311,7 +311,7 @@ def _drawn(window: Window) -> Iterator[str]:
     total = window.tokens if window.max_tokens is None else window.max_tokens
     of = "" if window.max_tokens is None else f" of {window.max_tokens:,}"
     session = "".join(char if char.isprintable() else "\ufffd" for char in window.session)
-    messages = _counted(len(window))
+    messages = counted(len(window), "message")
     yield f"{session}@{window.version}: {messages}, {window.tokens:,}{of} tokens"
     for part, name in _PARTS.items():
         chosen = [each for each in window.chosen if each.why == part]
@@ -321,11 +321,7 @@ def _drawn(window: Window) -> Iterator[str]:
         yield _row("free", None, window.max_tokens - window.tokens, total)
     for left in window.left:
         reason = _REASONS[left.why].format(last=window.last)
-        yield f"left out: {_counted(left.messages)}, {left.tokens:,} tokens, {reason}"
-
-
-def _counted(messages: int) -> str:
-    return f"{messages:,} message{'' if messages == 1 else 's'}"
+        yield f"left out: {counted(left.messages, 'message')}, {left.tokens:,} tokens, {reason}"
 
 
 def _row(name: str, messages: int | None, tokens: int, total: int) -> str:

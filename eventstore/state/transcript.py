@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import overload
 
-from ..errors import Corruption
+from ..errors import Corruption, counted
 from ..events import BranchMerged, HistorySummarized, MessageAppended, Span
 from ..ids import message_id
 from ..log.base import Log, frames_at
@@ -30,7 +30,7 @@ class Transcript(Sequence[Message]):
         self._length = length(spans)
 
     def __repr__(self) -> str:
-        return f"<Transcript of {self._length} message{'' if self._length == 1 else 's'}>"
+        return f"<Transcript of {counted(self._length, 'message')}>"
 
     def __len__(self) -> int:
         return self._length
