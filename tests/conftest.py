@@ -1,8 +1,9 @@
 """What every test file may ask for: stores, logs, command lines, and Hypothesis profiles.
 
-Invariants: a fixture's store lives in the test's own directory and is closed with the test;
-with CI set, Hypothesis draws the same examples on every run; the fast tests' files lie in memory
-where there is room, those of long ones, or with TMPDIR set, where the system puts them.
+Invariants: a fixture's store lives in the test's own directory and is closed with the test, but
+for two that are made once, and only ever damaged in copies; with CI set, Hypothesis draws the same
+examples on every run; the fast tests' files lie in memory where there is room, those of long ones,
+or with TMPDIR set, where the system puts them.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import mended
 import pytest
 from faces import PLAIN, Awaiting
 from facts import STORE
@@ -151,6 +153,19 @@ def sessions():
 def ask(request: pytest.FixtureRequest) -> Asking:
     """Give a way to call methods: from a thread, then from an event loop."""
     return Asking(request.param)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> mended.Original:
+    """Give a store with everything in it, closed, to be damaged in copies; not encrypted."""
+    return mended.made(tmp_path_factory.mktemp("plain") / "history")
+
+
+@pytest.fixture(scope="session")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> mended.Original:
+    """Give an encrypted one."""
+    place = tmp_path_factory.mktemp("encrypted")
+    return mended.made(place / "history", Keyring.file(place / "keyring"))
 
 
 @pytest.fixture
