@@ -95,6 +95,16 @@ def test_chat_goes_round(chat: Cli, tmp_path: Path):
     assert "three" in chat.fine("export", "a", "--format", "markdown").out
 
 
+def test_our_own_lines_have_one_name(chat: Cli, tmp_path: Path):
+    """What export calls jsonl, import calls jsonl; JSON lines of others under it are refused."""
+    file = tmp_path / "all.jsonl"
+    chat.fine("export", "--format", "jsonl", "-o", str(file))
+    chat.store = tmp_path / "other"
+    assert chat.fine("import", str(file), "--format", "jsonl", "--json").json["format"] == "jsonl"
+    lines = b'{"role": "user", "content": "one"}\n{"role": "user", "content": "two"}\n'
+    assert "none of ours" in chat.refused(2, "import", "-", "--format", "jsonl", stdin=lines)
+
+
 def test_stdin_is_a_file_like_others(cli: Cli):
     """`import -` takes what comes in, names it, and says what is wrong with it as of any file."""
     lines = b'{"role": "user", "content": "one"}\n{"role": "user", "content": "two"}\n'
@@ -105,7 +115,7 @@ def test_stdin_is_a_file_like_others(cli: Cli):
     assert cli.texts("again") == ["one", "two"]
     size = cli.size()
     assert "stdin is empty" in cli.refused(2, "import", "-")
-    assert "is not JSON" in cli.refused(2, "import", "-", "--format", "events", stdin=b"{")
+    assert "is not JSON" in cli.refused(2, "import", "-", "--format", "jsonl", stdin=b"{")
     assert cli.size() == size
 
 

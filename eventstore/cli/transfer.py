@@ -23,6 +23,8 @@ from ..care.comparing import compare as copies_compared
 from ..clock import parse_time
 from ..errors import counted
 from ..interchange import (
+    CHAT,
+    EVENTS,
     FORMATS,
     detect_format,
     export_chat,
@@ -37,7 +39,7 @@ from .audit import export_tree, tell_written
 from .drawing import pairs, plain, printable, whole
 from .terminal import Terminal, written
 
-EVENTS, JSON, CHAT, MARKDOWN = "jsonl", "json", "chat", "markdown"
+JSON, MARKDOWN = "json", "markdown"
 OUTPUTS = (EVENTS, JSON, CHAT, MARKDOWN)
 
 STDIN = Path("-")

@@ -17,13 +17,15 @@ Imported(sessions, branches, messages, events). `progress` is told how many more
 
 from .chat import export_chat, export_chat_lines, import_chat, import_conversations
 from .chitchat import import_chitchat
-from .formats import FORMATS, detect_format, import_file
+from .formats import CHAT, EVENTS, FORMATS, detect_format, import_file
 from .intake import Imported, Progress
 from .jsonl import export_events, import_events
 from .markdown import export_markdown
 from .tau import import_tau, mismatches
 
 __all__ = [
+    "CHAT",
+    "EVENTS",
     "FORMATS",
     "Imported",
     "Progress",

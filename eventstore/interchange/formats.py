@@ -17,10 +17,11 @@ from .jsonl import import_events
 from .sources import Lines, Top, decoded, first_values, read_document, top_decoder
 from .tau import import_tau
 
-EVENTS, CHAT, TAU, CHITCHAT = "events", "chat", "tau", "chitchat"
+EVENTS, CHAT, TAU, CHITCHAT = "jsonl", "chat", "tau", "chitchat"
 
 FORMATS = (EVENTS, CHAT, TAU, CHITCHAT)
-"""Our own JSONL; OpenAI-style JSON or JSON lines; tau-bench; the chitchat dataset."""
+"""Our own JSONL, by the name it is exported under; OpenAI-style JSON or JSON lines; tau-bench;
+the chitchat dataset."""
 
 _IMPORTERS = {CHAT: import_chat, TAU: import_tau, CHITCHAT: import_chitchat}
 
@@ -45,6 +46,7 @@ def import_file(
         raise InvalidEvent(f"format must be auto, {', '.join(FORMATS)}, not {brief(format)}")
     found = detect_format(path) if format == "auto" else format
     if found == EVENTS:
+        _check_events(path)
         return import_events(store, Lines(path), progress=progress)
     return _IMPORTERS[found](store, path, name=name, progress=progress, actor=actor)
 
@@ -62,10 +64,23 @@ def detect_format(path: Path) -> str:
     return found
 
 
+def _check_events(path: Path) -> None:
+    """Raise InvalidEvent for JSON lines of somebody else: this format has a name like theirs."""
+    top, _ = first_values(path)
+    if top is not None and not _is_event(top):
+        raise InvalidEvent(
+            f"{path.name} is JSON lines, but none of ours; leave the format out and it is found"
+        )
+
+
+def _is_event(top: Top) -> bool:
+    return isinstance(top, dict) and top.keys() >= {"position", "session", "version", "event"}
+
+
 def _format_of(top: Top, where: str) -> str | None:
+    if _is_event(top):
+        return EVENTS
     if isinstance(top, dict):
-        if top.keys() >= {"position", "session", "version", "event"}:
-            return EVENTS
         if "messages" in top or is_message(top) or _is_heading(top, where):
             return CHAT
         return CHITCHAT if _has_turns(top, where) else None
