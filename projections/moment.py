@@ -1,14 +1,15 @@
 """Moments: a place in the past, named by version, position or time.
 
-Invariants: one name at most, none means now; a position or time after the newest event means
-the newest event; time travel is exact, since recorded time never goes back along positions.
+Invariants: one name at most, none means now; a version or position that is not there yet is an
+error, while a time from the newest event on means now, since what comes has later times; time
+travel is exact, since recorded time never goes back along positions.
 """
 
 from datetime import datetime
 
 from eventstore import EventStore, InvalidEvent, SessionNotFound
 from eventstore.engine.reading import version_at
-from eventstore.errors import brief
+from eventstore.errors import brief, counted
 from eventstore.state.lineage import checked_version
 
 
@@ -17,16 +18,23 @@ def moment_position(
     at_position: int | None = None,
     at_time: datetime | int | None = None,
 ) -> int:
-    """Return the newest position at a moment of the whole store, -1 before the first event."""
+    """Return the newest position at a moment of the whole store, -1 before the first event.
+
+    Raises InvalidEvent, also for a position that is not there yet.
+    """
     check_one_moment(at_position, at_time)
-    newest = store.log.size() - 1
+    store.flush()
+    size = store.log.size()
     if at_time is not None:
         return store.position_at(at_time)
     if at_position is None:
-        return newest
+        return size - 1
     if isinstance(at_position, bool) or not isinstance(at_position, int):
         raise InvalidEvent(f"a position must be an integer, not {brief(at_position)}")
-    return min(at_position, newest)
+    if at_position >= size:
+        told = f"the log holds {counted(size, 'fact')}, the first at 0"
+        raise InvalidEvent(f"there is no position {brief(at_position)} yet: {told}")
+    return at_position
 
 
 def moment_version(

@@ -146,7 +146,33 @@ def test_moments_cut_the_log(store):
     ]
     assert fold(store, Seen(), session="a", at_position=2) == fold(store, Seen(), at_position=2)
     assert fold(store, Seen(), at_position=-1) == []
-    assert len(fold(store, Seen(), at_position=99)) == 4
+    assert len(fold(store, Seen(), at_position=3)) == 4
+
+
+@pytest.mark.parametrize("position", [4, 10**5_000], ids=["next", "endless"])
+def test_a_position_that_is_not_there_yet(store, position):
+    """A position past the newest is an error wherever a moment is named, as a version is."""
+    store.create("a")
+    say(store, "a", "one", "two", "three")
+    for asked in (
+        lambda: fold(store, Seen(), at_position=position),
+        lambda: fold(store, Seen(), session="a", at_position=position),
+        lambda: SessionState.of(store, "a", at_position=position),
+        lambda: BranchTree.of(store, "a", at_position=position),
+        lambda: Statistics.of(store, at_position=position),
+    ):
+        with pytest.raises(InvalidEvent, match=r"no position .* yet: the log holds 4 facts"):
+            asked()
+
+
+def test_the_position_of_a_receipt_is_there(tmp_path):
+    """What was just acknowledged is a moment to look at, also before its fsync."""
+    with EventStore.open(tmp_path / "store", durability="buffered") as store:
+        store.create("a")
+        for count in range(1, 20):
+            receipt = store.append("a", {"role": "user", "content": "x"})
+            state = SessionState.of(store, "a", at_position=receipt.position)
+            assert len(state.messages) == count
 
 
 def test_time_is_the_newest_event_recorded_by_then():
