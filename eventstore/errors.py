@@ -85,7 +85,7 @@ class SessionDeleted(EventStoreError):
     def __init__(self, session: str) -> None:
         self.session = session
         super().__init__(
-            f"session {session!r} is deleted; name a moment before that (at_version, at_time)"
+            f"session {session!r} is deleted; only its past can be read (at_version, at_time)"
         )
 
 
@@ -125,9 +125,8 @@ class MergeConflict(EventStoreError):
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths
-        super().__init__(
-            f"both sides changed {', '.join(paths)}; choose on_conflict='ours' or 'theirs'"
-        )
+        choice = "choose on_conflict='ours' or on_conflict='theirs'"
+        super().__init__(f"both sides changed {', '.join(paths)}; {choice}")
 
 
 class DepthExceeded(EventStoreError):

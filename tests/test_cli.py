@@ -84,6 +84,44 @@ def test_refusals(chat: Cli, code: int, arguments: list[str]):
     chat.refused(code, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("told", "arguments"),
+    [
+        ("choose --on-conflict ours or --on-conflict theirs", "merge b --into a"),
+        ("--on-conflict must be one of error, ours", "merge b --into a --on-conflict magic"),
+        ("--strategy must be one of append,", "merge b --into a --strategy magic"),
+        ("--keep-last must be a whole number", "prune a --keep-last -1"),
+        ("exactly one of --keep-last, --message and --before", "prune a"),
+        ("one moment: --at-version, --at-position or", "show a --at-version 1 --at-position 1"),
+        ("--ttl must be above 0", "create c --ttl -1"),
+        ("--max-messages must be a whole number above 0", "create c --max-messages 0"),
+        ("--key must not be empty", "append a --content x --key="),
+        ("--duration-ms must be 0 to", "record-tool-call a t --duration-ms -1"),
+        ("--max-tokens must be a whole number", "context a --max-tokens 0"),
+        ("--then must be 'archive' or", "prune-sessions --strategy ttl --then magic"),
+        ("be read (--at-version, --at-time)", "append gone --content x"),
+        ("; extend-ttl makes it usable", "append late --content x"),
+        ("changed metadata.max_tokens;", "merge d --into a"),
+        ("session 'keep_last=' does not", "show keep_last="),
+    ],
+)
+def test_errors_name_what_is_typed(chat: Cli, told: str, arguments: str):
+    """An error names options and commands as they are typed; what was given stays as it was."""
+    for line in ("branch a b", "branch a d", "meta a n=1 ", "meta b n=2", "meta d max_tokens=2"):
+        chat.fine(*line.split())
+    for line in ("create gone", "delete gone", "create late --ttl 0.001"):
+        chat.fine(*line.split())
+    chat.fine("meta", "a", "max_tokens=1" if " d " in arguments else "m=1")
+    assert told in chat(*shlex.split(arguments)).err
+
+
+def test_a_key_of_no_name_is_wrong_usage(chat: Cli):
+    """A name that no key can have ends keygen with 2, before a directory is made for it."""
+    for name in ("a+b", "", " ", "a\tb"):
+        assert "--name: " in chat.refused(2, "keygen", "--name", name)
+    assert not chat.store.with_name("history.audit").exists()
+
+
 def test_errors_for_machines(chat: Cli):
     """With --json the line on stderr is JSON with the error's name and its numbers."""
     ended = chat("append", "a", "--content", "x", "--expected", "7", "--json")
@@ -127,7 +165,7 @@ def test_a_session_that_takes_nothing_says_no(chat: Cli):
     assert "is archived; reopen it" in chat.refused(1, "append", "a", "--content", "x")
     chat.fine("create", "b", "--ttl", "0.001")
     told = chat.refused(1, "append", "b", "--content", "x")
-    assert re.search(r"expired at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; extend_ttl", told)
+    assert re.search(r"expired at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; extend-ttl", told)
 
 
 def test_a_deleted_session_is_shown_only_in_its_past(chat: Cli):

@@ -24,7 +24,7 @@ from ..audit.heads import Heads, open_head
 from ..audit.note import origin_of
 from ..audit.outside import Outside
 from ..audit.page import REPORT, page_parts, report_lines, report_of
-from ..audit.signer import SigningKey, VerifierKey, is_made
+from ..audit.signer import SigningKey, VerifierKey, check_key_name, is_made
 from ..audit.stamps import read_roots, to_authority
 from ..audit.tiles import CHECKPOINT, export_tiles
 from ..audit.trust import (
@@ -93,6 +93,10 @@ def keygen(
 
 
 def _generated(terminal: Terminal, name: str) -> VerifierKey:
+    try:
+        check_key_name(name)
+    except ProofError as error:
+        raise InvalidEvent(f"--name: {error}") from None
     with terminal.reading() as store:
         origin = origin_of(name, store.origin)
     _put_away(terminal)

@@ -143,6 +143,8 @@ def prune(
     reason: Reason = None,
 ) -> Receipt:
     """Hide messages from the view; nothing leaves the history."""
+    if sum((keep_last is not None, bool(message), before is not None)) != 1:
+        raise InvalidEvent("prune takes exactly one of --keep-last, --message and --before")
     moment = None if before is None else parse_time(before)
     return store.prune(
         session,
@@ -308,13 +310,13 @@ def parse_messages(text: str) -> list[dict[str, Json]]:
 
 
 def parse_pairs(pairs: list[str]) -> dict[str, Json]:
-    """Return key=value pairs; a value that is no JSON is text. Raises InvalidEvent."""
+    """Return KEY=VALUE pairs; a value that is no JSON is text. Raises InvalidEvent."""
     found = {}
     for pair in pairs:
         key, sep, value = pair.partition("=")
         if not sep:
-            raise InvalidEvent(f"key=value expected, not {pair!r}")
-        found[check_name(key, "key")] = _json_or_text(value)
+            raise InvalidEvent(f"KEY=VALUE expected, not {pair!r}")
+        found[check_name(key, "the KEY of KEY=VALUE")] = _json_or_text(value)
     return found
 
 
