@@ -189,6 +189,38 @@ def test_a_summarised_turn_is_undone_once(sessions):
     assert texts(sessions) == []
 
 
+@pytest.mark.parametrize("version", [1, 2, 4])
+@pytest.mark.parametrize("state", ["answered", "undone"])
+def test_a_turn_that_lost_a_message_is_not_gone_on_with(sessions, ask, version, state):
+    """Redacting a question, a call or a result of the newest turn stops no later turn, nor undo."""
+    session = AgentSession(sessions, "s", Script(call("add")), tools={"add": lambda: 3})
+    interrupted(session, "what is it?", 3)
+    if state == "answered":
+        session.resume(echo)
+    sessions.store.redact("s", version)
+    assert (session.turn().state, ask(session, "resume")) == (state, None)
+    left = texts(sessions)
+    session.send_message("again", echo)
+    assert texts(sessions) == [*left, "again", "again"]
+    session.undo()
+    assert texts(sessions) == left
+    session.undo()
+    assert texts(sessions) == []
+
+
+def test_a_redacted_answer_is_not_asked_for_again(sessions):
+    """A turn whose answer was redacted is over, and one of which nothing is left was no turn."""
+    session = AgentSession(sessions, "s", echo)
+    session.send_message("one")
+    sessions.store.redact("s", 2)
+    assert (session.turn().state, session.resume(), session.turn().answer) == ("undone", None, None)
+    sessions.store.redact("s", 1)
+    assert session.turn().question.fields == {"role": "user"}
+    with pytest.raises(InvalidEvent, match="no turn to undo"):
+        session.undo()
+    assert session.send_message("two").content == "two"
+
+
 def test_undo_takes_turns_back_one_by_one(sessions, ask):
     """Each undo goes to before the newest turn that stands; the past stays in the history."""
     session = AgentSession(sessions, "s", echo)

@@ -20,6 +20,7 @@ from ..events import (
     Span,
     ToolCallRecorded,
 )
+from ..ids import message_id
 from ..log.base import Log
 from ..log.recorded import Recorded
 from ..messages import Json, Message
@@ -57,7 +58,8 @@ class Turn(msgspec.Struct):
     newest reply that lack a result, by call id; `answer` is the reply that asked for no tools.
     `undone` says that the session was rewound to before the question, or that all there is of an
     unanswered turn was hidden (a policy that hides an answered one takes nothing back), `cut` that
-    it was rewound to before the newest fact.
+    it was rewound to before the newest fact, `redacted` that a message of it is gone: nobody knows
+    any more what that asked for. Of such a question only the role is left.
     """
 
     session: str
@@ -72,11 +74,14 @@ class Turn(msgspec.Struct):
     answer: Message | None = None
     failed: bool = False
     cut: bool = False
+    redacted: bool = False
     undone: bool = False
 
     @property
     def state(self) -> State:
         """How it stands: `failed` after an error, `undone` where it was taken back or cut short.
+
+        So is one without an answer, or with a redacted one, that lost a message by redaction.
 
         `interrupted` is one that somebody works at, or worked at when the process ended.
         """
@@ -84,6 +89,8 @@ class Turn(msgspec.Struct):
             return "undone"
         if self.answer is not None:
             return "answered"
+        if self.redacted:
+            return "undone"
         return "failed" if self.failed else "interrupted"
 
     def replied(self, reply: Message) -> None:
@@ -105,7 +112,11 @@ def newest_turn(log: Log, session: str) -> int:
 
 
 def read_turn(store: EventStore, session: str, number: int) -> Turn:
-    """Return a turn as it is recorded; it reads what the session holds from its question on."""
+    """Return a turn as it is recorded; it reads what the session holds from its question on.
+
+    Raises KeyShredded where the session was erased.
+    """
+    store.headers.check_readable(session)
     identity = turn_id(session, number)
     found = store.log.receipt_of(identity)
     assert found is not None, "the turn has begun"
@@ -119,9 +130,13 @@ def read_turn(store: EventStore, session: str, number: int) -> Turn:
 
 
 def _begun(first: Recorded, number: int, identity: str) -> Turn:
-    event, line = first.event, _line(first)
+    line, version = _line(first), first.version
+    if first.erased:
+        lost = Message({"role": first.role}, message_id(first.session, version))
+        return Turn(first.session, number, identity, line, lost, version, version, redacted=True)
+    event = first.event
     assert isinstance(event, MessageAppended)
-    return Turn(first.session, number, identity, line, event.message, first.version, first.version)
+    return Turn(first.session, number, identity, line, event.message, version, version)
 
 
 def _line(recorded: Recorded) -> Span:
@@ -145,7 +160,7 @@ def _is_hidden(turn: Turn, facts: Sequence[Recorded], shown: Sequence[Span]) -> 
     """Return True where nothing of a turn is shown, and no summary stands for its question."""
     for recorded in facts:
         if recorded.type == "HistorySummarized":
-            event = recorded.event
+            event = recorded.structure
             if isinstance(event, HistorySummarized) and not minus([turn.line], event.spans):
                 return False
         own = recorded.correlation_id == turn.id and recorded.type == "MessageAppended"
@@ -165,9 +180,11 @@ def _take(turn: Turn, recorded: Recorded) -> None:
 
 
 def _take_own(turn: Turn, recorded: Recorded) -> None:
-    event = recorded.event
+    event = recorded.structure
     turn.version, turn.failed = recorded.version, isinstance(event, ErrorRecorded)
-    if isinstance(event, ToolCallRecorded) and event.call_id in turn.waiting:
+    if event is None:
+        turn.redacted = True
+    elif isinstance(event, ToolCallRecorded) and event.call_id in turn.waiting:
         turn.waiting[event.call_id].ran = Ran(event.result, event.error)
     elif isinstance(event, MessageAppended):
         if event.message.tool_call_id is not None:
