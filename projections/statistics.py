@@ -29,7 +29,8 @@ from .projection import Projection, versions_within
 ROLE_NAMES = tuple(role or "other" for role in ROLES)
 _ASSISTANT = ROLES.index("assistant")
 _MESSAGE_NAME = ev.MessageAppended.__name__
-_CREATION = TYPE_CODES[ev.SessionCreated]
+_BRANCH = TYPE_CODES[ev.BranchCreated]
+_CREATIONS = (TYPE_CODES[ev.SessionCreated], _BRANCH)
 
 
 class ToolUse(msgspec.Struct):
@@ -140,7 +141,7 @@ class StatisticsProjection(Projection[Statistics]):
     """The recipe of Statistics; of `headers` it asks a session's status before it changed."""
 
     name: ClassVar[str] = "statistics"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     about_erased: ClassVar[bool] = True
     row_type: ClassVar[Any] = Statistics
 
@@ -163,8 +164,8 @@ class StatisticsProjection(Projection[Statistics]):
             _date(state, (moment, moment), {moment // DAY_NS: 1})
             return state
         step = _STEPS.get(recorded.type_code)
-        if recorded.type_code == _CREATION:  # that it happened is all that counts
-            _created(state)
+        if recorded.type_code in _CREATIONS:  # that it happened is all that counts
+            _created(state, branches=recorded.type_code == _BRANCH)
         elif step is not None:
             event = recorded.structure
             if event is not None:  # else the numbers in it are gone
@@ -283,14 +284,10 @@ def _day(number: int) -> str:
 # -- one step per kind of event that holds a number ------------------------------------------
 
 
-def _created(state: Statistics) -> None:
+def _created(state: Statistics, *, branches: int) -> None:
     state.sessions += 1
     state.active += 1
-
-
-def _branched(state: Statistics, _: ev.BranchCreated, __: Recorded) -> None:
-    _created(state)
-    state.branches += 1
+    state.branches += branches
 
 
 def _merged(state: Statistics, event: ev.BranchMerged, recorded: Recorded) -> None:
@@ -326,7 +323,6 @@ def _failed(state: Statistics, event: ev.ErrorRecorded, _: Recorded) -> None:
 
 
 _STEP_OF: dict[type[ev.Event], Callable[[Statistics, Any, Recorded], None]] = {
-    ev.BranchCreated: _branched,
     ev.BranchMerged: _merged,
     ev.MessagesPruned: _pruned,
     ev.HistorySummarized: _summarized,

@@ -105,6 +105,20 @@ def test_a_restored_store_erases_again(set_back, keyring):
         assert store.head().size == size
 
 
+def test_a_branch_that_is_erased_again_still_counts(tmp_path, keyring):
+    """Statistics of such a copy count a branch, too, that nobody can read any more."""
+    with EventStore.open(tmp_path / "history", keyring=keyring) as store:
+        store.create("root")
+        store.branch("root", "doomed")
+        backup(store, tmp_path / "before")
+        store.erase("doomed", reason="asked for")
+    restore(tmp_path / "before", tmp_path / "restored")
+    with EventStore.open(tmp_path / "restored", keyring=keyring) as store:
+        counted = Views(store).statistics()
+    assert (counted.sessions, counted.branches) == (2, 1)
+    assert (counted.active, counted.erased) == (1, 1)
+
+
 def test_until_then_it_can_not_be_read(set_back, keyring):
     """Opened to read only, the copy changes nothing and gives nothing away; verify says why."""
     with EventStore.open(set_back, keyring=keyring, read_only=True) as store:
