@@ -9,12 +9,21 @@ from pathlib import Path
 import pytest
 from facts import fill
 
-from eventstore import Corruption, EventStore, Keyring, StoreLocked, StoreUnavailable
+from eventstore import (
+    Corruption,
+    EventStore,
+    Keyring,
+    Recorded,
+    StoreLocked,
+    StoreUnavailable,
+)
 from eventstore.audit.pages import PageFile
 from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.compacting import ROWS_MAX, compact
+from eventstore.log.environment import TABLES_MAX
 from eventstore.place import presence
 from eventstore.place.opening import UNFINISHED
+from projections import Projection, Views
 
 
 def rows_of(store: EventStore) -> dict[bytes, list[tuple[bytes, bytes]]]:
@@ -75,6 +84,34 @@ def test_a_long_stream_is_compacted(tmp_path):
     with EventStore.open(place) as store:
         assert store.head() == head
         assert [each.version for each in store.events("s")] == list(range(401))
+
+
+def test_views_of_many_revisions_do_not_hinder(loose):
+    """Where revisions have left more tables than LMDB opens at once, views begin anew."""
+    for number in range(TABLES_MAX // 2):
+        with EventStore.open(loose) as store:
+            assert _counted(store, number) == store.head().size
+    report = {each.name: each for each in compact(loose)}
+    assert report["views"].after == 0 < report["log"].after < report["log"].before
+    with EventStore.open(loose) as store:
+        assert _counted(store, 1) == store.head().size
+
+
+def _counted(store: EventStore, number: int) -> int:
+    """Return how many facts a view of that revision has seen."""
+
+    class Counter(Projection[int]):
+        name, revision = "counter", number
+
+        def initial(self) -> int:
+            return 0
+
+        def evolve(self, state: int, _: Recorded) -> int:
+            return state + 1
+
+    views = Views(store)
+    views.register(Counter())
+    return views.state("counter")
 
 
 def test_an_encrypted_store_is_compacted_without_its_keys(tmp_path):

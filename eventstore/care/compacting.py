@@ -10,7 +10,8 @@ Where payloads were destroyed in a log that has dictionaries of its own, refitti
 rows become; else they are copied as they are.
 
 Invariants: whatever stops it, under the name is the old file or the new one, whole; what it left
-beside goes with the next opening after an unclean stop, and with the next compaction. Rows are
+beside goes with the next opening after an unclean stop, and with the next compaction. A cache of
+more tables than can be opened at once goes, to be made again from the facts. Rows are
 copied one by one: py-lmdb 3.0.0 dies when it compacts what it copies (docs/decisions, 7).
 """
 
@@ -26,7 +27,7 @@ from ..errors import Corruption, StoreFull, StoreLocked
 from ..files import checked_path, sync_directory, unavailable
 from ..ids import fresh_id
 from ..limits import MIB
-from ..log.environment import FILE, LOCK_FILE, Environment, open_environment
+from ..log.environment import FILE, LOCK_FILE, TABLES_MAX, Environment, open_environment
 from ..place import presence
 from ..place.directory import LOG, describe
 from ..place.opening import UNFINISHED, check_volume, drop_unfinished
@@ -70,6 +71,10 @@ def compact(path: Path) -> list[Compacted]:
 
 def _compacted(place: Path) -> Compacted:
     before = (place / FILE).stat().st_size
+    if place.name != LOG and _has_outgrown(place):
+        with unavailable(place):
+            shutil.rmtree(place)
+        return Compacted(place.name, before, 0)
     with unavailable(place), _beside(place) as beside:
         refit = refit_of(place) if place.name == LOG else None
         source, made = open_environment(place, read_only=True), open_environment(beside)
@@ -84,6 +89,16 @@ def _compacted(place: Path) -> Compacted:
         sync_directory(place)
         (place / LOCK_FILE).unlink(missing_ok=True)
     return Compacted(place.name, before, (place / FILE).stat().st_size)
+
+
+def _has_outgrown(cache: Path) -> bool:
+    """Return True where old revisions have left more tables than can be opened at once."""
+    source = open_environment(cache, read_only=True)
+    try:
+        with source.begin() as txn:
+            return sum(1 for _ in txn.cursor()) > TABLES_MAX
+    finally:
+        source.close()
 
 
 @contextmanager
