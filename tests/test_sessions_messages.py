@@ -51,6 +51,22 @@ def test_pages_of_messages_are_slices(count, limit, offset, newest_first):
         assert texts(found) == plain[offset:stop]
 
 
+def test_clearing_at_once_and_again_is_no_error():
+    """However many clear a session at the same time, or once more with a key, nobody is refused."""
+    with SessionManager(EventStore.in_memory(), PLAIN) as manager:
+        manager.create("s")
+        for _ in range(20):
+            manager.add_messages("s", [said("one"), said("two")])
+            in_threads(3, lambda _: manager.clear("s"))
+            assert manager.message_count("s") == 0
+        manager.add_message("s", said("three"))
+        cleared = manager.clear("s", key="once")
+        manager.add_message("s", said("four"))
+        again = manager.clear("s", key="once")
+        assert (again.duplicate, again.version) == (True, cleared.version)
+        assert texts(manager.get_messages("s")) == ["four"]
+
+
 @pytest.mark.parametrize("wrong", [{"limit": -1}, {"offset": -1}, {"limit": 1.5}, {"offset": "1"}])
 def test_pages_take_whole_numbers(manager, wrong):
     """A limit or offset that is no whole number from 0 on is refused by name."""

@@ -161,6 +161,19 @@ class Commands(Retention[Result]):
             request([(session, LIVING)], content, decide, options, reads_state=True)
         )
 
+    def clear(self, session: str, **options: Unpack[Options]) -> Result:
+        """Hide all messages and keep the summaries."""
+
+        def decide(ground: Ground) -> list[Part]:
+            ground.headers.check_free(session)
+            header = ground.headers.now(session)
+            return [Part(session, [decisions.clear(ground.log, header)], header.version)]
+
+        content = ["clear", session]
+        return self._submit(
+            request([(session, LIVING)], content, decide, options, reads_state=True)
+        )
+
     def summarize(
         self,
         session: str,

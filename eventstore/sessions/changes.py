@@ -186,12 +186,7 @@ class Changes(Questions):
 
     def clear(self, session: str, **options: Unpack[Options]) -> Receipt:
         """Hide all messages and keep the summaries."""
-        self.store.flush()
-        header = self.store.headers.now(session)
-        lines = [span for span in header.spans if not span.note]
-        if not lines:  # hides nothing, and says so as any other clearing
-            return self.store.prune(session, keep_last=header.messages, reason="cleared", **options)
-        return self.store.prune(session, lines=lines, reason="cleared", **options)
+        return self.store.clear(session, **options)
 
     def record_tool_call(
         self,

@@ -104,6 +104,12 @@ def prune(
     return ev.MessagesPruned(spans, length(spans), tokens_of(log, spans), reason)
 
 
+def clear(log: Log, header: SessionHeader) -> ev.MessagesPruned:
+    """Decide to hide all messages that are shown, and no summary."""
+    spans = [span for span in header.spans if not span.note]
+    return ev.MessagesPruned(spans, length(spans), tokens_of(log, spans), "cleared")
+
+
 def _each(spans: Sequence[Span]) -> set[Span]:
     """Return the lines of the spans, each as a span of its own."""
     return {
