@@ -144,7 +144,14 @@ def _walked(log: LmdbLog, task: Task, notes: Notes) -> Stretch | None:
     begin, later = first.position, _Later(notes)
     places = _Claims(lambda ref: frames.place(ref, begin))
     walk = _LooseWalk(
-        task.size, rows.named, notes, deep=task.deep, places=places, erasures=later, merges=later
+        log,
+        task.size,
+        rows.named,
+        notes,
+        deep=task.deep,
+        places=places,
+        erasures=later,
+        merges=later,
     )
     walk.start = walk.next = begin
     frames.begin(begin)

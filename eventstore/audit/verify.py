@@ -112,7 +112,7 @@ def _verify_tables(
 ) -> tuple[int, bytes]:
     rows = Rows(log)
     frames, tables = Frames(rows, rows.size, notes), Tables(rows, store, notes)
-    walk = Walk(rows.size, rows.named, notes, log.codec.seal, deep=deep)
+    walk = Walk(log, rows.size, rows.named, notes, deep=deep)
     try:
         if since is not None:
             _resume(log, frames, walk, since, notes)
@@ -173,7 +173,7 @@ def _verify_frames(
         tail = log.tail(session)
         return None if tail is None else tail.ref
 
-    walk = Walk(head.size, named, notes, deep=deep)
+    walk = Walk(log, head.size, named, notes, deep=deep)
     for page in _pages(log, head.size, notes):
         for each in page:
             walk.take(*each)

@@ -13,10 +13,10 @@ import msgspec
 from ..errors import UNDECODABLE, Corruption, KeyShredded
 from ..events import KeyCreated, MessageAppended
 from ..limits import EVENT_BYTES_MAX
+from ..log.base import Log
 from ..log.codec import decode
 from ..log.format import MESSAGE, SEALED, SHREDDED, U32_MAX
 from ..log.frame import Frame, Row
-from ..log.seal import Seal
 from ..messages import role_code
 from .entry import entry_digests, payload_commitment
 from .erasures import REASONS, Erasures
@@ -94,10 +94,10 @@ class Walk:
 
     def __init__(
         self,
+        log: Log,
         size: int,
         named: Named,
         notes: Notes,
-        seal: Seal | None = None,
         *,
         deep: bool,
         places: Places | None = None,
@@ -113,8 +113,8 @@ class Walk:
         self._tree_lost = False
         self._tiles: list[Tile] = []
         self._relations = Relations(self.places, named, self.merges, notes)
-        self._seals, self._locked = Seals(seal, notes), seal is not None and seal.vault is None
-        self._notes, self._deep = notes, deep
+        self._seals, self._locked = Seals(log.codec.seal, notes), log.codec.locked
+        self._log, self._notes, self._deep = log, notes, deep
 
     def resume(self, frontier: Frontier, places: Iterable[tuple[int, Place]], at: int) -> None:
         """Go on behind events that were verified before; `at` is the time of the last of them."""
@@ -229,9 +229,17 @@ class Walk:
             self._notes.add(frame.position, "a session's name stands in its first frame alone")
         if frame.recorded_at < self.recorded_at:
             self._notes.add(frame.position, "it was recorded before the event in front of it")
+        if frame.continues and not self._is_continued(frame):
+            self._notes.add(frame.position, "it goes on with an append that it is no part of")
         self.recorded_at = max(frame.recorded_at, self.recorded_at)
         if frame.only_messages != all(row[3] == MESSAGE for row in frame.rows()):
             self._notes.add(frame.position, "the frame's flag about its types is wrong")
+
+    def _is_continued(self, frame: Frame) -> bool:
+        """Return True where the frame in front is of the same append, or could not be read."""
+        if not frame.position or self.losses.touch(frame.position - 1, frame.position):
+            return frame.position > 0
+        return frame.goes_on(self._log.read_all(frame.position - 1, 1)[0])
 
     def _follows_a_loss(self, frame: Frame) -> bool:
         """Return True if the event before this frame is one that could not be read."""

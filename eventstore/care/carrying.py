@@ -10,8 +10,7 @@ from pathlib import Path
 
 from ..audit.entry import entry_lead
 from ..errors import EventStoreError
-from ..events import BranchCreated, BranchMerged, EraseRequested, Redacted, SessionCreated, Span
-from ..ids import SYSTEM
+from ..events import BranchCreated, SessionCreated, Span
 from ..limits import MIB
 from ..log.base import ANY, FORGOTTEN, Append
 from ..log.draft import Draft, laid_out
@@ -36,8 +35,6 @@ CARRIED_BYTES = 4 * MIB
 """Or so many stored bytes of them."""
 
 _CREATING = (TYPE_CODES[SessionCreated], TYPE_CODES[BranchCreated])
-_MERGED, _REDACTED = TYPE_CODES[BranchMerged], TYPE_CODES[Redacted]
-_ERASING = TYPE_CODES[EraseRequested]
 
 
 def draft_of(frame: Frame, low: int = 0, high: int | None = None) -> Draft:
@@ -65,10 +62,13 @@ def draft_of(frame: Frame, low: int = 0, high: int | None = None) -> Draft:
     )
 
 
-def append_of(frame: Frame, content: bytes | None, draft: Draft | None = None) -> Append:
+def append_of(
+    frame: Frame, content: bytes | None, draft: Draft | None = None, *, continues: bool = False
+) -> Append:
     """Return the append that puts a frame, or a draft in its place, into another log.
 
     `content` is what the index of keys has for its key; without it the key answers to anything.
+    `continues` says that it goes on with what was put there last.
     """
     return Append(
         (draft_of(frame) if draft is None else draft,),
@@ -80,17 +80,22 @@ def append_of(frame: Frame, content: bytes | None, draft: Draft | None = None) -
         FORGOTTEN if content is None else content,
         content_is_kept=True,
         recorded_at=frame.recorded_at,
+        continues=continues,
     )
 
 
 class Carrier:
-    """Takes appends in order and commits many at a time; finish() is the end of them."""
+    """Takes appends in order and commits many at a time; finish() is the end of them.
+
+    A frame goes on with an append only where the one that it went on with came right before it.
+    """
 
     def __init__(self, log: LmdbLog) -> None:
         self._log = log
         self._waiting: list[Append] = []
         self._events = self._bytes = 0
         self._hidden: dict[str, list[Span]] = {}
+        self._last: Frame | None = None
         self.carried = 0
 
     @property
@@ -100,11 +105,14 @@ class Carrier:
 
     def take(self, frame: Frame, content: bytes | None) -> None:
         """Carry one frame as it is."""
-        self.take_append(append_of(frame, content))
+        continues = self._last is not None and frame.goes_on(self._last)
+        self.take_append(append_of(frame, content, continues=continues))
+        self._last = frame
         self.hide(frame)
 
     def take_append(self, append: Append) -> None:
         """Carry what has been made of a frame."""
+        self._last = None
         self._waiting.append(append)
         self._events += append.drafts[0].count
         self._bytes += len(append.drafts[0].bodies)
@@ -173,25 +181,7 @@ def content_of(log: LmdbLog, frame: Frame) -> bytes | None:
 
 def while_kept(frames: Iterable[Frame], keeps: Callable[[Frame], bool]) -> Iterator[Frame]:
     """Iterate over frames up to the first one that is not kept, never stopping inside an append."""
-    last: Frame | None = None
     for frame in frames:
-        if not keeps(frame) and (last is None or not same_append(last, frame)):
+        if not (frame.continues or keeps(frame)):
             return
         yield frame
-        last = frame
-
-
-def same_append(one: Frame, other: Frame) -> bool:
-    """Return True where a frame goes on with the append of the frame before it.
-
-    Only merges, erasures and the beginning of an origin write to other sessions, and commands that
-    leave a note in the system stream.
-    """
-    if other.kept_key or other.recorded_at != one.recorded_at:
-        return False
-    if other.session == SYSTEM:
-        return one.session != SYSTEM
-    first, second = one.row(0)[3], other.row(0)[3]
-    if second == _REDACTED:
-        return one.session == SYSTEM or first in (_ERASING, _REDACTED)
-    return first == second == _MERGED and one.count == other.count == 1

@@ -62,7 +62,7 @@ ZSTD_MAGIC = b"\x37\xa4\x30\xec"
 META_PAGES = (0, 1)
 
 READ_BYTES = 1 << 20
-_FRAME = re.compile(rb"\x01(?=[\x00-\x03])")
+_FRAME = re.compile(rb"\x01(?=[\x00-\x07])")
 """How a frame goes on behind its checksum: its format, then its flags, which may look like that of
 another."""
 _ACTOR = re.compile(rb"\x00{4}(?=" + REF.size.to_bytes(2, sys.byteorder) + rb".{12}a)", re.DOTALL)

@@ -95,8 +95,9 @@ def _batches(lines: Iterable[bytes], encoder: Encoder, *, carried: bool) -> Iter
     keys: dict[str, int] = {}
     batch: list[Append] = []
     events = size = 0
-    for part in read_appends(lines):
-        if not carried and part[0][1].session == SYSTEM:
+    for whole in read_appends(lines):
+        part = [each for each in whole if carried or each[1].session != SYSTEM]
+        if not part:
             continue
         batch.append(_append(part, encoder, keys, carried=carried))
         events += len(part)

@@ -21,13 +21,12 @@ import msgspec
 
 from ..audit.entry import SALT_BYTES, payload_commitment
 from ..errors import InvalidEvent
-from ..events import AnyEvent, BranchMerged, MessageAppended
+from ..events import AnyEvent, MessageAppended
 from ..limits import APPEND_EVENTS_MAX, NESTING_DEPTH_MAX
 from ..log.base import FORGOTTEN, Log
 from ..log.codec import SCHEMA_OF, decode, encode_all
 from ..log.format import OCCURRED, TYPE_CODES, TYPES
 from ..log.frame import Frame
-from ..log.shredding import stripped
 from ..messages import Json, check_json, check_message
 from .sources import decoded, numbered
 
@@ -38,7 +37,6 @@ APPEND_LINES_MAX = 2 * APPEND_EVENTS_MAX
 """Lines of one append: a merge writes to two streams."""
 
 _CODES = {kind.__name__: code for kind, code in TYPE_CODES.items()}
-_MERGED = TYPE_CODES[BranchMerged]
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,34 +95,15 @@ def written(log: Log, frames: Iterable[Frame]) -> Iterator[bytes]:
 
 
 def _appends(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-    """Put the two frames of a merge together: the only append that has more than one."""
-    held: Frame | None = None
+    """Put the frames of each append together, of those that are here."""
+    append: list[Frame] = []
     for frame in frames:
-        if held is not None:
-            joined = _same_merge(held, frame)
-            yield [held, frame] if joined else [held]
-            held = None
-            if joined:
-                continue
-        if _is_merge(frame):
-            held = frame
-        else:
-            yield [frame]
-    if held is not None:
-        yield [held]
-
-
-def _is_merge(frame: Frame) -> bool:
-    return frame.count == 1 and frame.row(0)[3] == _MERGED
-
-
-def _same_merge(one: Frame, other: Frame) -> bool:
-    """Return True for the two halves of one merge: a fact, and right after it its marker."""
-    if other.position != one.position + 1 or not _is_merge(other):
-        return False
-    for frame in (one, other):
-        _check_there(frame, 0)
-    return stripped(one.event(0)) == stripped(other.event(0))
+        if append and not frame.goes_on(append[-1]):
+            yield append
+            append = []
+        append.append(frame)
+    if append:
+        yield append
 
 
 def _content(log: Log, frame: Frame) -> str | None:

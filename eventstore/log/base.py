@@ -50,9 +50,10 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
     `content` is the xxh3-128 of what the caller asked for: the same key with other content is
     refused. `recorded_at` is given only when a whole log is carried over from elsewhere;
-    `content_is_kept` where it comes from another log's index of keys. `shreds` are the payloads
-    that go with these facts, in the same transaction. `others` is how many events but messages the
-    first stream had when it was found fit for these facts: with another number they are Overtaken.
+    `content_is_kept` where it comes from another log's index of keys, and `continues` where it goes
+    on with the append before it. `shreds` are the payloads that go with these facts, in the same
+    transaction. `others` is how many events but messages the first stream had when it was found fit
+    for these facts: with another number they are Overtaken.
     """
 
     drafts: tuple[Draft, ...]
@@ -64,6 +65,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     content: bytes = bytes(16)
     content_is_kept: bool = False
     recorded_at: int | None = None
+    continues: bool = False
     shreds: tuple[Shred, ...] = ()
     others: int | None = None
 

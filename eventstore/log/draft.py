@@ -20,6 +20,7 @@ from ..messages import role_code
 from .codec import SCHEMA_OF, Codec, encode_all
 from .format import (
     CHECKSUM32,
+    CONTINUES,
     EVENT_HEAD,
     FRAME_FORMAT,
     FRAME_HEAD,
@@ -239,16 +240,18 @@ def place(
     first: tuple[int, int, int],
     previous: int,
     recorded_at: int,
+    *,
+    continues: bool,
 ) -> bytes:
     """Return the frame of a draft at its place.
 
     `names` are key, correlation and causation id, and the stream's name in its first frame;
     `refs` session and actor; `first` the first position, version and message number; `previous`
-    the stream's previous position or -1.
+    the stream's previous position or -1; `continues` says that it goes on with an append.
     """
     position, version, number = first
     session, actor = refs
-    flags = ONLY_MESSAGES if draft.only_messages else 0
+    flags = (ONLY_MESSAGES if draft.only_messages else 0) | (CONTINUES if continues else 0)
     named = b""
     if actor or any(names):
         flags |= NAMED

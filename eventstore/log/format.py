@@ -83,6 +83,8 @@ ONLY_MESSAGES = 0x01
 """Frame flag: every event is a MessageAppended."""
 NAMED = 0x02
 """Frame flag: it has an actor or names."""
+CONTINUES = 0x04
+"""Frame flag: it goes on with the append of the frame in front of it."""
 
 OCCURRED = 0x01
 """Event flag: the caller's own time, 8 bytes signed, precedes the salt."""

@@ -1,4 +1,4 @@
-"""A frame: the bytes of one append. draft.py writes it, recorded.py shows one event inside it.
+"""A frame: one append's bytes in one stream. draft.py writes it, recorded.py shows one event of it.
 
 Invariants: a frame's head carries position-bound numbers under one checksum (seeded with the
 first position), and each event has a checksum of its own. Bytes that don't match raise
@@ -28,6 +28,7 @@ from .format import (
     CAUSATION_NAME,
     CHECKED_FRAME_HEAD,
     CHECKSUM,
+    CONTINUES,
     CORRELATION_NAME,
     EVENT_HEAD,
     EVENT_ROW,
@@ -60,7 +61,7 @@ Row = tuple[int, ...]
 
 
 class Frame:
-    """One append as it is kept, its head checked; events are decoded when asked for."""
+    """One append in one stream, as it is kept: its head checked, events decoded when asked for."""
 
     __slots__ = (
         "_bodies_at",
@@ -136,6 +137,20 @@ class Frame:
     def only_messages(self) -> bool:
         """True where every event is a MessageAppended."""
         return bool(self.flags & ONLY_MESSAGES)
+
+    @property
+    def continues(self) -> bool:
+        """True where it goes on with the append of the frame in front of it."""
+        return bool(self.flags & CONTINUES)
+
+    def goes_on(self, before: "Frame") -> bool:
+        """Return True where it goes on with the append of this very frame, as far as both tell."""
+        beside = self.continues and self.position == before.last_position + 1
+        return beside and not self.kept_key and self.shared() == before.shared()
+
+    def shared(self) -> tuple[int, int, bytes, bytes]:
+        """Return what all frames of one append have in common: time, actor, ids."""
+        return self.recorded_at, self.actor_ref, self._kept(1), self._kept(2)
 
     @property
     def key(self) -> str | None:

@@ -117,9 +117,9 @@ class Plan:
         given = append.recorded_at
         self.recorded_at = max(self.recorded_at, self.now if given is None else given)
         self.shreds += append.shreds
-        first = self._place(append.drafts[0], envelope, envelope.key)
+        first = self._place(append.drafts[0], envelope, envelope.key, continues=append.continues)
         for draft in append.drafts[1:]:
-            self._place(draft, envelope, b"")
+            self._place(draft, envelope, b"", continues=True)
         if envelope.key:
             position = first.position - (first.version - first.first_version)
             as_is = append.content_is_kept or append.content == FORGOTTEN
@@ -182,7 +182,9 @@ class Plan:
     def _erased(self, ref: int) -> bool:
         return ref in self.erasing or self.ground.erased(ref)
 
-    def _place(self, draft: Draft, envelope: "_Envelope", key: bytes) -> Receipt:
+    def _place(
+        self, draft: Draft, envelope: "_Envelope", key: bytes, *, continues: bool
+    ) -> Receipt:
         """Give the draft its numbers, hash its entries, add its rows."""
         session, position = draft.session, self.frontier.size
         kept = self._names.kept(SESSION_NAME, session)
@@ -196,6 +198,7 @@ class Plan:
             (position, version, tail.messages),
             tail.position,
             self.recorded_at,
+            continues=continues,
         )
         common = entry_common(self.recorded_at, *self._public(kept, envelope))
         self.tiles += self.frontier.extend(_leaves(draft, common, version, position, tail.position))
