@@ -20,6 +20,7 @@ import lmdb
 import msgspec
 
 from eventstore import EventStore, Recorded
+from eventstore.log.base import frames_between
 from eventstore.log.format import FORMAT
 from eventstore.state.header import SessionHeader
 from projections.session import SessionState
@@ -140,6 +141,7 @@ def all_that_it_gives(store: EventStore) -> dict[str, Any]:
         "long": digest([shown(each) for each in store.events("long")]),
         "states": [state(store, name, at) for name, at in moments(store)],
         "keys": {key: receipt(store, key) for key in ("q1", "q2", "merge")},
+        "go on": [each.position for each in frames_between(store.log) if each.continues],
     }
 
 
