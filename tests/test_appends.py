@@ -126,6 +126,28 @@ def test_erasures_that_are_done_again_are_one_append(tmp_path):
         assert told(verify(store, deep=True)) == ""
 
 
+def test_an_erasure_is_one_append_and_takes_no_flag_away(tmp_path):
+    """What it takes from others is asked for with it; what it destroys goes on as it did."""
+    keyring = Keyring.file(tmp_path / "keyring")
+    with EventStore.open(tmp_path / "history", keyring=keyring, clock=frozen) as store:
+        store.create("target")
+        store.create("doomed", metadata={"word": "a secret"})
+        say(store, "doomed", "a secret")
+        store.merge("doomed", into="target", on_conflict="theirs")
+        before = shape(store)
+        store.erase("doomed", reason="asked for", cascade=True)
+        assert shape(store)[: len(before)] == before
+        facts = [(each.type, store.log.read_all(each.position, 1)[0]) for each in store.all()]
+        assert [(name, frame.continues) for name, frame in facts[-3:]] == [
+            ("EraseRequested", False),
+            ("Redacted", True),
+            ("KeyShredded", False),
+        ]
+        name, marker = facts[-4]
+        assert (name, marker.continues, marker.erased(0)) == ("BranchMerged", True, True)
+        assert told(verify(store, deep=True)) == ""
+
+
 # -- wherever they go ------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from facts import drafted, said, told
+from facts import append_all, drafted, said, told
 from refused import NEVER, left_over, lines, no_more_room, noise, refuse
 
 from eventstore import EventStore, Keyring, StoreFull
@@ -264,6 +264,24 @@ def test_what_was_refused_is_named_where_nothing_tells_it_from_a_fact(tmp_path):
     report = repair(tmp_path / "h", tmp_path / "made")
     assert report.unproven == [Unproven(26, 26, 26)] and report.positions == [(27, 28)]
     assert not report.whole and invented(tmp_path / "made") == [26]
+
+
+def test_what_was_refused_does_not_begin_an_append_that_others_go_on_with(tmp_path):
+    """The next frame goes on with what stood there, at its own time: what was refused is older."""
+    with begun(tmp_path / "h") as store:
+        store.create("b")
+        go_on(store, 20)
+        dead = refused(store, [*lines("a", 1, 300), *lines("a", 1, 200_000)])
+        parts = {name: [said(f"truth of {name}")] for name in "ab"}
+        store.log.commit([append_all(parts, store.log.codec)], store.engine.now())
+        frames = go_on(store, 20)
+    first, second = frames[27:29]
+    assert second.goes_on(first)
+    lose(tmp_path / "h", [first, frames[30]])
+    plant(tmp_path / "h", dead)
+    report = repair(tmp_path / "h", tmp_path / "made")
+    assert report.unproven == [] and report.positions == [(27, 28), (30, 31)]
+    assert invented(tmp_path / "made") == []
 
 
 @pytest.mark.parametrize("other", [None, 50])

@@ -22,6 +22,7 @@ from eventstore.audit.verify import verify
 from eventstore.log.base import Receipt
 from eventstore.log.format import (
     ACTORS,
+    CONTINUES,
     DICTIONARIES,
     EVENT_ROW,
     FRAME_HEAD_BYTES,
@@ -32,6 +33,7 @@ from eventstore.log.format import (
     KEYS,
     META,
     NAMED,
+    ONLY_MESSAGES,
     POSITION,
     REF,
     REFS,
@@ -185,6 +187,10 @@ def forge_session(opened: Tables) -> None:
 
 def forge_flag(opened: Tables) -> None:
     rewritten(opened, 40, 9, bytes([NAMED]))
+
+
+def forge_going_on(opened: Tables) -> None:
+    rewritten(opened, 40, 9, bytes([ONLY_MESSAGES | NAMED | CONTINUES]))
 
 
 def add_name(opened: Tables) -> None:
@@ -413,6 +419,7 @@ TAMPERINGS: list[tuple[Tamper, Sequence[str]]] = [
     (forge_time, ["position 40: it was recorded before", "tree head is not what"]),
     (forge_session, ["position 40: name 77 is missing"]),
     (forge_flag, ["position 40: the frame's flag about its types is wrong"]),
+    (forge_going_on, ["position 40: it goes on with an append that it is no part of"]),
     (add_name, ["position 40: a session's name stands in its first frame alone"]),
     (forge_name_length, ["position 40: frame head does not match its checksum"]),
     (forge_named, ["position 40: frame of layout 1 has"]),

@@ -7,8 +7,9 @@ right for positions that others have taken since. What tells them apart:
   to a kept root or to a node of the frontier;
 * a head: behind the end of a log that may have lost its newest commit nothing is taken but one that
   is all there, up to the head that its frames hash to;
-* what contradicts it: the chain of its session, the order of times, the index of keys, a kept root
-  that is sound and that no choice of frames hashes to;
+* what contradicts it: the chain of its session, the order of times, a neighbour that is of another
+  append where one goes on with the other, the index of keys, a kept root that is sound and that no
+  choice of frames hashes to;
 * the times of loose frames: one that was never committed is older than all that came later.
 
 Invariants: what is proven is never given up for what is not; what is contradicted is never taken;
@@ -104,27 +105,27 @@ def merged(known: Iterable[Frame], others: dict[int, Frame]) -> Iterator[Frame]:
 
 
 def _fitting(known: Iterable[Frame], loose: Iterable[Frame]) -> list[Frame]:
-    """Return the loose frames that could stand between known ones: by time and in their sessions.
+    """Return the loose frames that could stand between known ones: there and in their sessions.
 
     Of the known ones no more are remembered than the newest of each session in question.
     """
     queue = deque(sorted(loose, key=_position))
     waiting: dict[int, list[Frame]] = {each.session_ref: [] for each in queue}
     before: dict[int, Frame] = {}
-    time, fitting = 0, list[Frame]()
+    front, fitting = None, list[Frame]()
 
-    def passed(position: int, until: int | None) -> None:
-        """Hold all that stands before a position to what came before and to the time behind."""
+    def passed(position: int, behind: Frame | None) -> None:
+        """Hold all that stands before a position to what came before and to what is behind."""
         while queue and queue[0].position < position:
             each = queue.popleft()
             last = before.get(each.session_ref)
-            in_time = time <= each.recorded_at and (until is None or each.recorded_at <= until)
-            if in_time and (last is None or follows(last, each)):
+            between = _agree(front, each) and _agree(each, behind)
+            if between and (last is None or follows(last, each)):
                 waiting[each.session_ref].append(each)
 
     for frame in known:
-        passed(frame.position, frame.recorded_at)
-        time = frame.recorded_at
+        passed(frame.position, frame)
+        front = frame
         if frame.session_ref in waiting:
             fitting += [each for each in waiting[frame.session_ref] if follows(each, frame)]
             waiting[frame.session_ref] = []
@@ -132,6 +133,14 @@ def _fitting(known: Iterable[Frame], loose: Iterable[Frame]) -> list[Frame]:
     while queue:
         passed(queue[-1].position + 1, None)
     return [*fitting, *(each for rest in waiting.values() for each in rest)]
+
+
+def _agree(one: Frame | None, other: Frame | None) -> bool:
+    """Return True where a frame may stand in front of another: by time, and if that goes on."""
+    if one is None or other is None:
+        return True
+    beside = other.continues and other.position == one.last_position + 1
+    return one.recorded_at <= other.recorded_at and (not beside or other.goes_on(one))
 
 
 def follows(one: Frame, other: Frame) -> bool:
