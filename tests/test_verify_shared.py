@@ -118,6 +118,20 @@ def test_a_sound_store_is_sound_in_every_way(
     assert leapt > report.size // 32
 
 
+def test_a_stretch_may_begin_inside_an_append(tmp_path: Path):
+    """A frame that goes on with one in another stretch is held to it, and the stretch is sound."""
+    with EventStore.open(tmp_path / "history") as store:
+        store.create("a")
+        store.create("b")
+        store.append("a", [{"content": "line"}] * 13)
+        store.merge("b", into="a")
+        store.append("a", [{"content": "line"}] * 15)
+        begins = store.log.read_all(16, 1)[0]
+        assert begins.position == 16 and begins.continues
+        found = stretches.walked(store.log, Task(16, 32, store.head().size, deep=True))
+    assert found is not None and (found.begin, found.end) == (16, 32)
+
+
 @pytest.mark.parametrize("tamper", [each for each, _ in TAMPERINGS], ids=lambda each: each.__name__)
 def test_tampering_is_told_in_the_same_words(
     history: Path, tamper: Tamper, monkeypatch: pytest.MonkeyPatch

@@ -229,17 +229,18 @@ class Walk:
             self._notes.add(frame.position, "a session's name stands in its first frame alone")
         if frame.recorded_at < self.recorded_at:
             self._notes.add(frame.position, "it was recorded before the event in front of it")
-        if frame.continues and not self._is_continued(frame):
+        if frame.continues and not self._may_go_on(frame):
             self._notes.add(frame.position, "it goes on with an append that it is no part of")
         self.recorded_at = max(frame.recorded_at, self.recorded_at)
         if frame.only_messages != all(row[3] == MESSAGE for row in frame.rows()):
             self._notes.add(frame.position, "the frame's flag about its types is wrong")
 
-    def _is_continued(self, frame: Frame) -> bool:
+    def _may_go_on(self, frame: Frame) -> bool:
         """Return True where the frame in front is of the same append, or could not be read."""
-        if not frame.position or self.losses.touch(frame.position - 1, frame.position):
-            return frame.position > 0
-        return frame.goes_on(self._log.read_all(frame.position - 1, 1)[0])
+        front = frame.position - 1
+        if front < 0:
+            return False
+        return self.losses.touch(front, front + 1) or frame.goes_on(self._log.read_all(front, 1)[0])
 
     def _follows_a_loss(self, frame: Frame) -> bool:
         """Return True if the event before this frame is one that could not be read."""
