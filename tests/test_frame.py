@@ -122,12 +122,14 @@ FACTS = st.lists(
 NAMES = st.sampled_from([b"", b"k", "schlüssel".encode()])
 
 
-def framed(facts, names=(b"k", b"", b"c", b""), first=(40, 7, 3), times=()) -> bytes:
+def framed(
+    facts, names=(b"k", b"", b"c", b""), first=(40, 7, 3), times=(), *, continues=False
+) -> bytes:
     """Return a frame of these facts."""
     codec = codec_of(STARTER)
     draft = drafted("s", facts, codec, times)
     pack_all([draft], codec)
-    return place(draft, names, (1, 2), first, 33, T)
+    return place(draft, names, (1, 2), first, 33, T, continues=continues)
 
 
 @given(several=st.lists(FACTS, max_size=6), current=st.sampled_from([RAW, ZSTD, STARTER]))
@@ -162,13 +164,18 @@ def everything(frame: Frame) -> list[object]:
     return [names, refs, events]
 
 
-@given(facts=FACTS, names=st.tuples(NAMES, NAMES, NAMES, NAMES), data=st.data())
-def test_a_frame_gives_back_its_facts(facts, names, data):
+@given(
+    facts=FACTS,
+    names=st.tuples(NAMES, NAMES, NAMES, NAMES),
+    continues=st.booleans(),
+    data=st.data(),
+)
+def test_a_frame_gives_back_its_facts(facts, names, continues, data):
     """Whatever goes into a frame comes out of it, with places and names."""
     times = data.draw(
         st.lists(st.none() | st.integers(-(1 << 62), 1 << 62), min_size=6, max_size=6)
     )
-    raw = framed(facts, names, times=times[: len(facts)])
+    raw = framed(facts, names, times=times[: len(facts)], continues=continues)
     frame = opened(raw, 40 + len(facts) - 1)
     found = list(frame.recorded())
     assert [encode_all([each.event]) for each in found] == [encode_all([fact]) for fact in facts]
@@ -180,6 +187,8 @@ def test_a_frame_gives_back_its_facts(facts, names, data):
         assert (each.number, each.type) == (number, type(fact).__name__)
         number += isinstance(fact, ev.MessageAppended)
     assert frame.next_number() == number
+    assert frame.continues is continues
+    assert frame.only_messages is all(isinstance(fact, ev.MessageAppended) for fact in facts)
     shown = [name or "" for name in (frame.key, frame.correlation_id, frame.causation_id)]
     assert (*[name.encode() for name in shown], frame.kept_session) == names
 

@@ -10,10 +10,10 @@ nobody knows: messages are put first. The end of a session has placeholders only
 facts say that it went. How many tokens lost messages had nobody knows, so the totals of such a
 session may be off, which verify says.
 
-Invariants: frames that are whole come over byte for byte, in order, and are of one append only where
-nothing was lost between them; every position that does not come over is named, and every one that
-does though nothing proves it (loose.py, claims.py); what stands for a lost payload says that it is
-lost; what a fact that came over took away stays away, whatever old copy of it was found.
+Invariants: frames that are whole come over byte for byte, in order, and are of one append only
+where nothing was lost between them; every position that does not come over is named, and every one
+that does though nothing proves it (loose.py, claims.py); what stands for a lost payload says that
+it is lost; what a fact that came over took away stays away, whatever old copy of it was found.
 """
 
 from collections import deque
