@@ -5,19 +5,21 @@ one; pages are bounded and no transaction stays open between them; what was appe
 start is left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import lmdb
 
 from ..errors import Corruption
-from ..limits import PAGE_EVENTS_MAX
+from ..limits import NAMES_REMEMBERED_MAX
 from ..log.format import (
+    ACTORS,
     FRAMES,
     KEY_ROW,
     KEYS,
     POSITION,
     REF,
+    SESSION_NAME,
     STREAM_ROW,
     STREAMS,
     TILES,
@@ -27,7 +29,7 @@ from ..log.rows import checked_value, tile_key
 from .relations import Place
 from .report import Finding, Notes
 from .rows import Rows, TableRow
-from .usual import Head, Indexes, UsualFrames
+from .usual import Indexes, UsualFrames
 from .walk import Stretch, Tile, Walk
 
 Taken = tuple[int, Frame | None, list[Finding]]
@@ -103,20 +105,14 @@ class Frames:
         while True:
             with self._log.env.begin() as txn:
                 rows = self._rows.page(txn, FRAMES, self._after, stop)
-                heads = usual.look(rows, self._indexes(txn))
-            if not rows:
-                return
-            self._after = rows[-1]
-            first = POSITION.unpack(rows[0][0])[0]
-            if first >= self.size and self._rows.entries[FRAMES] <= self._notes.checked["frames"]:
-                return  # all that follows was appended after the start
-            at = 0
-            while at < len(rows):
-                before, at = at, usual.take(rows, heads, at)
-                self._notes.checked["frames"] += at - before
-                if at < len(rows):
-                    before, at = at, _run_end(heads, at)
-                    self._take(walk, rows[before:at])
+                if not rows:
+                    return
+                self._after = rows[-1]
+                first = POSITION.unpack(rows[0][0])[0]
+                walked = self._notes.checked["frames"]
+                if first >= self.size and self._rows.entries[FRAMES] <= walked:
+                    return  # all that follows was appended after the start
+                self._take(txn, walk, usual, rows)
             self.check_tiles(walk.grow())
             yield
 
@@ -131,26 +127,37 @@ class Frames:
         self.check_tiles(tiles)
         return True
 
-    def _take(self, walk: Walk, rows: Sequence[TableRow]) -> None:
-        """Let a walk take frames that are not usual; each one's own rows come before it."""
-        with self._log.env.begin() as txn:
-            indexes = self._indexes(txn)
-            taken = [self._taken(txn, indexes, key, raw) for key, raw in rows]
-        for last, frame, said in taken:
-            for each in said:
-                self._notes.add(each.position, each.what)
-            if last < self.size:
-                walk.take(last, frame)
-            if frame is not None:
-                walk.keys += frame.kept_key != b""
+    def _take(
+        self, txn: lmdb.Transaction, walk: Walk, usual: UsualFrames, rows: Sequence[TableRow]
+    ) -> None:
+        """Let a walk take frames, each that is not usual by itself and behind its own rows."""
+        indexes, at = self._indexes(txn), 0
+        while at < len(rows):
+            before, at = at, usual.take(rows, at, indexes)
+            self._notes.checked["frames"] += at - before
+            if at < len(rows):
+                self._take_odd(txn, walk, indexes, rows[at])
+                at += 1
+
+    def _take_odd(self, txn: lmdb.Transaction, walk: Walk, indexes: Indexes, row: TableRow) -> None:
+        last, frame, said = self._taken(txn, indexes, *row)
+        for each in said:
+            self._notes.add(each.position, each.what)
+        if last < self.size:
+            walk.take(last, frame)
+        if frame is not None:
+            walk.keys += frame.kept_key != b""
 
     def _indexes(self, txn: lmdb.Transaction) -> Indexes:
-        def leads(key: bytes, position: int) -> bool:
+        def leads(ref: int) -> Callable[[bytes], bool]:
+            return partial(txn.cursor(streams).set_key_dup, REF.pack(ref))
+
+        def key_leads(key: bytes, position: int) -> bool:
             found = txn.get(key, db=self._tables[KEYS])
             return found is not None and key_position(bytes(found)) == position
 
         frames, streams = self._tables[FRAMES], self._tables[STREAMS]
-        return Indexes(partial(txn.cursor, frames), partial(txn.cursor, streams), leads)
+        return Indexes(txn.get, frames, leads, key_leads, partial(self._name, txn))
 
     def _taken(self, txn: lmdb.Transaction, indexes: Indexes, key: bytes, raw: bytes) -> Taken:
         last = int(POSITION.unpack(key)[0])
@@ -169,23 +176,23 @@ class Frames:
 
     def _adopted(self, txn: lmdb.Transaction, frame: Frame) -> Frame:
         """Give a frame the names that its references stand for."""
-        frame.session = self._name(txn, frame.session_ref)
+        kept, row = b"", b""
+        if not frame.version:
+            kept, row = frame.kept_session, STREAM_ROW.pack(frame.last_version, frame.last_position)
+        frame.session = self._name(txn, frame.session_ref, kept, row)
         frame.actor = self._name(txn, frame.actor_ref) if frame.actor_ref else None
         return frame
 
-    def name(self, ref: int) -> str:
-        """Return the name that a reference stands for. Raises Corruption."""
-        known = self._names.get(ref)
-        if known is not None:
-            return known
-        with self._log.env.begin() as txn:
-            return self._name(txn, ref)
+    def _name(self, txn: lmdb.Transaction, ref: int, kept: bytes = b"", first: bytes = b"") -> str:
+        """Return the name that a reference stands for. Raises Corruption.
 
-    def _name(self, txn: lmdb.Transaction, ref: int) -> str:
+        Of a stream's first frame, whose row in the index is `first`, it is what that frame says.
+        """
         name = self._names.get(ref)
         if name is None:
-            row = self._log.name_row(txn, ref)
-            if len(self._names) >= PAGE_EVENTS_MAX:
+            said = kept and self._begins(txn, REF.pack(ref), first)
+            row = SESSION_NAME + kept if said else self._log.name_row(txn, ref)
+            if len(self._names) >= NAMES_REMEMBERED_MAX:
                 self._names.clear()
             try:
                 name = self._names[ref] = self._log.codec.names.shown(row[:1], row[1:])
@@ -193,14 +200,22 @@ class Frames:
                 raise Corruption(-1, f"name {ref}: {error}") from None
         return name
 
+    def _begins(self, txn: lmdb.Transaction, number: bytes, row: bytes) -> bool:
+        """Return True if readers find the frame of this row as the first of the stream `number`."""
+        return (
+            txn.get(number, db=self._tables[ACTORS]) is None
+            and txn.get(number, db=self._tables[STREAMS]) == row
+            and txn.get(row[-POSITION.size :], db=self._tables[FRAMES]) is not None
+        )
+
     def _missed(self, indexes: Indexes, frame: Frame) -> list[Finding]:
         """Look for a frame where readers do: by position, in its stream, and by its key."""
         first, last, missed = frame.position, frame.last_position, list[Finding]()
-        if not indexes.frames().set_key(POSITION.pack(last)):
+        if indexes.get(POSITION.pack(last), None, indexes.frames) is None:
             what = "the frame that ends here can't be found by its position"
             missed.append(Finding(last, what))
         row = STREAM_ROW.pack(frame.last_version, last)
-        if not indexes.streams().set_key_dup(REF.pack(frame.session_ref), row):
+        if not indexes.leads(frame.session_ref)(row):
             what = f"the index of session {frame.session!r} does not lead here"
             missed.append(Finding(last, what))
         if frame.kept_key and not indexes.key_leads(frame.kept_key, first):
@@ -235,12 +250,6 @@ def _row_before(cursor: lmdb.Cursor, size: int) -> tuple[int, int]:
             high = probe - 1
         probe = (low + high) // 2
     return found
-
-
-def _run_end(heads: Sequence[Head | None], at: int) -> int:
-    """Return where the frames end that are not usual, of which the one at `at` is the first."""
-    rest = range(at + 1, len(heads))
-    return next((index for index in rest if heads[index] is not None), len(heads))
 
 
 def key_position(row: bytes) -> int:

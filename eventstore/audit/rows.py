@@ -6,6 +6,7 @@ open between pages.
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import cast
 
 import lmdb
 
@@ -103,12 +104,12 @@ class Rows:
             found = cursor.next()
         rows: list[TableRow] = []
         size = 0
-        for key, value in islice(cursor, PAGE_EVENTS_MAX) if found else ():
-            row = bytes(key), bytes(value)
+        behind = cast("Iterator[TableRow]", cursor) if found else iter(())
+        for row in islice(behind, PAGE_EVENTS_MAX):
             if end is not None and row[0] >= end:
                 break
             rows.append(row)
-            size += len(value)
+            size += len(row[1])
             if size >= PAGE_BYTES_MAX:
                 break
         return rows

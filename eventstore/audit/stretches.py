@@ -155,7 +155,7 @@ def _walked(log: LmdbLog, task: Task, notes: Notes) -> Stretch | None:
     )
     walk.start = walk.next = begin
     frames.begin(begin)
-    usual = UsualFrames(walk, log.codec, frames.name, deep=task.deep)
+    usual = UsualFrames(walk, log.codec, deep=task.deep)
     for _ in frames.follow(walk, usual, task.stop):
         if notes.findings:
             return None

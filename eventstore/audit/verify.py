@@ -135,7 +135,7 @@ def _followed(
 
     Pages end where stretches do, however many share them: so all is told in the same order.
     """
-    usual = UsualFrames(walk, log.codec, frames.name, deep=deep)
+    usual = UsualFrames(walk, log.codec, deep=deep)
     tasks = tasks_of(walk.next, rows.size, rows.entries[FRAMES], deep=deep)
     count = workers_of(log, rows.size - walk.next, workers)
     with shared(log, tasks, count) as others:

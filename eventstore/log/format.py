@@ -78,6 +78,10 @@ EVENT_HEAD = Struct(">IIIBBBBH")
 """end, size, tokens, type, schema, flags, role, dictionary."""
 EVENT_ROW = Struct(">IIIBBBBHI")
 """The same with its checksum: the low 32 bits of xxh3-64 over the head and the stored bytes."""
+KIND_HEAD = Struct(">QHHIIIQQ")
+"""CHECKED_FRAME_HEAD, format and flags read as one: for those who compare many of them."""
+KIND_ROW = Struct(">IIIHBBHI")
+"""EVENT_ROW, type and schema read as one."""
 
 ONLY_MESSAGES = 0x01
 """Frame flag: every event is a MessageAppended."""
