@@ -412,6 +412,7 @@ PROBLEMS = [
     ("verified", b'{"x":' + b"[" * NESTED),
     ("increment", framed(b"\x99\xa4span\xa1\xff")),
     ("increment", framed(b"\x99\xa1x" + DEEP)),
+    ("increment", framed(b"\x99\xa5\nspan")),
     ("toml", b"x = " + b"[" * NESTED),
     ("json", b"[" * NESTED),
     ("yaml", b"[" * NESTED),

@@ -2,12 +2,13 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from itertools import islice, product
 
 import pytest
 
-from eventstore import EventStore, EventStoreError, InvalidEvent
+from eventstore import EventStore, EventStoreError, InvalidEvent, StoreUnavailable
 from eventstore.errors import BRIEF_CHARACTERS, brief
 from eventstore.sessions import AgentSession, SessionManager, Settings, Template
 from projections import BranchTree, SessionState, Statistics, blame, diff
@@ -43,6 +44,16 @@ def filled() -> SessionManager:
     manager.add_messages("s", [HELLO] * 3)
     manager.branch("s", session_id="b")
     return manager
+
+
+def untouched() -> Generator[SessionManager]:
+    """Give the same filled manager until something was done with it, then a new one."""
+    while True:
+        with filled() as manager:
+            before = manager.store.head()
+            with suppress(StoreUnavailable):  # close(None) is no command, it closes the store
+                while manager.store.head() == before:
+                    yield manager
 
 
 def methods(kind: type) -> list[tuple[type, str]]:
@@ -88,11 +99,11 @@ def refused(attempt: Callable[[], object]) -> None:
 @pytest.mark.parametrize(("kind", "name"), methods(SessionManager) + methods(EventStore), ids=str)
 def test_no_wrong_type_ends_in_an_error_of_python(kind, name):
     """Whatever stands in one argument, the call does what it says or raises one of our errors."""
-    for wrong, _ in arguments(getattr(kind, name)):
-        for value in WRONG if wrong != "self" else ():
-            with filled() as manager:
-                target = manager if kind is SessionManager else manager.store
-                refused(lambda: call(getattr(target, name), wrong, value))  # noqa: B023 - now
+    tried = [each for each, _ in arguments(getattr(kind, name)) if each != "self"]
+    with closing(untouched()) as managers:
+        for (wrong, value), manager in zip(product(tried, WRONG), managers, strict=False):
+            target = manager if kind is SessionManager else manager.store
+            refused(lambda: call(getattr(target, name), wrong, value))  # noqa: B023 - now
 
 
 OTHERS = {
@@ -128,9 +139,17 @@ OTHERS = {
 def test_no_wrong_type_gets_past_an_opening(what, tmp_path, monkeypatch):
     """What is opened, made or looked at by a wrong value is one of our errors too."""
     monkeypatch.chdir(tmp_path)
-    for value in WRONG:
-        with filled() as manager:
+    with closing(untouched()) as managers:
+        for value, manager in zip(WRONG, managers, strict=False):
             refused(lambda: OTHERS[what](value, manager))  # noqa: B023 - now
+
+
+def test_no_session_to_close_is_not_the_whole_store():
+    """`close_session(None)` is refused as any name that is no text; the store stays open."""
+    with filled() as manager:
+        with pytest.raises(InvalidEvent, match="session id must be a string, not NoneType"):
+            manager.close_session(None)
+        assert manager.add_message("s", HELLO).version == 4
 
 
 @pytest.mark.parametrize("command", ["append", "branch", "delete", "undo", "redact", "set_hold"])

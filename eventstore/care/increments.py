@@ -232,8 +232,8 @@ def _read(path: Path) -> Iterator[Record]:
                 raise _damaged(-1, f"{path} ends in the midst of a record")
             try:
                 yield _decode(file.read(length))
-            except UNDECODABLE as error:
-                raise _damaged(-1, f"{path}: {error}") from None
+            except UNDECODABLE:  # what it says may quote the damage, in several lines
+                raise _damaged(-1, f"{path} holds a record that can't be read") from None
 
 
 def check_increment(path: Path) -> None:

@@ -16,7 +16,7 @@ from projections import SessionState
 
 from ..engine.requests import Options
 from ..errors import EventTooLarge, InvalidEvent, KeyReused, SessionExists, VersionConflict
-from ..ids import check_name
+from ..ids import check_name, check_session
 from ..log.base import Receipt
 from ..messages import Json, Message
 from ..state.header import SessionHeader
@@ -119,7 +119,7 @@ class Changes(Questions):
         self, session: str, *, reason: str | None = None, **options: Unpack[Options]
     ) -> Receipt:
         """Record that the conversation is over; it takes no messages until reopened."""
-        return self.store.close(session, reason=reason, **options)
+        return self.store.close(check_session(session), reason=reason, **options)
 
     def reopen(self, session: str, **options: Unpack[Options]) -> Receipt:
         """Make a closed or archived session active again."""
