@@ -403,7 +403,7 @@ def test_whole_processes(tmp_path: Path):
     with EventStore.open(tmp_path / "s") as made:
         made.create("a")
     assert json.loads(ended("append", "a", "--json"))["version"] == 2
-    assert b"\x1b[" not in ended("show", "a")
+    plain = ended("show", "a", LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert b"\x1b[" not in plain
     assert b"\x1b[" in ended("show", "a", FORCE_COLOR="1")
     assert b"\x1b[3" not in ended("show", "a", FORCE_COLOR="1", NO_COLOR="1")
-    ended("show", "a", LC_ALL="C", PYTHONIOENCODING="ascii")

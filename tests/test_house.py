@@ -31,6 +31,7 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -67,13 +68,13 @@ def targets(module: str, statement: ast.stmt) -> set[str]:
 def imports() -> dict[str, set[str]]:
     """Return what each module imports of ours when it is loaded or run."""
     graph: dict[str, set[str]] = {}
-    for module, path in MODULES.items():
-        tree = ast.parse(path.read_text())
-        graph[module] = set().union(*(targets(module, each) for each, _ in walk(tree)), set())
+    for module, found in STATEMENTS.items():
+        graph[module] = set().union(*(targets(module, each) for each, _ in found), set())
         graph[module].discard(module)
     return graph
 
 
+STATEMENTS = {module: list(walk(tree)) for module, tree in TREES.items()}
 IMPORTS = imports()
 
 
@@ -105,14 +106,14 @@ def floor_of(module: str) -> int | None:
 
 def test_every_module_is_on_the_map():
     """Each module, or the package it is in, has its floor on the map in eventstore/__init__.py."""
-    outside = {"eventstore", *(name for name, path in MODULES.items() if is_bare(path))}
+    outside = {"eventstore", *(name for name in MODULES if is_bare(name))}
     assert [name for name in MODULES if floor_of(name) is None and name not in outside] == []
     assert [name for name in FLOORS if name not in MODULES] == []
 
 
-def is_bare(path: Path) -> bool:
-    """Return True for an `__init__.py` that only says what its package is."""
-    return path.name == "__init__.py" and len(ast.parse(path.read_text()).body) <= 1
+def is_bare(module: str) -> bool:
+    """Return True for a package whose `__init__.py` only says what it is."""
+    return MODULES[module].name == "__init__.py" and len(TREES[module].body) <= 1
 
 
 def test_imports_only_go_down():
@@ -153,8 +154,8 @@ def test_no_import_hides_in_a_function():
     """An import inside a function is for an optional extra only, never for one of ours."""
     hidden = [
         f"{module}:{statement.lineno}"
-        for module, path in MODULES.items()
-        for statement, inside in walk(ast.parse(path.read_text()))
+        for module, found in STATEMENTS.items()
+        for statement, inside in found
         if inside and targets(module, statement)
     ]
     assert hidden == []
@@ -196,7 +197,7 @@ def public(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_says_what_it_is(module):
     """Every module opens with a docstring; so does every public class, method and function."""
-    tree = ast.parse(MODULES[module].read_text())
+    tree = TREES[module]
     assert ast.get_docstring(tree)
     silent = [each.name for each in public(tree.body) if not ast.get_docstring(each)]
     assert silent == []

@@ -158,13 +158,17 @@ class Story:
         self.store.append("b", {"role": "user", "content": "of this thread"})
         self.store.flush()
 
-    def close(self) -> None:
-        """See that all is whole and given back; end the other process."""
+    def check_whole(self) -> None:
+        """See that all is whole and given back, and that others can write."""
         self.check_others()
         writer = self.store.engine.writer
         assert writer._room._weight == 0 and not writer._room._inside
-        self._other.communicate(timeout=SECONDS_MAX)
         assert verify(self.store).findings == []
+
+    def close(self) -> None:
+        """See that all is whole; end the other process."""
+        self.check_whole()
+        self._other.communicate(timeout=SECONDS_MAX)
         in_time(self.store.close)
 
 
@@ -192,6 +196,13 @@ def story(path: Path, mode: str) -> Iterator[Story]:
         made._other.wait()
 
 
+@pytest.fixture(scope="module")
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """Give a story of a mode that goes on from test to test."""
+    with story(tmp_path_factory.mktemp("shared"), request.param) as made:
+        yield made
+
+
 def interrupt_everywhere(story: Story, name: str, places_max: int) -> int:
     """Interrupt a command at so many of its places, and return how many it has."""
     command = getattr(story, name)
@@ -210,11 +221,11 @@ def interrupt_everywhere(story: Story, name: str, places_max: int) -> int:
 
 
 @pytest.mark.parametrize("name", ["append", "prune", "branch", "erase", "read"])
-@pytest.mark.parametrize("mode", MODES)
-def test_a_command_may_be_interrupted_anywhere(tmp_path, mode, name):
+@pytest.mark.parametrize("shared", MODES, indirect=True)
+def test_a_command_may_be_interrupted_anywhere(shared, name):
     """After an interrupt at a place that CPython allows, threads and processes go on writing."""
-    with story(tmp_path, mode) as made:
-        assert interrupt_everywhere(made, name, 10) > 100
+    assert interrupt_everywhere(shared, name, 10) > 100
+    shared.check_whole()
 
 
 @pytest.mark.long
@@ -226,13 +237,13 @@ def test_a_command_may_be_interrupted_at_each_place(tmp_path, mode, name):
         assert interrupt_everywhere(made, name, sys.maxsize) > 100
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_view_may_be_interrupted_anywhere(tmp_path, mode):
+@pytest.mark.parametrize("shared", MODES, indirect=True)
+def test_a_view_may_be_interrupted_anywhere(shared):
     """After an interrupt of a query views go on, those of other threads and processes too."""
-    with story(tmp_path, mode) as made, Views(made.store) as views:
+    with Views(shared.store) as views:
 
         def query() -> None:
-            made.append()
+            shared.append()
             views.statistics()
 
         query()
@@ -240,9 +251,10 @@ def test_a_view_may_be_interrupted_anywhere(tmp_path, mode):
         for place in range(0, points.count(), 90):
             with suppress(IndexError):
                 kept = points.interrupt(place)
-            with Views(made.store) as others:
+            with Views(shared.store) as others:
                 in_time(others.statistics)
         assert kept is not None and place > 300
+    shared.check_whole()
 
 
 def alarms(work: Callable[[], object], seconds: float) -> int:

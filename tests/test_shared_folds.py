@@ -121,15 +121,30 @@ def test_stretches_join_to_the_whole(
     assert reduce(recipe.join, parts, recipe.initial()) == fold(store, recipe, workers=1)
 
 
-@pytest.mark.parametrize("at", [None, 20, 200])
+@pytest.mark.parametrize(
+    ("at", "kinds"),
+    [
+        (None, [StatisticsProjection, Places, Decoded]),
+        (20, [Places]),
+        (200, [Decoded]),
+        *(
+            pytest.param(at, [StatisticsProjection, Places, Decoded], marks=pytest.mark.long)
+            for at in (20, 200)
+        ),
+    ],
+)
 def test_processes_find_what_one_finds(
-    store: EventStore, at: int | None, started: list[subprocess.Popen[bytes]]
+    store: EventStore,
+    at: int | None,
+    kinds: list[type[Projection[Any]]],
+    started: list[subprocess.Popen[bytes]],
 ):
     """Now and at a moment in the middle of an append, the state is that of one process."""
-    for recipe in (StatisticsProjection.on(store), Places(), Decoded()):
+    for recipe in (kind.on(store) for kind in kinds):
         alone = fold(store, recipe, at_position=at, workers=1)
         assert fold(store, recipe, at_position=at, workers=1 + CHILDREN) == alone
-    assert len(started) == 3 * CHILDREN and all(child.poll() is not None for child in started)
+    assert len(started) == len(kinds) * CHILDREN
+    assert all(child.poll() is not None for child in started)
     assert Statistics.of(store, workers=2) == Statistics.of(store, workers=1)
 
 

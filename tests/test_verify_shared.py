@@ -38,16 +38,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ticks = count(10**18, 10**6)
     with EventStore.open(place, clock=lambda: next(ticks), actor="user:1") as store:
         fill(store)
-        for turn in range(60):
+        for turn in range(30):
             for session in ("x", "y", "z"):
                 if not turn:
                     store.create(session)
                 store.append(
                     session, {"role": "user", "content": f"{turn}"}, key=f"{session}{turn}"
                 )
-            if turn % 20 == 7:
+            if turn % 10 == 7:
                 store.redact("y", f"y#{turn - 3}", reason="asked for")
-        store.branch("x", "x2", at=30)
+        store.branch("x", "x2", at=20)
         store.append("x2", [{"content": "more"}] * 40, correlation_id="c", causation_id="w")
         store.merge("x2", into="x")
     return place

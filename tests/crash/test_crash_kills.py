@@ -11,7 +11,7 @@ from actors import ROLES, SESSIONS, Actors
 from eventstore import EventStore, Recorded
 from eventstore.audit.verify import verify
 
-FAST, LONG = 30, 1_000
+FAST, LONG = 20, 1_000
 
 ROUND = 30
 """Kills of one store; then it is looked at as a whole."""
