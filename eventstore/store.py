@@ -45,7 +45,7 @@ from .log.recorded import Recorded
 from .log.seal import LOCKED
 from .log.vault import STORE_KEY
 from .messages import Json, TokenCounter, checked_counter, count_tokens
-from .place.directory import check_no_increments, describe, ensure_store
+from .place.directory import check_no_backup, describe, ensure_store
 from .place.opening import (
     check_apart,
     check_number,
@@ -152,7 +152,7 @@ class EventStore(Commands[Receipt]):
         trusted = trusted_directory(place, trust)
         check_volume(place, read_only=read_only)
         if not read_only:
-            check_no_increments(place)
+            check_no_backup(place)
             check_not_lost(place / MARKER, trusted)
             ensure_store(place, starter_dictionary(), encrypted=keyring is not None)
         marker = describe(place)

@@ -14,6 +14,7 @@ from eventstore.audit.leaves import log_entries
 from eventstore.audit.tree import leaf_hash, root_of
 from eventstore.audit.verify import verify
 from eventstore.care.backup import backup, restore
+from eventstore.care.compacting import compact
 from eventstore.care.repair import repair
 from eventstore.log.environment import FILE
 from eventstore.log.format import MARKER
@@ -100,11 +101,30 @@ def copied(path):
 
 
 def test_an_empty_store_and_an_empty_directory_will_do(disk, tmp_path):
-    """A copy of nothing is a store; an empty directory may be waiting for it."""
+    """A copy of nothing is a backup; an empty directory may be waiting for it."""
     (tmp_path / "copy").mkdir()
     assert backup(disk, tmp_path / "copy").size == 0
-    with EventStore.open(tmp_path / "copy") as copy:
-        filled(copy)
+    restore(tmp_path / "copy", tmp_path / "made")
+    with EventStore.open(tmp_path / "made") as made:
+        filled(made)
+
+
+def test_a_backup_stays_what_it_was(disk, tmp_path):
+    """It opens read-only and is not compacted, so that increments fit it; restored, it goes on."""
+    filled(disk, 2)
+    backup(disk, tmp_path / "copy")
+    before = {each: each.read_bytes() for each in copied(tmp_path / "copy")}
+    with pytest.raises(StoreUnavailable, match="is a backup; restore it into a new store"):
+        EventStore.open(tmp_path / "copy")
+    with pytest.raises(StoreUnavailable, match="is a backup; restore it into a new store"):
+        compact(tmp_path / "copy")
+    assert {each: each.read_bytes() for each in copied(tmp_path / "copy")} == before
+    with EventStore.open(tmp_path / "copy", read_only=True) as copy:
+        assert list(copy.all()) == list(disk.all())
+    restore(tmp_path / "copy", tmp_path / "made")
+    with EventStore.open(tmp_path / "made") as made:
+        made.append("a", {"content": "more"})
+        assert verify(made, deep=True).sound
 
 
 def test_a_buffered_store_is_copied_with_all_that_was_acknowledged(tmp_path):

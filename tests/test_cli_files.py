@@ -161,6 +161,22 @@ def test_missing_files_are_refused(cli: Cli, tmp_path: Path):
     assert not cli.store.exists()
 
 
+def test_a_backup_is_looked_at_and_left_as_it_is(chat: Cli, tmp_path: Path):
+    """Whatever looks at a backup writes nothing there; what would write is refused."""
+    copy = tmp_path / "copy"
+    chat.fine("backup", str(copy))
+    before = {each: each.read_bytes() for each in copy.rglob("*.mdb")}
+    plan = ["prune-sessions", "--strategy", "lru", "--max-sessions", "1"]
+    for looking in (["sessions"], ["stats"], ["tree", "a"], ["show", "a"], ["templates"], plan):
+        assert chat.fine("--store", str(copy), *looking).out
+    for writing in (["append", "a", "--content", "x"], ["create", "b"], ["compact"], ["init"]):
+        ended = chat("--store", str(copy), *writing)
+        assert (ended.code, ended.out) == (2, "")
+        assert "is a backup; restore it into a new store" in ended.err
+    assert before == {each: each.read_bytes() for each in copy.rglob("data.mdb")}
+    assert not (copy / "views").exists()
+
+
 def test_a_backup_with_increments_says_what_it_shows(chat: Cli, tmp_path: Path):
     """Looking at one shows the full backup, and says so; writing to it is refused."""
     copy = str(tmp_path / "copy")

@@ -144,7 +144,7 @@ def test_increments_lead_to_the_newest_head(chain, tmp_path):
 def test_a_backup_with_increments_is_read_alone(chain):
     """What would be written to it would fit no increment: it opens read-only, or is restored."""
     store, place, heads = chain
-    with pytest.raises(StoreUnavailable, match="is a backup with increments; restore it"):
+    with pytest.raises(StoreUnavailable, match="is a backup; restore it"):
         EventStore.open(place)
     with EventStore.open(place, read_only=True) as full:
         assert full.head().size < heads[-1].size

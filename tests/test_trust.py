@@ -32,6 +32,7 @@ from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.backup import backup, restore
 from eventstore.ids import SYSTEM
 from eventstore.log.format import MARKER
+from eventstore.place.directory import INCREMENTS
 from projections import SessionState
 
 HELLO = {"role": "user", "content": "hello"}
@@ -62,7 +63,7 @@ def place(tmp_path: Path) -> Path:
 def set_back(place: Path) -> None:
     """Put the older copy into the place of the store."""
     shutil.rmtree(place)
-    shutil.copytree(place.with_name("copy"), place)
+    shutil.copytree(place.with_name("copy"), place, ignore=shutil.ignore_patterns(INCREMENTS))
 
 
 # -- opening ---------------------------------------------------------------------------------

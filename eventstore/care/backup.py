@@ -28,7 +28,7 @@ from ..log.format import MARKER
 from ..log.frame import Frame
 from ..log.lmdb import LmdbLog
 from ..place import presence
-from ..place.directory import LOG, describe
+from ..place.directory import INCREMENTS, LOG, describe
 from ..store import EventStore
 from .carrying import Carrier, content_of, dictionaries_of, make_log, while_kept
 from .increments import add_increment, check_increments, replay
@@ -42,9 +42,9 @@ def backup(
 ) -> Head:
     """Copy an open store into a directory that is missing or empty; returns the copy's head.
 
-    With `incremental`, where there is a backup of this store already, what came since then is
-    added to it. Readers and writers go on meanwhile. Raises StoreUnavailable and StoreFull; then
-    there is nothing new at the destination.
+    A backup opens read-only; restore() makes a store of it. With `incremental`, where there is a
+    backup of this store already, what came since then is added to it. Readers and writers go on
+    meanwhile. Raises StoreUnavailable and StoreFull; then there is nothing new at the destination.
     """
     log = store.log
     if store.path is None or not isinstance(log, LmdbLog):
@@ -54,6 +54,7 @@ def backup(
     if incremental and (place / MARKER).exists():
         return _added(store, log, place)
     with beside(place, store.path) as made:
+        (made / INCREMENTS).mkdir()
         return _copied(log, store.path, made)
 
 

@@ -29,7 +29,7 @@ from ..ids import fresh_id
 from ..limits import MIB
 from ..log.environment import FILE, LOCK_FILE, TABLES_MAX, Environment, open_environment
 from ..place import presence
-from ..place.directory import LOG, describe
+from ..place.directory import LOG, check_no_backup, describe
 from ..place.opening import UNFINISHED, check_volume, drop_unfinished
 from ..place.volume import free_bytes
 from .refitting import Refit, Row, refit_of
@@ -54,6 +54,7 @@ def compact(path: Path) -> list[Compacted]:
     """
     path = checked_path(path, "path")
     describe(path)
+    check_no_backup(path)
     check_volume(path, read_only=False)
     with presence.gate(path) as inside:
         if not inside:

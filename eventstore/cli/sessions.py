@@ -5,7 +5,6 @@ environment and that over `--settings FILE`; looking writes no fact; what could 
 session went on is told, with exit code 1.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +21,6 @@ from rich.text import Text
 from .. import InvalidEvent
 from ..clock import parse_time
 from ..errors import counted
-from ..place.directory import check_store
 from ..sessions import Outcome, Plan, SessionManager, Settings, Template, Window
 from ..sessions.cleanup import Cleanup, CleanupStatistics
 from ..sessions.plans import ROWS_SHOWN_MAX, Refusal, Step
@@ -89,12 +87,7 @@ def managing(
 @contextmanager
 def _looking(terminal: Terminal, settings: Settings) -> Iterator[SessionManager]:
     """Open the store to look; where it may be written, its views are kept."""
-    check_store(terminal.path)
-    read_only = not os.access(terminal.path, os.W_OK)
-    with (
-        terminal.open(read_only=read_only) as store,
-        SessionManager(store, settings) as manager,
-    ):
+    with terminal.looking() as store, SessionManager(store, settings) as manager:
         yield manager
 
 

@@ -32,7 +32,7 @@ from ..audit.trust import audit_directory
 from ..ids import fresh_id
 from ..limits import APPEND_BYTES_MAX
 from ..messages import Json
-from ..place.directory import INCREMENTS, check_store
+from ..place.directory import INCREMENTS, check_store, is_backup
 
 PROGRESS_AFTER_SECONDS = 1.0
 """What takes less is over before a bar could be read."""
@@ -91,7 +91,7 @@ class Terminal:
         store = EventStore.open(
             self.path, read_only=read_only, trust=trust, keyring=keys, **options
         )
-        if read_only and (self.path / INCREMENTS).is_dir():
+        if read_only and any((self.path / INCREMENTS).glob("[0-9]*")):
             self.warn("this is the full backup alone; restore it to see its increments too")
         if store.distrust is not None:
             self.warn(str(store.distrust))
@@ -108,12 +108,17 @@ class Terminal:
             yield store
 
     @contextmanager
+    def looking(self) -> Iterator[EventStore]:
+        """Open the store to read, and to keep its views where that may be: not in a backup."""
+        check_store(self.path)
+        read_only = is_backup(self.path) or not os.access(self.path, os.W_OK)
+        with self.open(read_only=read_only) as store:
+            yield store
+
+    @contextmanager
     def viewing(self) -> Iterator[Views]:
         """Open the store's views: kept beside it, or made anew where it may not be written."""
-        check_store(self.path)
-        increments = (self.path / INCREMENTS).is_dir()
-        read_only = increments or not os.access(self.path, os.W_OK)
-        with self.open(read_only=read_only) as store, self.progress("catching up"):
+        with self.looking() as store, self.progress("catching up"):
             yield Views(store)
 
     @contextmanager

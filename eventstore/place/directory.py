@@ -22,7 +22,7 @@ from ..log.lmdb import create_log
 
 LOG = "log"
 INCREMENTS = "increments"
-"""What a backup has besides: files with what came after the log that lies in it."""
+"""What makes a directory a backup: a place for files with what came after its log."""
 
 
 def ensure_store(path: Path, starter: bytes | None, *, encrypted: bool = False) -> None:
@@ -61,12 +61,17 @@ def check_store(path: Path) -> str:
     return str(describe(path)["store"])
 
 
-def check_no_increments(path: Path) -> None:
-    """Raise StoreUnavailable for a backup with increments: what is written there fits none."""
-    if (path / INCREMENTS).is_dir():
+def is_backup(path: Path) -> bool:
+    """Return True for a backup, with increments or none yet."""
+    return (path / INCREMENTS).is_dir()
+
+
+def check_no_backup(path: Path) -> None:
+    """Raise StoreUnavailable for a backup: it stays what it was, so that increments fit it."""
+    if is_backup(path):
         raise StoreUnavailable(
-            f"{path} is a backup with increments; restore it into a new store and open that, or "
-            "open it read-only, which shows what the full backup held"
+            f"{path} is a backup; restore it into a new store and open that, or open it read-only,"
+            " which shows what the full backup held"
         )
 
 
