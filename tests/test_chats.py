@@ -346,7 +346,7 @@ def test_what_is_no_file_is_refused(store, tmp_path, what):
 
 def test_an_unknown_format_is_refused(store, tmp_path):
     """The error lists the formats there are."""
-    with pytest.raises(InvalidEvent, match="auto, jsonl, chat, tau, chitchat"):
+    with pytest.raises(InvalidEvent, match="auto, jsonl, chat, sharegpt, chatgpt, tau, chitchat"):
         import_file(store, tmp_path / "x", "yaml")
 
 

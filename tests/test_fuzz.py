@@ -43,7 +43,7 @@ from eventstore.clock import parse_time
 from eventstore.events import Custom
 from eventstore.ids import check_name, parse_message_id
 from eventstore.interchange import export_events, import_file
-from eventstore.interchange.formats import CHAT, CHITCHAT, EVENTS, TAU
+from eventstore.interchange.formats import CHAT, CHATGPT, CHITCHAT, EVENTS, SHAREGPT, TAU
 from eventstore.log.format import MARKER, TYPE_CODES
 from eventstore.log.rows import checked_row, checked_value
 from eventstore.masterkey import MasterFile
@@ -330,6 +330,11 @@ def import_as(name: str) -> Trial:
 
 CHAT_FILE = b'{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":null}]}'
 TAU_FILE = b'[{"task_id":0,"trial":0,"reward":1.0,"traj":[{"role":"user","content":"hi"}]}]'
+SHAREGPT_FILE = b'[{"id":"t","conversations":[{"from":"human","value":"hi"}],"system":"x"}]'
+CHATGPT_FILE = (
+    b'[{"id":"c","current_node":"b","mapping":{"a":{"parent":null,"message":null},"b":{"parent":"a",'
+    b'"message":{"id":"b","author":{"role":"user"},"content":{"parts":["hi",{"x":1}]}}}}}]'
+)
 CHITCHAT_FILE = b'{"id":{"messages":[[{"text":"hi","timestamp":"2020-05-01T12:00:00Z"}]]}}'
 MOUNT = b"36 35 98:0 /m /a\\040b rw - ext4 /dev/root rw\n37 35 0:1 / / rw - tmpfs none rw"
 KEY_FILE = b'{"store":"%s","epoch":1,"key":"' + b"A" * 43 + b'=","wrapped":%s,"format":1}'
@@ -389,6 +394,8 @@ TRIALS: dict[str, tuple[Trial, bytes | Callable[[World], bytes]]] = {
     "mounts": (read_mounts, MOUNT),
     "events": (import_as(EVENTS), events_file),
     "chat": (import_as(CHAT), CHAT_FILE),
+    "sharegpt": (import_as(SHAREGPT), SHAREGPT_FILE),
+    "chatgpt": (import_as(CHATGPT), CHATGPT_FILE),
     "tau": (import_as(TAU), TAU_FILE),
     "chitchat": (import_as(CHITCHAT), CHITCHAT_FILE),
     "cursor": (read_cursor, b"k6stdXBkYXRlZF9hdAChcw=="),

@@ -60,7 +60,7 @@ def import_(
     ] = None,
     actor: Annotated[str | None, typer.Option(help="Who brings it; else this user.")] = None,
 ) -> None:
-    """Import conversations: our own JSONL, OpenAI-style chat, tau-bench, chitchat."""
+    """Import conversations: our own JSONL, chat, ShareGPT, ChatGPT's export, tau-bench."""
     if format != "auto" and format not in FORMATS:
         raise InvalidEvent(f"--format takes auto, {', '.join(FORMATS)}, not {format!r}")
     with ExitStack() as stack:

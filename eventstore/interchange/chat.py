@@ -98,16 +98,21 @@ def _named(name: str, messages: Json, metadata: dict[str, Json]) -> Whole:
 
 
 def _conversations(path: Path, stem: str) -> Iterator[Whole]:
-    values = _values(path)
-    start = list(islice(values, 2))
-    if not start:
-        raise InvalidEvent(f"{path.name} holds no conversation")
+    values = values_of(path)
+    start = list(islice(values, 1))
     values = chain(start, values)
-    if is_message(start[0][1]) or is_heading(start[0][1]):
-        yield _whole(path, (str(path.name), _gathered(values)), stem)
+    if start and (is_message(start[0][1]) or is_heading(start[0][1])):
+        yield whole_of(path, (str(path.name), _gathered(values)), stem)
         return
-    for number, placed in enumerate(values, 1):
-        yield _whole(path, placed, stem if len(start) == 1 else f"{stem}-{number}")
+    for placed, name in named(values, stem):
+        yield whole_of(path, placed, name)
+
+
+def named(values: Iterator[Placed], stem: str) -> Iterator[tuple[Placed, str]]:
+    """Iterate over conversations with the name of each that has none: `stem`, and its number."""
+    start = list(islice(values, 2))
+    for number, placed in enumerate(chain(start, values), 1):
+        yield placed, stem if len(start) == 1 else f"{stem}-{number}"
 
 
 def is_message(value: Json) -> bool:
@@ -122,8 +127,8 @@ def is_heading(value: Json) -> bool:
     return value.get("_type") == _HEADING
 
 
-def _values(path: Path) -> Iterator[Placed]:
-    """Iterate over the conversations, or the messages, that a file is made of."""
+def values_of(path: Path) -> Iterator[Placed]:
+    """Iterate over the conversations, or the messages, that a file is made of: one or more."""
     first, more = first_values(path)
     if first is not None and more:
         for number, line in numbered(Lines(path)):
@@ -134,6 +139,8 @@ def _values(path: Path) -> Iterator[Placed]:
     if isinstance(top, dict):
         yield path.name, {key: decoded(value, path.name, _any) for key, value in top.items()}
         return
+    if not top:
+        raise InvalidEvent(f"{path.name} holds no conversation")
     for number, raw in enumerate(top, 1):
         where = f"{path.name} entry {number}"
         yield where, decoded(raw, where, _any)
@@ -155,7 +162,7 @@ def _gathered(values: Iterator[Placed]) -> Json:
     return {**named, **heading, "messages": messages}
 
 
-def _whole(path: Path, placed: Placed, name: str) -> Whole:
+def whole_of(path: Path, placed: Placed, name: str) -> Whole:
     """Return a conversation as the facts of one session, everything in it checked."""
     where, value = placed
     rest = {"messages": value} if isinstance(value, list) else value
@@ -163,12 +170,20 @@ def _whole(path: Path, placed: Placed, name: str) -> Whole:
         raise InvalidEvent(f"{where} is no conversation: it has no list of messages")
     rest = dict(rest)
     messages = checked_messages(rest.pop("messages"), where)
+    session, created = opening_of(path, where, rest, name)
+    return Whole(session, [created], messages, times_of(messages))
+
+
+def opening_of(
+    path: Path, where: str, rest: dict[str, Json], name: str
+) -> tuple[str, SessionCreated]:
+    """Return a conversation's name and how its session begins, by what it carries beside it."""
+    rest = dict(rest)
     given = [rest.pop(key) for key in NAME_KEYS if isinstance(rest.get(key), (str, int))]
     session = check_name(str(given[0]) if given else name, f"{where}: session id")
     metadata, context = (_dict(rest.pop(key, None), where, key) for key in ("metadata", "context"))
     metadata = {"source": path.name, **_dict(rest, where, "conversation"), **metadata}
-    created = SessionCreated(metadata=patched({}, metadata), context=patched({}, context))
-    return Whole(session, [created], messages, times_of(messages))
+    return session, SessionCreated(metadata=patched({}, metadata), context=patched({}, context))
 
 
 def checked_messages(messages: list[Json], where: str) -> list[dict[str, Json]]:

@@ -5,25 +5,35 @@ is refused with one sentence.
 """
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ..errors import InvalidEvent, brief
 from ..store import EventStore
 from .chat import import_chat, is_heading, is_message
+from .chatgpt import MAPPING, import_chatgpt
 from .chitchat import import_chitchat
 from .intake import Imported, Progress
 from .jsonl import import_events
+from .sharegpt import TURNS, import_sharegpt
 from .sources import Lines, Top, decoded, first_values, read_document, top_decoder
 from .tau import import_tau
 
 EVENTS, CHAT, TAU, CHITCHAT = "jsonl", "chat", "tau", "chitchat"
+SHAREGPT, CHATGPT = "sharegpt", "chatgpt"
 
-FORMATS = (EVENTS, CHAT, TAU, CHITCHAT)
-"""Our own JSONL, by the name it is exported under; OpenAI-style JSON or JSON lines; tau-bench;
-the chitchat dataset."""
+FORMATS = (EVENTS, CHAT, SHAREGPT, CHATGPT, TAU, CHITCHAT)
+"""Our own JSONL, by the name it is exported under; OpenAI-style JSON or JSON lines; ShareGPT; the
+data export of ChatGPT; tau-bench; the chitchat dataset."""
 
-_IMPORTERS = {CHAT: import_chat, TAU: import_tau, CHITCHAT: import_chitchat}
+_IMPORTERS = {
+    CHAT: import_chat,
+    SHAREGPT: import_sharegpt,
+    CHATGPT: import_chatgpt,
+    TAU: import_tau,
+    CHITCHAT: import_chitchat,
+}
 
 _any = msgspec.json.Decoder()
 
@@ -58,9 +68,8 @@ def detect_format(path: Path) -> str:
         top = decoded(read_document(path), path.name, top_decoder)
     found = _format_of(top, path.name)
     if found is None:
-        raise InvalidEvent(
-            f"{path.name} is JSON, but neither our events nor chat, tau-bench or chitchat"
-        )
+        known = "chat, ShareGPT, ChatGPT's export, tau-bench or chitchat"
+        raise InvalidEvent(f"{path.name} is JSON, but neither our events nor {known}")
     return found
 
 
@@ -81,14 +90,21 @@ def _format_of(top: Top, where: str) -> str | None:
     if _is_event(top):
         return EVENTS
     if isinstance(top, dict):
-        if "messages" in top or is_message(top) or _is_heading(top, where):
-            return CHAT
-        return CHITCHAT if _has_turns(top, where) else None
+        found = CHAT if _is_heading(top, where) else _conversation_of(top)
+        return found or (CHITCHAT if _has_turns(top, where) else None)
     first = decoded(top[0], f"{where} entry 1", _any) if top else None
-    if isinstance(first, dict) and "traj" in first:
-        return TAU
-    is_chat = isinstance(first, list) or (isinstance(first, dict) and "messages" in first)
-    return CHAT if is_chat or is_message(first) else None
+    if not isinstance(first, dict):
+        return CHAT if isinstance(first, list) else None
+    return TAU if "traj" in first else _conversation_of(first)
+
+
+def _conversation_of(value: dict[str, Any]) -> str | None:
+    """Return the format of an object that is a conversation or a message by its keys."""
+    if "messages" in value or is_message(value):
+        return CHAT
+    if TURNS in value:
+        return SHAREGPT
+    return CHATGPT if MAPPING in value else None
 
 
 def _is_heading(top: dict[str, msgspec.Raw], where: str) -> bool:
