@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from eventstore import (
     limits,
 )
 from eventstore.audit.pages import PageFile
-from eventstore.audit.verify import verify
+from eventstore.audit.verify import verify, verify_directory
+from eventstore.care.backup import backup, restore
 from eventstore.log.environment import open_environment
 from eventstore.place import presence, volume
 from eventstore.place.volume import ALLOWED, INSIST, Mount, check_mount, free_bytes, mount_in
@@ -419,6 +421,21 @@ def test_a_full_disk_stops_writers_and_no_reader(tmp_path):
         with fill(place) as store:
             assert store.version("s") == done + 5
             assert verify(store).sound
+
+
+def test_a_full_disk_is_no_damage(tmp_path):
+    """A sound backup on a disk without any room is not called damaged: the error says what is."""
+    with fill(tmp_path / "h") as store, small_disk(tmp_path / "disk", 8 << 20) as disk:
+        copy = disk / "copy"
+        backup(store, copy)
+        (disk / "rest").write_bytes(bytes(free_bytes(disk)))
+        for look in (verify_directory, partial(restore, destination=tmp_path / "made")):
+            with pytest.raises(StoreFull, match="no room for a lock file; free some space"):
+                look(copy)
+        with pytest.raises(StoreFull, match=f"{disk}.*the disk refused the write"):
+            backup(store, disk / "another")
+        (disk / "rest").unlink()
+        assert verify_directory(copy).sound
 
 
 def test_a_full_disk_frees_the_callers_it_stopped(tmp_path):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ..files import unavailable
+from ..log.environment import allocate_lock_file
 from . import pages
 from .pages import FILE
 from .report import Finding
@@ -30,8 +31,13 @@ def environments(path: Path) -> list[Path]:
 
 
 def check_structure(path: Path) -> list[Finding]:
-    """Return what is wrong with the pages of every LMDB environment below a directory."""
+    """Return what is wrong with the pages of every LMDB environment below a directory.
+
+    Raises StoreFull where the disk has no room for the lock file that LMDB reads with.
+    """
     places = environments(path)
+    for each in places:
+        allocate_lock_file(each)
     seconds = SECONDS_MIN + sum(_size(each) for each in places) / BYTES_PER_SECOND_MIN
     # -P: the program's own directory has modules that nobody should find by their bare names
     command = [sys.executable, "-P", pages.__file__, *map(str, places)]

@@ -128,7 +128,7 @@ class Environment:
         self._open()
 
     def _open(self) -> None:
-        _allocate_lock_file(self.path)
+        allocate_lock_file(self.path)
         self._env = _open_halving(self.path, self._map_size, read_only=self.read_only)
         self._file = _file(self.path)
         self._check_whole()
@@ -277,8 +277,8 @@ class Environment:
         """Return True while transactions of this process read."""
         return any(each.process == self._pid and each.commit is not None for each in self.readers())
 
-    def translated(self, error: lmdb.Error) -> EventStoreError:
-        """Return the error of our tree that one of LMDB is."""
+    def translated(self, error: lmdb.Error, written: Path | None = None) -> EventStoreError:
+        """Return the error of our tree that one of LMDB is; `written` is what a copy goes to."""
         if isinstance(error, lmdb.MapFullError):
             size = self._env.info()["map_size"]
             return StoreFull(f"{self.path} has used its map of {size} bytes; open a larger one")
@@ -288,7 +288,8 @@ class Environment:
             what = "LMDB refuses all work after a write of its head failed"
             return StoreUnavailable(f"{self.path}: {what}; close the store and open it again")
         if any(reason in str(error) for reason in NO_ROOM):
-            return StoreFull(f"{self.path}: the disk refused the write ({error}); free some space")
+            place = written or self.path
+            return StoreFull(f"{place}: the disk refused the write ({error}); free some space")
         return StoreUnavailable(f"{self.path}: {error}")
 
     def newest_commit(self) -> int:
@@ -315,7 +316,7 @@ class Environment:
         try:
             self._env.copy(str(destination), compact=False)
         except lmdb.Error as error:
-            raise self.translated(error) from error
+            raise self.translated(error, destination) from error
 
     def used_bytes(self) -> int:
         """Return the bytes of the file up to the last page in use."""
@@ -405,7 +406,7 @@ def _file(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _allocate_lock_file(path: Path) -> None:
+def allocate_lock_file(path: Path) -> None:
     """Give the lock file its blocks before LMDB writes into it through memory. Raises StoreFull.
 
     On a system that has no call for that (macOS) LMDB does without.
