@@ -170,6 +170,18 @@ def test_threads_leave_a_session_within_its_limit(store):
         assert verify(store).findings == []
 
 
+def test_a_new_limit_holds_at_once(tmp_path):
+    """Also where writes are acknowledged before they are committed."""
+    with SessionManager.open(tmp_path / "history", PLAIN, durability="buffered") as manager:
+        manager.create("s")
+        for number in range(5):
+            manager.update_metadata("s", {"max_bytes": 10 + number})
+            with pytest.raises(EventTooLarge):
+                manager.add_message("s", said("x" * 100))
+            manager.update_metadata("s", {"max_bytes": None})
+            manager.add_message("s", said("x" * 100))
+
+
 def test_a_full_session_takes_no_more_bytes(manager):
     """Over max_bytes an append is refused with both numbers; room comes back with clear()."""
     manager.create("s", max_bytes=1_000)

@@ -229,7 +229,9 @@ class Changes(Questions):
         self, session: str, patch: dict[str, Json], **options: Unpack[Options]
     ) -> Receipt:
         """Apply a JSON merge patch to the metadata; None removes a key (RFC 7396)."""
-        return self.store.update_metadata(session, patch, **options)
+        receipt = self.store.update_metadata(session, patch, **options)
+        self.store.flush()  # a limit in it holds for what is said next
+        return receipt
 
     def set_context(
         self, session: str, key: str, value: Json, /, **options: Unpack[Options]
