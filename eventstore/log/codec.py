@@ -105,6 +105,14 @@ def decode_message(payload: bytes, session: str, version: int) -> MessageAppende
     return MessageAppended(Message(fields, given), stored.tokens)
 
 
+def decode_messages(payloads: Iterable[bytes], session: str, version: int) -> list[Message]:
+    """Return the messages of payloads of one version after another, all written as today."""
+    return [
+        Message(fields := stored.message, fields.get("id") or f"{session}#{number}")
+        for number, stored in enumerate([*map(_decode_message, payloads)], version)
+    ]
+
+
 class _Contexts(threading.local):
     """Each thread's compressors and decompressors, by dictionary number: zstd shares none."""
 

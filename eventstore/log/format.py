@@ -97,16 +97,15 @@ SEALED = 0x02
 SHREDDED = 0x04
 """Event flag: salt and payload are gone, the entry's two digests and a residue stand instead."""
 
-LONE_MESSAGE = Struct(">QIII20xII4xHBxHI")
-"""Both heads of a frame of one event, what a reader of the message needs of them.
+LONE_MESSAGE = Struct(">QIII20xII4xHBxHIII")
+"""Both heads of a frame of one event and FRAME_NAMES, what a reader of the message needs of them.
 
 checksum; format, flags and count; session, version; end, size; type and schema; flags, dictionary,
-checksum. Some fields are read as one: 10 instead of 17.
+checksum; actor, lengths. Some fields are read as one: 12 instead of 22. Where the frame is not
+NAMED the last two are of its body, which is longer.
 """
-LONE_COUNTS = Struct(">QII16xQIII2xBB6x")
+LONE_COUNTS = Struct(">QII16xQIII2xBB6xII")
 """The same, of them what counting needs: its time, tokens and role, and no version."""
-LONE_ACTOR = Struct(">II")
-"""FRAME_NAMES, the four lengths read as one."""
 LONE = FRAME_FORMAT << 24 | ONLY_MESSAGES << 16 | 1
 """What the second field is for one message that has neither actor nor names."""
 LONE_NAMED = LONE | NAMED << 16

@@ -11,7 +11,7 @@ from typing import cast
 
 import lmdb
 
-from ..errors import Corruption
+from ..errors import UNDECODABLE, Corruption
 from ..limits import PAGE_BYTES_MAX
 from ..messages import Message
 from .base import (
@@ -26,7 +26,7 @@ from .format import (
     STREAM_ROW,
 )
 from .frame import Frame
-from .lone import lone_messages
+from .lone import lone_messages, read_ahead
 from .newest import Seen
 from .opened import OpenLog
 
@@ -146,7 +146,10 @@ class Streams(OpenLog):
         self._check_open()
         with self.env.begin() as txn:
             self._look(txn)
-            return self._messages(txn, session, version, frames_max)
+            try:
+                return self._messages(txn, session, version, frames_max)
+            except UNDECODABLE:  # whoever looks at its frame gets to know more
+                return [*page(self._stream(txn, session, version, {}), frames_max)]
 
     def _messages(
         self, txn: lmdb.Transaction, session: str, version: int, frames_max: int
@@ -154,10 +157,10 @@ class Streams(OpenLog):
         taken: list[list[Message] | Frame] = []
         frames, names, size, left = txn.cursor(self._frames), self._name_of, 0, frames_max
         found = cast("Callable[[bytes, bytes], bytes]", frames.get)
-        rows = islice(self._index(txn, session, version), frames_max)
+        rows = read_ahead(islice(self._index(txn, session, version), frames_max), found)
         while size < PAGE_BYTES_MAX:
             run = list[Message]()
-            version, row = lone_messages(run, rows, found, session, version, names, self.codec)
+            version, row = lone_messages(run, rows, session, version, names, self.codec)
             left -= len(run)
             if run:
                 taken.append(run)
