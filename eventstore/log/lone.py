@@ -9,16 +9,14 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 
-import zstandard
 from xxhash import xxh3_64_intdigest
 
 from ..audit.entry import SALT_BYTES
 from ..clock import DAY_NS
-from ..errors import Corruption
 from ..ids import SYSTEM
 from ..limits import KIB
 from ..messages import ROLES, Message
-from .codec import SCHEMA_OF, Codec, decode_messages
+from .codec import SCHEMA_OF, Codec
 from .format import (
     CHECKSUM,
     EVENT_HEAD,
@@ -32,7 +30,6 @@ from .format import (
     MESSAGE,
     OCCURRED,
     POSITION,
-    RAW,
     U32_MAX,
 )
 from .frame import Frame
@@ -56,8 +53,6 @@ _NAMED_AT = _BARE_AT + FRAME_NAMES.size
 _FRAME_BYTES_MAX = _NAMED_AT + SALT_BYTES + LONE_BYTES_MAX
 _EVENT_HEAD_END = FRAME_HEAD_BYTES + EVENT_HEAD.size
 _KIND = MESSAGE << 8 | SCHEMA_OF[MESSAGE]
-_ODD = (struct.error, zstandard.ZstdError, MemoryError, Corruption)
-"""What bytes raise that are no lone message; Corruption where their dictionary is missing."""
 _key = POSITION.pack
 _heads, _counted, _position = LONE_MESSAGE.unpack_from, LONE_COUNTS.unpack_from, int.from_bytes
 _digest = xxh3_64_intdigest
@@ -78,10 +73,9 @@ def lone_messages(
     fourth less than a call for each, and half of what a Frame and its event take; to decode
     behind it, all at once, keeps each part's code close to the processor: a twentieth.
     """
-    first, payloads = version, list[bytes]()
+    numbers, stored, sizes, first = list[int](), list[bytes](), list[int](), version
     other: Place | None = None
-    known = unpacker = -1  # the stream's reference, the dictionary of the message before
-    unpack = codec.unpacker(RAW)
+    known = -1  # the stream's reference
     for row, raw in rows:
         last, position = row
         try:
@@ -89,34 +83,30 @@ def lone_messages(
                 checksum, start, session_ref, at, end, size,
                 kind, flags, dictionary, event_checksum, actor, lengths,
             ) = _heads(raw)  # fmt: skip
-            bodies_at = _BARE_AT if start == LONE else _NAMED_AT
-            if (
-                (start != LONE and (start != LONE_NAMED or lengths or actor not in names))
-                or flags
-                or kind != _KIND
-                or not 0 < size <= LONE_BYTES_MAX
-                or (session_ref != known and names.get(session_ref) != session)
-                or not at == last == version
-                or len(raw) != bodies_at + end
-                or _digest(raw[_COVERED_AT:bodies_at], position) != checksum
-                or _digest(raw[FRAME_HEAD_BYTES:_EVENT_HEAD_END] + raw[bodies_at:]) & U32_MAX
-                != event_checksum
-            ):
-                other = row
-                break
-            if dictionary != unpacker:
-                unpacker, unpack = dictionary, codec.unpacker(dictionary)
-            payload = unpack(raw[bodies_at + SALT_BYTES :], size)
-        except _ODD:
+        except struct.error:
             other = row
             break
-        if len(payload) != size:
+        bodies_at = _BARE_AT if start == LONE else _NAMED_AT
+        if (
+            (start != LONE and (start != LONE_NAMED or lengths or actor not in names))
+            or flags
+            or kind != _KIND
+            or not 0 < size <= LONE_BYTES_MAX
+            or (session_ref != known and names.get(session_ref) != session)
+            or not at == last == version
+            or len(raw) != bodies_at + end
+            or _digest(raw[_COVERED_AT:bodies_at], position) != checksum
+            or _digest(raw[FRAME_HEAD_BYTES:_EVENT_HEAD_END] + raw[bodies_at:]) & U32_MAX
+            != event_checksum
+        ):
             other = row
             break
         known = session_ref
-        payloads.append(payload)
+        numbers.append(dictionary)
+        stored.append(raw[bodies_at + SALT_BYTES :])
+        sizes.append(size)
         version += 1
-    taken += decode_messages(payloads, session, first)
+    taken += codec.messages(numbers, stored, sizes, session, first)
     return version, other
 
 

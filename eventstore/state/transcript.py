@@ -93,14 +93,23 @@ def _said(log: Log, span: Span) -> Iterator[Iterable[Message]]:
         for each in page:
             if isinstance(each, Frame):
                 indexes = each.message_indexes(number, span.stop)
-                yield _decoded(each, indexes)
+                yield from _decoded(each, indexes)
                 number, version = number + len(indexes), each.last_version + 1
             else:
                 yield each[: span.stop - number]
                 number, version = number + len(each), version + len(each)
 
 
-def _decoded(frame: Frame, indexes: Iterable[int]) -> Iterator[Message]:
+def _decoded(frame: Frame, indexes: Sequence[int]) -> Iterator[Iterable[Message]]:
+    """Iterate over messages of a frame, in runs: plain ones together, all others one by one."""
+    while indexes:
+        some, indexes = indexes[:PAGE_FRAMES], indexes[PAGE_FRAMES:]
+        plain = frame.plain_messages(some[0], some[-1] + 1)
+        yield plain
+        yield _one_by_one(frame, some[len(plain) :])
+
+
+def _one_by_one(frame: Frame, indexes: Iterable[int]) -> Iterator[Message]:
     for index in indexes:
         event = frame.event(index)
         assert isinstance(event, MessageAppended)
