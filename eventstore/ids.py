@@ -56,6 +56,11 @@ def fresh_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def message_stem(session: str) -> str:
+    """Return what the made ids of a session's messages begin with; the version follows."""
+    return f"{session}#"
+
+
 def message_id(session: str, version: int) -> str:
     """Return the id of the message at `version` of `session` when it brought none."""
     return f"{session}#{version}"

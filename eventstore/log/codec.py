@@ -16,7 +16,7 @@ import zstandard
 
 from ..errors import Corruption, EventTooLarge, InvalidEvent, SessionNotFound
 from ..events import AnyEvent, Event, MessageAppended
-from ..ids import message_id
+from ..ids import message_id, message_stem
 from ..limits import DICTIONARY_BYTES_MAX, EVENT_BYTES_MAX, KIB
 from ..messages import Message
 from ..upcast import schema_of, upcast
@@ -214,9 +214,9 @@ class Codec:
         Each step is taken for all of them before the next: so its code stays close to the
         processor, which saves a twentieth. Raises what UNDECODABLE names where one is damaged.
         """
-        payloads = self._decompressed(numbers, stored, sizes)
+        payloads, stem = self._decompressed(numbers, stored, sizes), message_stem(session)
         return [
-            Message(fields := said.message, fields.get("id") or f"{session}#{number}")
+            Message(fields := said.message, fields.get("id") or f"{stem}{number}")
             for number, said in enumerate([*map(_decode_message, payloads)], version)
         ]
 

@@ -130,7 +130,7 @@ class Streams(OpenLog):
     ) -> Iterator[Frame]:
         """Iterate over a stream's frames without a gap, so that a damaged index hides nothing."""
         frames = txn.cursor(self._frames)
-        for row in self._index(txn, session, version, reverse=reverse):
+        for row in map(STREAM_ROW.unpack, self._index(txn, session, version, reverse=reverse)):
             frame = self._indexed(txn, frames, session, row, recent)
             _check_holds(frame, version)
             yield frame
@@ -159,9 +159,8 @@ class Streams(OpenLog):
         found = cast("Callable[[bytes, bytes], bytes]", frames.get)
         rows = read_ahead(islice(self._index(txn, session, version), frames_max), found)
         while size < PAGE_BYTES_MAX:
-            run = list[Message]()
-            version, row = lone_messages(run, rows, session, version, names, self.codec)
-            left -= len(run)
+            run, row = lone_messages(rows, session, version, names, self.codec)
+            version, left = version + len(run), left - len(run)
             if run:
                 taken.append(run)
             if row is None:
@@ -181,14 +180,14 @@ class Streams(OpenLog):
 
     def _index(
         self, txn: lmdb.Transaction, session: str, version: int, *, reverse: bool = False
-    ) -> Iterator[tuple[int, ...]]:
-        """Iterate over a stream's index, as Row has it, from the frame that holds `version`."""
+    ) -> Iterator[bytes]:
+        """Iterate over the rows of a stream's index from the frame that holds `version` on."""
         ref = self._session_ref(txn, session)
         cursor = txn.cursor(self._streams)
         if ref is None or not cursor.set_range_dup(ref, STREAM_ROW.pack(version, 0)):
             return iter(())
         rows = cursor.iterprev_dup() if reverse else cursor.iternext_dup()
-        return map(STREAM_ROW.unpack, cast("Iterator[bytes]", rows))
+        return cast("Iterator[bytes]", rows)
 
     def _indexed(
         self,
