@@ -95,6 +95,13 @@ class Cli:
         return [message["content"] for message in shown["messages"]]
 
 
+def on_screen(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Let commands in this process draw for a terminal that has so many columns and no colours."""
+    for name, value in {"COLUMNS": str(columns), "LINES": "25", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+
 def start(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[bytes]":
     """Start a command line as a process of its own."""
     pipe = subprocess.PIPE

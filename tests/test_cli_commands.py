@@ -1,9 +1,10 @@
 """What commands do: each mutation writes its fact, bad input none, and looking shows it all."""
 
 import json
+import subprocess
 
 import pytest
-from commands import LINES, READS, Cli
+from commands import COMMAND, ENVIRONMENT, LINES, READS, Cli, on_screen
 
 from eventstore import EventStore
 from eventstore.clock import to_datetime
@@ -241,8 +242,9 @@ def test_names_are_whole_where_there_is_room(cli: Cli, monkeypatch: pytest.Monke
     """A list has whole names in 80 columns, and in few columns names and what fits beside them."""
     name = cli.fine("create", "--json").json["session"]
     assert len(name) == 36
+    on_screen(monkeypatch, 80)
     assert name in cli.fine("sessions").out
-    monkeypatch.setenv("COLUMNS", "40")
+    on_screen(monkeypatch, 40)
     head, row = cli.fine("sessions").out.splitlines()
     assert head.split() == ["session", "status", "updated"]
     assert row.startswith(name[:7])
@@ -261,7 +263,7 @@ def test_an_expired_session_is_shown_as_one(cli: Cli):
 
 def test_a_receipt_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """What a terminal can't hold goes on below without a break, so that it is copied whole."""
-    monkeypatch.setenv("COLUMNS", "40")
+    on_screen(monkeypatch, 40)
     told = cli.fine("create").out
     assert told.count("\n") == 1
     assert "version 0, position 0, " in told
@@ -328,8 +330,62 @@ def test_narrow_terminals_are_enough(
     chat: Cli, arguments: list[str], width: int, monkeypatch: pytest.MonkeyPatch
 ):
     """No line is wider than the terminal."""
-    monkeypatch.setenv("COLUMNS", str(width))
+    on_screen(monkeypatch, width)
     chat.fine("branch", "a", "b", "--name", "a rather long name of a branch")
     chat.fine("append", "a", stdin=json.dumps({"content": "word " * 60}).encode())
     out = chat.fine(*arguments).out
     assert max(len(line) for line in out.splitlines()) <= width
+
+
+LONG = "telegram:" + "1234567890" * 6 + ":a long name"
+
+
+def test_what_is_piped_is_whole(chat: Cli):
+    """Where stdout is no terminal names and texts are whole, in lines without blanks after."""
+    text = "word " * 500 + "end"
+    chat.fine("create", LONG)
+    chat.fine("append", LONG, "--content", text, "--actor", f"user:{LONG}")
+    chat.fine("branch", LONG, f"{LONG} again", "--name", f"name {LONG}")
+    chat.fine("append", f"{LONG} again", "--content", f"also {text}")
+    chat.fine("merge", f"{LONG} again", "--into", LONG)
+    chat.fine("record-error", LONG, f"kind {LONG}", text)
+    whole = {
+        ("sessions",): (f"{LONG}  ", f"└ of {LONG}"),
+        ("log",): (f"{LONG}@1", f"user: {text}", f"user: also {text}"),
+        ("tail",): (f"{LONG}@1", f"user: also {text}"),
+        ("show", LONG): (f"user  {text}", f"{LONG} again@1  user  also {text}"),
+        ("tree", LONG): (f"{LONG}  2 messages", f"“name {LONG}”", f"merged into {LONG} at"),
+        ("diff", f"{LONG}@1", LONG): (f"+++ {LONG}@", f"+ user: also {text}"),
+        ("blame", LONG): (f"user: {text}  {LONG}@1", f"by merge at {LONG}@", f"user:{LONG}"),
+        ("stats",): (f"kind {LONG}",),
+        ("context", LONG): (f"user  {text}",),
+        ("prune-sessions", "--strategy", "lru", "--max-sessions", "1"): (LONG,),
+    }
+    for arguments, parts in whole.items():
+        lines = chat.fine(*arguments).out.splitlines()
+        for part in parts:
+            assert any(part in line for line in lines), (arguments, part)
+        assert not [line for line in lines if line != line.rstrip()], arguments
+        assert not [line for line in lines if "…" in line], arguments
+
+
+def test_a_pipe_is_no_terminal_whatever_columns_says(chat: Cli):
+    """COLUMNS is about a screen; a process of its own that writes into a pipe cuts nothing."""
+    chat.fine("append", "a", "--content", "word " * 40 + "end")
+    line = [*COMMAND, "--store", str(chat.store), "log", "a"]
+    environment = {**ENVIRONMENT, "COLUMNS": "40"}
+    ended = subprocess.run(line, env=environment, capture_output=True, check=True)
+    assert ended.stdout.decode().splitlines()[-1].endswith("word word end")
+
+
+@pytest.mark.parametrize("screen", [True, False])
+def test_a_name_is_never_markup(chat: Cli, screen: bool, monkeypatch: pytest.MonkeyPatch):
+    """A session whose name looks like markup is shown as it is called, on a screen or not."""
+    if screen:
+        on_screen(monkeypatch, 80)
+    chat.fine("create", "[/a]")
+    chat.fine("append", "[/a]", "--content", "one")
+    chat.fine("branch", "[/a]", "[red]b")
+    looks = (["show", "[red]b"], ["log"], ["tree", "[/a]"], ["sessions"], ["blame", "[/a]"])
+    for arguments in looks:
+        assert "[/a]" in chat.fine(*arguments).out

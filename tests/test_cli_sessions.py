@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, ENVIRONMENT, Cli, start
+from commands import COMMAND, ENVIRONMENT, Cli, on_screen, start
 
 from eventstore import EventStore
 from eventstore.cli.app import _registered
@@ -138,7 +138,7 @@ def test_narrow_terminals_are_enough(
     three: Cli, arguments: list[str], width: int, monkeypatch: pytest.MonkeyPatch
 ):
     """No line is wider than the terminal, and nothing is written by looking."""
-    monkeypatch.setenv("COLUMNS", str(width))
+    on_screen(monkeypatch, width)
     three.fine("create", "a session with a rather long name, as some have them")
     before = three.size()
     out = three.fine(*arguments).out

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from commands import on_screen
 
 from eventstore import EventStore
 from eventstore.cli import demo, run
@@ -70,7 +71,7 @@ def test_a_small_demo_holds_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Exit 0, all steps told in at most 80 columns, its temporary store removed."""
-    monkeypatch.setenv("COLUMNS", "80")
+    on_screen(monkeypatch, 80)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert run(["demo", *LIMIT]) == 0
     out, err = capsys.readouterr()

@@ -13,7 +13,7 @@ from rich.text import Text
 from projections import Statistics
 
 from ..errors import counted
-from .drawing import one_line, pairs, size, table, when
+from .drawing import Pen, pairs, size, table, when
 
 BAR_WIDTH, SPARK_WIDTH = 40, 60
 BARS_MAX = 12
@@ -29,7 +29,7 @@ def bar(value: float, largest: float, width: int = BAR_WIDTH) -> str:
     return "━" * (halves // 2) + "╸" * (halves % 2)
 
 
-def bars(counts: Mapping[str, float], style: str = "cyan") -> Table:
+def bars(pen: Pen, counts: Mapping[str, float], style: str = "cyan") -> Table:
     """Draw one bar a name, the largest first."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, min_width=18)
@@ -37,7 +37,7 @@ def bars(counts: Mapping[str, float], style: str = "cyan") -> Table:
     grid.add_column(no_wrap=True, style=style)
     largest = max(counts.values(), default=0)
     for name, value in sorted(counts.items(), key=lambda each: -each[1])[:BARS_MAX]:
-        grid.add_row(Text(one_line(name, 22)), f"{value:,.0f}", bar(value, largest))
+        grid.add_row(Text(pen.line(name, 22)), f"{value:,.0f}", bar(value, largest))
     return grid
 
 
@@ -57,19 +57,19 @@ def _gathered(values: Sequence[float], width: int) -> list[float]:
     return [sum(values[low:high]) for low, high in pairwise(edges)]
 
 
-def statistics_blocks(found: Statistics) -> list[RenderableType]:
+def statistics_blocks(pen: Pen, found: Statistics) -> list[RenderableType]:
     """Draw statistics: numbers, then who spoke, what happened, when, with which tools."""
     blocks: list[RenderableType] = [_numbers(found)]
     if found.by_role:
-        blocks += ["", Text("messages by role", "bold"), bars(found.by_role)]
+        blocks += ["", Text("messages by role", "bold"), bars(pen, found.by_role)]
     if found.by_type:
-        blocks += ["", Text("facts by type", "bold"), bars(found.by_type, "green")]
+        blocks += ["", Text("facts by type", "bold"), bars(pen, found.by_type, "green")]
     if len(found.days) > 1:
         blocks += ["", Text("messages by day", "bold"), days_line(found.days)]
     if found.tools:
-        blocks += ["", Text("tools", "bold"), _tools(found)]
+        blocks += ["", Text("tools", "bold"), _tools(pen, found)]
     if found.errors:
-        blocks += ["", Text("errors", "bold"), bars(found.errors, "red")]
+        blocks += ["", Text("errors", "bold"), bars(pen, found.errors, "red")]
     return blocks
 
 
@@ -104,10 +104,10 @@ def days_line(days: Mapping[str, int]) -> Text:
     )
 
 
-def _tools(found: Statistics) -> Table:
+def _tools(pen: Pen, found: Statistics) -> Table:
     drawn = table("tool", "calls", "errors", "ms a call", numbers=("calls", "errors", "ms a call"))
     ranked = sorted(found.tools.items(), key=lambda each: -each[1].calls)
     for name, use in ranked[:BARS_MAX]:
         mean = use.duration_ms / use.calls if use.calls else 0.0
-        drawn.add_row(Text(one_line(name, 40)), f"{use.calls:,}", f"{use.errors:,}", f"{mean:,.1f}")
+        drawn.add_row(Text(pen.line(name, 40)), f"{use.calls:,}", f"{use.errors:,}", f"{mean:,.1f}")
     return drawn

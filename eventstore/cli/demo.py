@@ -284,12 +284,14 @@ class Demo:
         clock = Text.assemble((sparkline(hours), "cyan"), ("  0 to 23 h, UTC", "dim"))
         self.terminal.draw("", Text("messages by hour", "bold"), clock)
         kinds = self.views.statistics().by_type
-        self.terminal.draw("", Text("facts by type", "bold"), bars(kinds, "green"))
+        self.terminal.draw(
+            "", Text("facts by type", "bold"), bars(self.terminal.pen, kinds, "green")
+        )
         if self.stories:
             told = self.stories[0]
             tree = self.views.tree(told.session)
             heading = Text("the longest conversation and its branches", "bold")
-            self.terminal.draw("", heading, tree_drawing(tree, told.session))
+            self.terminal.draw("", heading, tree_drawing(self.terminal.pen, tree, told.session))
         self.terminal.draw("", *summary_blocks(numbers))
 
     def _numbers(self) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """How things look in a terminal: times, sizes, messages, events, bars and sparklines.
 
 Invariants: nothing here reads or writes; what came from a store is made printable, so that no
-message can move the cursor, and is never taken for markup; everything fits into 80 columns.
+message can move the cursor, and is never taken for markup; everything fits into 80 columns where
+the pen draws for a screen, and nothing is cut where it does not.
 """
 
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from rich.console import RenderableType
@@ -71,6 +72,24 @@ def one_line(text: str, width: int) -> str:
     """Return the text on one line, cut to `width` characters."""
     line = " ".join(printable(text).split())
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+class Pen(NamedTuple):
+    """What drawings are made with: for a `screen` it cuts what is too long, else nothing."""
+
+    screen: bool
+
+    def line(self, text: str, width: int) -> str:
+        """Return the text on one line, on a screen cut to `width` characters."""
+        return one_line(text, width if self.screen else len(text))
+
+    def name(self, name: str, width: int) -> str:
+        """Return a name, on a screen cut in its middle to `width` characters."""
+        return short_name(name, width if self.screen else len(name))
+
+    def below(self, mark: str) -> str:
+        """Return what leads to a remark: on a screen a line of its own, else the same line."""
+        return f"\n{mark}" if self.screen else f"  {mark}"
 
 
 def cut(line: Text) -> Text:
@@ -171,7 +190,7 @@ def header_block(header: SessionHeader, newest: int, now: int) -> Table:
     return pairs(rows)
 
 
-def transcript_grid(lines: Iterable[tuple[str, Message]]) -> Table:
+def transcript_grid(pen: Pen, lines: Iterable[tuple[str, Message]]) -> Table:
     """Draw messages, each with the place it can be named by."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(justify="right", style="dim", no_wrap=True)
@@ -180,17 +199,19 @@ def transcript_grid(lines: Iterable[tuple[str, Message]]) -> Table:
     for place, message in lines:
         role = message.role or "-"
         style = ROLE_STYLES.get(role, "blue")
-        grid.add_row(place, Text(one_line(message.name or role, 12), style), message_body(message))
+        grid.add_row(
+            Text(place), Text(pen.line(message.name or role, 12), style), message_body(message)
+        )
     return grid
 
 
-def said(message: Message) -> Text:
+def said(pen: Pen, message: Message) -> Text:
     """Draw on one line who said what, and which tools were called."""
-    role = (f"{one_line(message.role or '-', 12)}: ", ROLE_STYLES.get(message.role, "blue"))
+    role = (f"{pen.line(message.role or '-', 12)}: ", ROLE_STYLES.get(message.role, "blue"))
     calls = " ".join(f"→ {call}" for call in _calls(message))
-    text = one_line(message.text, LINE_CHARACTERS_MAX)
+    text = pen.line(message.text, LINE_CHARACTERS_MAX)
     gap = " " if text and calls else ""
-    return Text.assemble(role, text, gap, (one_line(calls, LINE_CHARACTERS_MAX), "magenta"))
+    return Text.assemble(role, text, gap, (pen.line(calls, LINE_CHARACTERS_MAX), "magenta"))
 
 
 def message_body(message: Message) -> Text:
@@ -243,31 +264,32 @@ def events_table() -> Table:
     return made
 
 
-def event_row(recorded: Recorded) -> tuple[RenderableType, ...]:
+def event_row(pen: Pen, recorded: Recorded) -> tuple[RenderableType, ...]:
     """Draw one event as the cells of a row."""
     time = Text(when(recorded.recorded_at)[5:-1], "dim")
-    return str(recorded.position), time, _place(recorded), told(recorded)
+    return str(recorded.position), time, _place(pen, recorded), told(pen, recorded)
 
 
-def event_line(recorded: Recorded) -> Text:
+def event_line(pen: Pen, recorded: Recorded) -> Text:
     """Draw one event as a line by itself, for following."""
     lead = f"{recorded.position:>7}  {when(recorded.recorded_at)[11:-1]}  "
-    return cut(Text.assemble((lead, "dim"), _place(recorded), "  ", told(recorded)))
+    return cut(Text.assemble((lead, "dim"), _place(pen, recorded), "  ", told(pen, recorded)))
 
 
-def _place(recorded: Recorded) -> Text:
-    return Text(f"{short_name(recorded.session, 20)}@{recorded.version}", "cyan")
+def _place(pen: Pen, recorded: Recorded) -> Text:
+    return Text(f"{pen.name(recorded.session, 20)}@{recorded.version}", "cyan")
 
 
-def told(recorded: Recorded) -> Text:
+def told(pen: Pen, recorded: Recorded) -> Text:
     """Draw what a fact says: of a message who said what, else its type and its gist."""
     if recorded.erased:
         return Text.assemble((recorded.type, "dim"), "  ", ("redacted or erased", "dim italic"))
     event = recorded.event
     if isinstance(event, ev.MessageAppended):
-        return said(event.message)
+        return said(pen, event.message)
     kind = (type(event).__name__, _EVENT_STYLES.get(type(event), "blue"))
-    return Text.assemble(kind, f"  {one_line(gist(event), LINE_CHARACTERS_MAX)}")
+    what = pen.line(gist(event), LINE_CHARACTERS_MAX)
+    return Text.assemble(kind, f"  {what}" if what else "")
 
 
 def gist(event: AnyEvent) -> str:

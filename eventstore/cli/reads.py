@@ -20,7 +20,7 @@ from ..events import EraseRequested, Span
 from ..log.format import TYPE_CODES
 from ..state.transcript import Transcript
 from .app import READ, AtPosition, AtTime, AtVersion, Session, command
-from .drawing import event_line, event_row, events_table, header_block, transcript_grid, when
+from .drawing import Pen, event_line, event_row, events_table, header_block, transcript_grid, when
 from .terminal import Terminal, write_json, write_lines
 
 SHOWN_LAST = 20
@@ -68,7 +68,9 @@ def show(
         terminal.draw(header_block(state.header, store.version(session), system_clock()), "")
         if first:
             terminal.draw(Text(f"{first:,} earlier messages; --all shows them", "dim"))
-        terminal.draw(transcript_grid(placed(session, lines, times=times)))
+        terminal.draw(
+            transcript_grid(terminal.pen, placed(terminal.pen, session, lines, times=times))
+        )
 
 
 def _state_document(state: SessionState, lines: Iterable[Line]) -> dict[str, Any]:
@@ -84,12 +86,12 @@ def _state_document(state: SessionState, lines: Iterable[Line]) -> dict[str, Any
 
 
 def placed(
-    session: str, lines: Iterable[Line], *, times: bool = False
+    pen: Pen, session: str, lines: Iterable[Line], *, times: bool = False
 ) -> Iterator[tuple[str, Message]]:
     """Name each line by its version; by its session too where that is another one."""
     for span, recorded, message in lines:
         own = span.session == session
-        place = str(recorded.version) if own else f"{span.session[:16]}@{recorded.version}"
+        place = str(recorded.version) if own else f"{pen.name(span.session, 16)}@{recorded.version}"
         yield f"{place}  {when(recorded.recorded_at)}" if times else place, message
 
 
@@ -135,7 +137,7 @@ def _print_facts(terminal: Terminal, found: Iterable[Recorded]) -> None:
     for page in _chunks(found, 500):
         drawn = events_table()
         for each in page:
-            drawn.add_row(*event_row(each))
+            drawn.add_row(*event_row(terminal.pen, each))
         terminal.draw(drawn)
 
 
@@ -189,7 +191,7 @@ def tail(
             if terminal.json:
                 write_json(fact_document(each))
             else:
-                terminal.draw(event_line(each))
+                terminal.draw(event_line(terminal.pen, each))
 
 
 def _newest(

@@ -188,7 +188,7 @@ class Conversation:
         if answer is None:
             raise InvalidEvent("there is no turn to go on with")
         if self.typed:
-            self.terminal.draw(transcript_grid(self._steps()), "")
+            self.terminal.draw(transcript_grid(self.terminal.pen, self._steps()), "")
         else:
             self.terminal.answer(self._document(answer), plain(answer.text))
 
@@ -225,7 +225,8 @@ class Conversation:
             self.terminal.answer(documents)
             return
         lines = Transcript(store.log, state.header.spans).lines(first, len(state.messages))
-        self.terminal.draw(transcript_grid(placed(session, lines)))
+        pen = self.terminal.pen
+        self.terminal.draw(transcript_grid(pen, placed(pen, session, lines)))
 
     def clear(self) -> None:
         """Hide all messages."""

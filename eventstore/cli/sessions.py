@@ -28,6 +28,7 @@ from ..sessions.tokens import token_counter
 from .app import CARE, NO, READ, AtPosition, AtTime, AtVersion, Session, command
 from .drawing import (
     ROLE_STYLES,
+    Pen,
     brief,
     indented,
     message_body,
@@ -35,7 +36,6 @@ from .drawing import (
     pairs,
     plain,
     printable,
-    short_name,
     table,
     when,
 )
@@ -138,7 +138,9 @@ def context(
     if format != "plain":
         _write_shape(terminal, _SHAPES[format](window))
         return
-    terminal.answer(window.to_dict() if terminal.json else None, *_window_blocks(window))
+    terminal.answer(
+        window.to_dict() if terminal.json else None, *_window_blocks(terminal.pen, window)
+    )
 
 
 def _write_shape(terminal: Terminal, document: object) -> None:
@@ -151,7 +153,7 @@ def _write_shape(terminal: Terminal, document: object) -> None:
     out.flush()
 
 
-def _window_blocks(window: Window) -> list[RenderableType]:
+def _window_blocks(pen: Pen, window: Window) -> list[RenderableType]:
     """Draw a window: how its tokens are spent, then its messages and why each is in it."""
     first, *lines = str(window).splitlines()
     spent = Text(no_wrap=True, overflow="ellipsis").append(f"{first}\n", "bold")
@@ -163,7 +165,7 @@ def _window_blocks(window: Window) -> list[RenderableType]:
     grid.add_column(overflow="fold")
     for each in window.chosen:
         role = each.message.role or "-"
-        speaker = Text(one_line(each.message.name or role, 12), ROLE_STYLES.get(role, "blue"))
+        speaker = Text(pen.line(each.message.name or role, 12), ROLE_STYLES.get(role, "blue"))
         grid.add_row(f"{each.tokens:,}", each.why, speaker, message_body(each.message))
     return [spent, "", grid]
 
@@ -201,12 +203,12 @@ def prune_sessions(
         with terminal.progress("planning"):
             plan = manager.plan_pruning(**limits)
         if not apply:
-            terminal.answer(plan.to_dict(), *_plan_blocks(plan))
+            terminal.answer(plan.to_dict(), *_plan_blocks(terminal.pen, plan))
             return
         with terminal.progress("pruning"):
             outcome = plan.apply(manager.store, actor=actor)
     document = outcome.to_dict() | {"remarks": plan.remarks}
-    terminal.answer(document, *_outcome_blocks(outcome), *_remarks(plan.remarks))
+    terminal.answer(document, *_outcome_blocks(terminal.pen, outcome), *_remarks(plan.remarks))
     if outcome.refused:
         raise typer.Exit(NO)
 
@@ -222,18 +224,18 @@ def _check_limits(settings: Settings, limits: dict[str, Any]) -> None:
         )
 
 
-def _plan_blocks(plan: Plan) -> list[RenderableType]:
+def _plan_blocks(pen: Pen, plan: Plan) -> list[RenderableType]:
     """Draw a plan: what goes, why, and what comes back."""
     if not plan.steps:
         return [Text("nothing to go", "dim"), *_remarks(plan.remarks)]
     told = Text.assemble(("to go: ", "bold"), _totals(plan.steps))
     note = Text("only a plan: --apply does it", "dim")
-    return [*_steps_blocks(plan.steps), *_remarks(plan.remarks), told, note]
+    return [*_steps_blocks(pen, plan.steps), *_remarks(plan.remarks), told, note]
 
 
-def _outcome_blocks(outcome: Outcome) -> list[RenderableType]:
+def _outcome_blocks(pen: Pen, outcome: Outcome) -> list[RenderableType]:
     """Draw what became of steps."""
-    blocks = _steps_blocks(outcome.done)
+    blocks = _steps_blocks(pen, outcome.done)
     mark = ("✓ ", "green") if outcome.done else ("= ", "yellow")
     blocks.append(Text.assemble(mark, _totals(outcome.done)))
     if outcome.repeated:
@@ -241,11 +243,11 @@ def _outcome_blocks(outcome: Outcome) -> list[RenderableType]:
     return blocks + _refusals(outcome.refused)
 
 
-def _steps_blocks(steps: Sequence[Step]) -> list[RenderableType]:
+def _steps_blocks(pen: Pen, steps: Sequence[Step]) -> list[RenderableType]:
     """Draw steps as a table, of a long list the beginning."""
     if not steps:
         return []
-    rows = [row for step in steps for row in _rows(step)]
+    rows = [row for step in steps for row in _rows(pen, step)]
     columns = ("session", "what", "messages", "tokens", "why")
     drawn = table(*columns, numbers=("messages", "tokens"))
     drawn.columns[0].no_wrap = drawn.columns[1].no_wrap = True
@@ -256,9 +258,9 @@ def _steps_blocks(steps: Sequence[Step]) -> list[RenderableType]:
     return [drawn, Text(f"and {len(rows) - ROWS_SHOWN_MAX:,} more rows; --json has all", "dim")]
 
 
-def _rows(step: Step) -> Iterator[tuple[RenderableType, ...]]:
+def _rows(pen: Pen, step: Step) -> Iterator[tuple[RenderableType, ...]]:
     """Draw a step, and below it the messages that have reasons of their own."""
-    name = Text(short_name(step.session, NAME_WIDTH), "bold")
+    name = Text(pen.name(step.session, NAME_WIDTH), "bold")
     yield name, step.action, f"{step.messages:,}", f"{step.tokens:,}", plain(step.why)
     for drop in step.drops:
         if drop.why != step.why:
@@ -266,7 +268,7 @@ def _rows(step: Step) -> Iterator[tuple[RenderableType, ...]]:
             if drop.of is not None:
                 why = f"says what {_in(step.session, drop.of)} says ({drop.similarity or 0:.2f})"
             cells = "", "", f"{drop.tokens:,}", plain(why, "dim")
-            yield Text(f"  {short_name(message, NAME_WIDTH - 2)}", "dim"), *cells
+            yield Text(f"  {pen.name(message, NAME_WIDTH - 2)}", "dim"), *cells
 
 
 def _in(session: str, message: str) -> str:
@@ -335,7 +337,7 @@ def cleanup(
             return
         with terminal.progress("cleaning up"):
             outcome = manager.cleanup()
-    terminal.answer(outcome.to_dict(), *_outcome_blocks(outcome))
+    terminal.answer(outcome.to_dict(), *_outcome_blocks(terminal.pen, outcome))
     if outcome.refused:
         raise typer.Exit(NO)
 
@@ -385,22 +387,22 @@ def templates(
     with _looking(terminal, chosen) as manager:
         found = manager.templates() if name is None else [manager.template(name)]
     if name is not None:
-        terminal.answer(found[0].to_dict(), *_template_blocks(found[0]))
+        terminal.answer(found[0].to_dict(), *_template_blocks(terminal.pen, found[0]))
     elif terminal.json:
         write_lines(each.to_dict() for each in found)
     else:
-        terminal.draw(_templates_table(found))
+        terminal.draw(_templates_table(terminal.pen, found))
 
 
-def _templates_table(found: Iterable[Template]) -> Table:
+def _templates_table(pen: Pen, found: Iterable[Template]) -> Table:
     drawn = table("template", "messages", "what", numbers=("messages",))
     for each in found:
-        name = Text(short_name(each.name, NAME_WIDTH), "bold")
+        name = Text(pen.name(each.name, NAME_WIDTH), "bold")
         drawn.add_row(name, f"{len(each.messages):,}", plain(each.description or _limits(each)))
     return drawn
 
 
-def _template_blocks(template: Template) -> list[RenderableType]:
+def _template_blocks(pen: Pen, template: Template) -> list[RenderableType]:
     """Draw all that a session made from it begins with."""
     rows: list[tuple[str, RenderableType]] = [
         ("template", Text(printable(template.name), "bold")),
@@ -412,7 +414,7 @@ def _template_blocks(template: Template) -> list[RenderableType]:
             rows.append((name, plain(", ".join(f"{k}: {brief(v)}" for k, v in values.items()))))
     for fields in template.messages:
         role = fields.get("role")
-        rows.append((one_line(str(role or "-"), 12), plain(brief(fields.get("content")))))
+        rows.append((pen.line(str(role or "-"), 12), plain(brief(fields.get("content")))))
     return [pairs(rows)]
 
 

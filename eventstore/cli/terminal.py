@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol, TextIO
 
@@ -33,9 +34,14 @@ from ..ids import fresh_id
 from ..limits import APPEND_BYTES_MAX
 from ..messages import Json
 from ..place.directory import INCREMENTS, check_store, is_backup
+from .drawing import Pen
+from .piped import lines
 
 PROGRESS_AFTER_SECONDS = 1.0
 """What takes less is over before a bar could be read."""
+
+WIDTH_PIPED = 1 << 16
+"""Columns for what draws itself where there is no screen: no name in a tree comes near."""
 
 STDERR = 2
 """The last of the three files that a process begins with."""
@@ -78,7 +84,8 @@ class Terminal:
         self.path, self.json, self.chosen = path, json, chosen
         self.keyring, self._trust = keyring, audit
         self.audit = audit or audit_directory(path)
-        self.out = _Console(highlight=False)
+        self.pen = Pen(screen=sys.stdout.isatty())
+        self.out = _Console(highlight=False, width=None if self.pen.screen else WIDTH_PIPED)
         self.err = _Console(stderr=True, highlight=False)
 
     # -- the store -----------------------------------------------------------------------
@@ -139,8 +146,8 @@ class Terminal:
             self.draw(*drawn)
 
     def draw(self, *drawn: RenderableType) -> None:
-        """Print for people."""
-        for each in drawn:
+        """Print for people: on a screen as it fits, else line by line, whole."""
+        for each in drawn if self.pen.screen else chain.from_iterable(map(lines, drawn)):
             if isinstance(each, Text):  # what print() joins loses these two
                 crop = each.overflow != "ignore"
                 self.out.print(each, no_wrap=each.no_wrap, overflow=each.overflow, crop=crop)
@@ -154,7 +161,7 @@ class Terminal:
     def remark(self, text: str) -> None:
         """Tell people something that is no part of the answer."""
         if not self.json:
-            self.err.print(text, style="dim", markup=False)
+            self.err.print(text, style="dim", markup=False, soft_wrap=True)
 
     # -- progress ------------------------------------------------------------------------
 

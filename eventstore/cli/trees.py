@@ -17,12 +17,11 @@ from .. import Message
 from ..errors import counted
 from .drawing import (
     STATUS_STYLES,
+    Pen,
     brief,
     cut,
-    one_line,
     plain,
     said,
-    short_name,
     table,
     when,
 )
@@ -38,7 +37,7 @@ MESSAGES_SHOWN_MAX = 20
 """Messages that a comparison prints of each side; all of them with --json."""
 
 
-def sessions_table(rows: Iterable[CatalogRow], width: int, now: int) -> Table:
+def sessions_table(pen: Pen, rows: Iterable[CatalogRow], width: int, now: int) -> Table:
     """Draw a list of sessions, one a line of `width`: names are whole where there is room."""
     lines = [(row, _cells(row, now)) for row in rows]
     widths = {
@@ -53,7 +52,7 @@ def sessions_table(rows: Iterable[CatalogRow], width: int, now: int) -> Table:
     for column in drawn.columns[1:]:
         column.no_wrap = True
     for row, cells in lines:
-        drawn.add_row(_listed(row, room), *(cells[head] for head in widths))
+        drawn.add_row(_listed(pen, row, room), *(cells[head] for head in widths))
     return drawn
 
 
@@ -62,10 +61,10 @@ def _room(width: int, widths: Mapping[str, int]) -> int:
     return width - sum(widths.values())
 
 
-def _listed(row: CatalogRow, room: int) -> Text:
-    name = Text.assemble((short_name(row.session, room), "bold"))
+def _listed(pen: Pen, row: CatalogRow, room: int) -> Text:
+    name = Text.assemble((pen.name(row.session, room), "bold"))
     if row.parent is not None:
-        name.append(f"\n└ of {short_name(row.parent, room - 5)}", "dim")
+        name.append(f"{pen.below('└ of')} {pen.name(row.parent, room - 5)}", "dim")
     return name
 
 
@@ -84,67 +83,65 @@ def _cells(row: CatalogRow, now: int) -> dict[str, Text]:
 # -- branch trees ----------------------------------------------------------------------
 
 
-def tree_drawing(found: BranchTree, root: str, here: str | None = None) -> Tree:
+def tree_drawing(pen: Pen, found: BranchTree, root: str, here: str | None = None) -> Tree:
     """Draw one tree; `here` is the session that was asked about."""
-    drawn = Tree(_node(found, root, here), guide_style="dim")
-    _grow(found, root, drawn, here)
+    drawn = Tree(_node(pen, found, root, here), guide_style="dim")
+    _grow(pen, found, root, drawn, here)
     return drawn
 
 
-def _grow(found: BranchTree, session: str, drawn: Tree, here: str | None) -> None:
+def _grow(pen: Pen, found: BranchTree, session: str, drawn: Tree, here: str | None) -> None:
     for child in found.children(session):
-        _grow(found, child, drawn.add(_node(found, child, here)), here)
+        _grow(pen, found, child, drawn.add(_node(pen, found, child, here)), here)
 
 
-def _node(found: BranchTree, session: str, here: str | None) -> Text:
+def _node(pen: Pen, found: BranchTree, session: str, here: str | None) -> Text:
     node = found.nodes[session]
     label = Text.assemble(
-        (short_name(session, NAME_WIDTH), "bold cyan" if session == here else "bold")
+        (pen.name(session, NAME_WIDTH), "bold cyan" if session == here else "bold")
     )
     label.append(f"  {counted(node.messages, 'message')}", "dim")
     if node.status != "active":
         label.append(f"  {node.status}", STATUS_STYLES.get(node.status, ""))
     if node.at_version is not None:
-        name = f"“{one_line(node.name, NAME_WIDTH)}”, " if node.name else ""
+        name = f"“{pen.line(node.name, NAME_WIDTH)}”, " if node.name else ""
         label.append(f"\n{name}from version {node.at_version}", "dim")
     for merge in found.merges:
         if merge.source == session:
-            label.append(_merged(merge), "green")
+            label.append(_merged(pen, merge), "green")
     return label
 
 
-def _merged(merge: Merge) -> str:
-    into = short_name(merge.into, NAME_WIDTH)
+def _merged(pen: Pen, merge: Merge) -> str:
+    into = pen.name(merge.into, NAME_WIDTH)
     return f"\n↳ merged into {into} at version {merge.into_version}, by {merge.strategy}"
 
 
 # -- comparisons -----------------------------------------------------------------------
 
 
-def diff_blocks(found: Diff) -> list[RenderableType]:
+def diff_blocks(pen: Pen, found: Diff) -> list[RenderableType]:
     """Draw a comparison: what both share, then what each has alone."""
-    a, b = (
-        f"{short_name(session, NAME_WIDTH)}@{version}" for session, version in (found.a, found.b)
-    )
+    a, b = (f"{pen.name(session, NAME_WIDTH)}@{version}" for session, version in (found.a, found.b))
     shared = f"{counted(found.common, 'message')} in common at the start, {found.shared:,} in all"
     blocks: list[RenderableType] = [
         Text(f"--- {a}", "red"),
         Text(f"+++ {b}", "green"),
         Text(shared, "dim"),
     ]
-    blocks += _side("-", "red", found.only_a) + _side("+", "green", found.only_b)
+    blocks += _side(pen, "-", "red", found.only_a) + _side(pen, "+", "green", found.only_b)
     for name, changes in (("metadata", found.metadata), ("context", found.context)):
-        blocks += [_change(f"{name}.{key}", change) for key, change in changes.items()]
+        blocks += [_change(pen, f"{name}.{key}", change) for key, change in changes.items()]
     if found.status[0] != found.status[1]:
-        blocks.append(_change("status", Change(*found.status)))
+        blocks.append(_change(pen, "status", Change(*found.status)))
     if found.same:
         blocks.append(Text("no difference", "dim"))
     return blocks
 
 
-def _side(sign: str, style: str, messages: Sequence[Message]) -> list[RenderableType]:
+def _side(pen: Pen, sign: str, style: str, messages: Sequence[Message]) -> list[RenderableType]:
     lines: list[RenderableType] = [
-        cut(Text.assemble((f"{sign} ", style), said(message)))
+        cut(Text.assemble((f"{sign} ", style), said(pen, message)))
         for message in messages[:MESSAGES_SHOWN_MAX]
     ]
     if len(messages) > MESSAGES_SHOWN_MAX:
@@ -152,30 +149,33 @@ def _side(sign: str, style: str, messages: Sequence[Message]) -> list[Renderable
     return lines
 
 
-def _change(name: str, change: Change) -> Text:
+def _change(pen: Pen, name: str, change: Change) -> Text:
     before, after = plain(brief(change.a), "red"), plain(brief(change.b), "green")
-    return Text.assemble((f"~ {one_line(name, NAME_WIDTH)}: ", "yellow"), before, " → ", after)
+    return Text.assemble((f"~ {pen.line(name, NAME_WIDTH)}: ", "yellow"), before, " → ", after)
 
 
 # -- origins ---------------------------------------------------------------------------
 
 
-def blame_table(found: Blame) -> Table:
+def blame_table(pen: Pen, found: Blame) -> Table:
     """Draw what a session shows beside the facts it comes from."""
     drawn = table("what", "fact", "by")
     drawn.columns[0].ratio, drawn.columns[0].no_wrap = 1, True
     drawn.columns[0].overflow, drawn.expand = "ellipsis", True
     for each in found.messages:
-        drawn.add_row(said(each.message), *_origin(each.origin, each.merge))
+        drawn.add_row(said(pen, each.message), *_origin(pen, each.origin, each.merge))
     for name, origins in (("metadata", found.metadata), ("context", found.context)):
         for key, origin in origins.items():
-            drawn.add_row(Text(f"{name}.{one_line(key, NAME_WIDTH)}", "yellow"), *_origin(origin))
+            drawn.add_row(
+                Text(f"{name}.{pen.line(key, NAME_WIDTH)}", "yellow"), *_origin(pen, origin)
+            )
     return drawn
 
 
-def _origin(origin: Origin, merge: Origin | None = None) -> tuple[Text, Text]:
-    place = Text.assemble((f"{short_name(origin.session, 16)}@{origin.version}", "cyan"))
+def _origin(pen: Pen, origin: Origin, merge: Origin | None = None) -> tuple[Text, Text]:
+    place = Text.assemble((f"{pen.name(origin.session, 16)}@{origin.version}", "cyan"))
     place.append(f"  {when(origin.recorded_at)[5:16]}", "dim")
     if merge is not None:
-        place.append(f"\n↳ by merge at {short_name(merge.session, 16)}@{merge.version}", "green")
-    return place, Text(one_line(origin.actor or "-", 16), "dim")
+        by = f"{pen.name(merge.session, 16)}@{merge.version}"
+        place.append(f"{pen.below('↳ by merge at')} {by}", "green")
+    return place, Text(pen.line(origin.actor or "-", 16), "dim")

@@ -56,7 +56,7 @@ def sessions(
     if terminal.json:
         write_lines(row.to_dict() for row in page)
         return
-    terminal.draw(sessions_table(page, terminal.out.width, system_clock()))
+    terminal.draw(sessions_table(terminal.pen, page, terminal.out.width, system_clock()))
     if page.next is not None:
         terminal.draw(Text(f"the first {limit}; --limit and --all show more", "dim"))
 
@@ -76,7 +76,9 @@ def tree(
         moment = None if at_time is None else parse_time(at_time)
         with terminal.reading() as store:
             found = BranchTree.of(store, session, at_position=at_position, at_time=moment)
-    terminal.answer(found.to_dict(), *[tree_drawing(found, root, session) for root in found.roots])
+    terminal.answer(
+        found.to_dict(), *[tree_drawing(terminal.pen, found, root, session) for root in found.roots]
+    )
 
 
 @command(READ)
@@ -88,7 +90,9 @@ def diff(
     """Compare two sessions, branches or moments."""
     with terminal.reading() as store:
         found = diff_of(store, parse_side(store, a), parse_side(store, b))
-        terminal.answer(found.to_dict() if terminal.json else None, *diff_blocks(found))
+        terminal.answer(
+            found.to_dict() if terminal.json else None, *diff_blocks(terminal.pen, found)
+        )
 
 
 @command(READ)
@@ -96,7 +100,7 @@ def blame(terminal: Terminal, session: Session, at_version: AtVersion = None) ->
     """Name the fact behind each message and value of a session."""
     with terminal.reading() as store:
         found = blame_of(store, session, at_version)
-    terminal.answer(found.to_dict() if terminal.json else None, blame_table(found))
+    terminal.answer(found.to_dict() if terminal.json else None, blame_table(terminal.pen, found))
 
 
 @command(READ)
@@ -117,7 +121,7 @@ def stats(
             found = Statistics.of(
                 store, session, at_version=at_version, at_position=at_position, at_time=moment
             )
-    terminal.answer(found.to_dict(), *statistics_blocks(found))
+    terminal.answer(found.to_dict(), *statistics_blocks(terminal.pen, found))
 
 
 def parse_side(store: EventStore, text: str) -> Side:
