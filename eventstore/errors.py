@@ -206,11 +206,14 @@ class ProofError(EventStoreError):
 
 
 class KeyShredded(EventStoreError):
-    """The key of the session's payloads was destroyed on purpose."""
+    """The key of the session's payloads was destroyed on purpose, or is `lost` and may return."""
 
-    def __init__(self, session: str, why: str = "") -> None:
-        self.session = session
-        super().__init__(f"the payloads of session {session!r} were erased{why}")
+    def __init__(self, session: str, why: str = "", *, lost: bool = False) -> None:
+        self.session, self.lost = session, lost
+        what = f"were erased{why}"
+        if lost:
+            what = "can't be opened: this keyring, an older copy, lacks their key; use a newer one"
+        super().__init__(f"the payloads of session {session!r} {what}")
 
 
 class LegalHold(EventStoreError):

@@ -268,6 +268,12 @@ class Unlocked:
         with self._env.begin() as txn:
             return {_U64.unpack(key)[0]: bytes(owner) for key, owner in txn.cursor(self._gone)}
 
+    def was_destroyed(self, key: int) -> bool:
+        """Return True for one of them."""
+        self._check_open()
+        with self._env.begin() as txn:
+            return txn.get(_U64.pack(key), db=self._gone) is not None
+
     def close(self) -> None:
         """Forget the keys and let go of the files."""
         self._check_open()

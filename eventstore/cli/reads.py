@@ -56,7 +56,9 @@ def show(
                 at_position=at_position,
                 at_time=None if at_time is None else parse_time(at_time),
             )
-        except KeyShredded:
+        except KeyShredded as gone:
+            if gone.lost:
+                raise
             raise KeyShredded(session, _erasure(store, session)) from None
         if last is None and not (all or terminal.json):
             last = SHOWN_LAST

@@ -13,7 +13,7 @@ from struct import Struct
 
 from ..errors import KeyShredded, StoreUnavailable
 from .names import LockedNames, Names, SealedNames
-from .vault import Vault
+from .vault import Vault, sealed_with
 
 COMMITMENT_BYTES = 32
 
@@ -70,14 +70,18 @@ class Seal:
                 return vault.seal_all(keys[0], plains, bounds)
             return [vault.seal(*each) for each in zip(keys, plains, bounds, strict=True)]
         except KeyError:
-            raise KeyShredded(session) from None
+            raise self._gone(session, keys) from None
 
     def open(self, sealed: bytes, bound: bytes, session: str) -> bytes:
         """Return what was sealed. Raises StoreUnavailable, KeyShredded and ValueError."""
         try:
             return self.opened().open(sealed, bound)
         except KeyError:
-            raise KeyShredded(session) from None
+            raise self._gone(session, [sealed_with(sealed)]) from None
+
+    def _gone(self, session: str, keys: Sequence[int]) -> KeyShredded:
+        """Return the error of keys that are not in the keyring: destroyed, or lost."""
+        return KeyShredded(session, lost=not any(map(self.opened().was_destroyed, keys)))
 
     def remember(self, session: str, key: int) -> None:
         """Keep the id of a session's key, which never changes."""

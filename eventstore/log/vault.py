@@ -66,6 +66,9 @@ class Vault(Protocol):
     def destroyed(self) -> dict[int, bytes]:
         """Return the keys that shred() destroyed, each with its owner."""
 
+    def was_destroyed(self, key: int) -> bool:
+        """Return True for one of them."""
+
     def commitment(self, key: int) -> bytes | None:
         """Return the commitment of a key; None where the keyring doesn't hold it (any more)."""
 
