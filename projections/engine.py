@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 from xxhash import xxh3_128_digest
 
-from eventstore import Corruption, EventStore, InvalidEvent, StoreUnavailable
+from eventstore import Corruption, EventStore, InvalidEvent, StoreFull, StoreUnavailable
 from eventstore.errors import brief
 from eventstore.ids import SYSTEM, check_name
 from eventstore.log.base import frames_between
@@ -120,8 +120,8 @@ class Views:
     """Views of one store: the catalogue, the trees, the statistics and your own.
 
     Kept in `views/` of the store's directory and shared by all processes; in memory for a store
-    that is there too, is encrypted or is open read-only. Safe for many threads; closed with its
-    store.
+    that is there too, is encrypted or is open read-only, and where its disk is full. Safe for many
+    threads; closed with its store.
     """
 
     def __init__(self, store: EventStore) -> None:
@@ -140,12 +140,21 @@ class Views:
         """Open where views of an erasure count are kept, with the tables of all of them."""
         path = self._store.path
         if path is None or self._store.read_only or self._log.codec.seal is not None:
-            shelf: Shelf = MemoryShelf()
-        else:
-            shelf = LmdbShelf(cache_directory(path, VIEWS, erasures))
-        shelf.add(CHECKPOINTS)
-        for view in self._views.values():
-            view.add_tables(shelf)
+            return self._furnished(MemoryShelf())
+        try:
+            return self._furnished(LmdbShelf(cache_directory(path, VIEWS, erasures)))
+        except StoreFull:
+            return self._furnished(MemoryShelf())
+
+    def _furnished(self, shelf: Shelf) -> Shelf:
+        """Return a shelf with the tables of all views, which is closed where they can't be made."""
+        try:
+            shelf.add(CHECKPOINTS)
+            for view in self._views.values():
+                view.add_tables(shelf)
+        except BaseException:
+            shelf.close()
+            raise
         return shelf
 
     def _renew(self) -> None:
@@ -277,9 +286,19 @@ class Views:
         return self._views[name]
 
     def _query(self, view: _View, read: Callable[[Any, Checkpoint], Answer]) -> Answer:
-        """Catch a view up and read it; a damaged one is built anew first."""
+        """Catch a view up and read it: in memory from now on, once the disk is full."""
         self._store.flush()
         self._renew()
+        try:
+            return self._answered(view, read)
+        except StoreFull:  # which is for writers to mind: reading goes on
+            with self._swap:
+                old, self._shelf = self._shelf, self._furnished(MemoryShelf())
+            old.retire()
+        return self._answered(view, read)
+
+    def _answered(self, view: _View, read: Callable[[Any, Checkpoint], Answer]) -> Answer:
+        """Catch a view up and read it; a damaged one is built anew first."""
         for _ in range(ATTEMPTS_MAX):
             try:
                 self._catch_up(view)

@@ -29,6 +29,7 @@ from eventstore.care.backup import backup, restore
 from eventstore.log.environment import open_environment
 from eventstore.place import presence, volume
 from eventstore.place.volume import ALLOWED, INSIST, Mount, check_mount, free_bytes, mount_in
+from projections import Views
 
 SECONDS_MAX = 30
 HANDLES = Path("/proc/self/fd")
@@ -436,6 +437,25 @@ def test_a_full_disk_is_no_damage(tmp_path):
             backup(store, disk / "another")
         (disk / "rest").unlink()
         assert verify_directory(copy).sound
+
+
+def test_views_are_read_on_a_full_disk(tmp_path):
+    """Views that can't be written any more, new ones too, answer all the same, out of memory."""
+    with small_disk(tmp_path / "disk", 8 << 20) as disk, fill(disk / "h") as store:
+        views = Views(store)
+        before = views.sessions().rows
+        store.append("s", LINE)
+        (disk / "rest").write_bytes(bytes(free_bytes(disk)))
+        for each in (views, Views(store)):
+            rows = each.sessions().rows
+            assert [row.messages for row in rows] == [row.messages + 1 for row in before]
+            assert each.statistics().messages == 6
+            assert list(each.tree("s").nodes) == ["s"]
+        with pytest.raises(StoreFull):
+            store.append("s", LINE)
+        (disk / "rest").unlink()
+        store.append("s", LINE)
+        assert views.statistics().messages == 7
 
 
 def test_a_full_disk_frees_the_callers_it_stopped(tmp_path):
