@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .engine import reading
 from .engine.commands import Commands
+from .engine.quoting import Quote
 from .engine.requests import Request
 from .engine.runner import Engine
 from .engine.subscription import Subscription
@@ -92,6 +93,10 @@ class AsyncStore(Commands[Promise]):
         """Iterate over the names of all sessions and branches, in order."""
         for name in await asyncio.to_thread(lambda: list(self._store.sessions())):
             yield name
+
+    async def quoting(self, session: str, message: str | int | None = None) -> list[Quote]:
+        """Return the summaries that were made of a message, or of all that a session said."""
+        return await asyncio.to_thread(self._store.quoting, session, message)
 
     def subscribe(self, from_position: int = 0, *, follow: bool = True) -> Subscription:
         """Return an async iterator over the log that waits for more."""

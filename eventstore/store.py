@@ -24,6 +24,8 @@ from .engine.commands import Commands
 from .engine.erasure import resume
 from .engine.fitting import Fitter, learnt
 from .engine.origins import beginning, lacks_reasons, origin_key
+from .engine.quoting import Quote
+from .engine.redaction import quoting
 from .engine.requests import Options, Request
 from .engine.runner import Engine
 from .engine.subscription import Signal, Subscription
@@ -365,6 +367,18 @@ class EventStore(Commands[Receipt]):
         while names := self.log.sessions(after):
             yield from (name for name in names if name != SYSTEM)
             after = names[-1]
+
+    def quoting(self, session: str, message: str | int | None = None) -> list[Quote]:
+        """Return the summaries that were made of a message and can still be read, oldest first.
+
+        Each as (session, version, position): in the session itself, its branches, those that it was
+        merged into, now or in the past; summaries of summaries too. `message` is its id, or its
+        version in the session's own stream; without it, what other sessions made of all of this
+        one, erased or not. Takes 1 to 3 us an event from the message on. Raises InvalidEvent,
+        SessionNotFound, KeyShredded.
+        """
+        self.flush()
+        return quoting(self.engine, session, message)
 
     def subscribe(self, from_position: int = 0, *, follow: bool = True) -> Subscription:
         """Return an iterator over the log from a position on, which waits for more."""

@@ -6,7 +6,7 @@ store must give or raises the error of the tree that it must raise.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -98,6 +98,8 @@ class Model:
         self.keys: dict[str, tuple[object, Receipt]] = {}
         self.said: dict[tuple[str, int], Line] = {}
         self.redactions: dict[tuple[str, int], Receipt] = {}
+        self.made_of: dict[tuple[str, int], set[tuple[str, int]]] = {}
+        """Place of a summary -> places of all lines that went into it, one way or another."""
 
     # -- commands ------------------------------------------------------------------------
 
@@ -175,7 +177,8 @@ class Model:
             lines = before + sorted(since + new, key=lambda line: line.position)
         else:
             covers = {"session": source, "upto": self.sessions[source].version}
-            lines.append(self._note(into, summary, covers))
+            news = [line for line in theirs.lines if line.place not in places(theirs_then.lines)]
+            lines.append(self._note(into, summary, covers, news))
         merged = replace(ours, lines=tuple(lines), **values)
         merged = replace(merged, met={**ours.met, source: (theirs, merged)})
         marked = replace(theirs, met={**theirs.met, into: (theirs, theirs)})
@@ -215,22 +218,37 @@ class Model:
         while splits(groups, stop):
             stop += 1
         covers = {"messages": stop, "tokens": sum(line.tokens for line in lines[:stop])}
-        note = self._note(name, summary, covers)
+        note = self._note(name, summary, covers, lines[:stop])
         return self._wrote(name, replace(session.now, lines=(note, *lines[stop:])))
 
-    def redact(self, name, message):
+    def redact(self, name, message, *, summaries=False):
         if name not in self.sessions:
             raise errors.SessionNotFound(name)
         place = self._place(name, message)
-        if place in self.redactions:
-            return replace_receipt(self.redactions[place])
         if place not in self.said:
             raise errors.InvalidEvent("no message")
-        for session in self.sessions.values():
-            session.states = [state.without(place) for state in session.states]
-        stream = self.sessions[place[0]]
-        receipt = self.redactions[place] = self._wrote(place[0], stream.now)
-        return receipt
+        going = [] if place in self.redactions else [place]
+        if summaries:
+            going += self.quotes(place)
+        if not going:
+            return replace_receipt(self.redactions[place])
+        for each in going:
+            for session in self.sessions.values():
+                session.states = [state.without(each) for state in session.states]
+        streams = dict.fromkeys(stream for stream, _ in going)
+        for stream in streams:
+            gone = [each for each in going if each[0] == stream]
+            receipt = streams[stream] = self._wrote(stream, *[self.sessions[stream].now] * len(gone))
+            self.redactions |= dict.fromkeys(gone, receipt)
+        return streams[going[0][0]]
+
+    def quotes(self, place: tuple[str, int]) -> list[tuple[str, int]]:
+        """Return the summaries that a line went into and that are left, in the order made."""
+        return [
+            note
+            for note, covered in self.made_of.items()
+            if place in covered and note not in self.redactions
+        ]
 
     def _place(self, name: str, message: str | int) -> tuple[str, int]:
         """Return where a message was said: by its place if it ever was one, else by its id."""
@@ -372,10 +390,14 @@ class Model:
             found.append(fork)
         return found
 
-    def _note(self, name: str, summary: str, covers: dict[str, Any]) -> Line:
+    def _note(
+        self, name: str, summary: str, covers: dict[str, Any], lines: Sequence[Line]
+    ) -> Line:
         version = self.sessions[name].version + 1
         fields = {"role": "system", "content": summary, "metadata": {"summary": covers}}
         place = (name, version, len(self.log), self._time())
+        covered = [{line.place} | self.made_of.get(line.place, set()) for line in lines]
+        self.made_of[name, version] = set().union(*covered)
         return self._say(Line(*place, f"{name}#{version}", fields, tokens_in(fields), note=True))
 
     def _say(self, line: Line) -> Line:

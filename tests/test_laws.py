@@ -178,9 +178,16 @@ class Laws(RuleBasedStateMachine):
     def summarize(self, name, draw) -> None:
         self.do("summarize", name, "so far", upto=draw.draw(self.moments(name)))
 
-    @rule(name=NAMES, draw=st.data())
-    def redact(self, name, draw) -> None:
-        self.do("redact", name, draw.draw(self.ids(name) | self.versions(name)))
+    @rule(name=NAMES, draw=st.data(), summaries=st.booleans())
+    def redact(self, name, draw, summaries) -> None:
+        """What is redacted, and what was made of it, was never shown; quoting() named just that."""
+        message = draw.draw(self.ids(name) | self.versions(name))
+        if name in self.model.sessions and isinstance(message, int):
+            place = name, message
+            if place in self.model.said:
+                found = [each[:2] for each in self.store.quoting(name, message)]
+                assert found == self.model.quotes(place)
+        self.do("redact", name, message, summaries=summaries)
 
     @rule(name=NAMES, draw=st.data())
     def rewind(self, name, draw) -> None:

@@ -11,13 +11,14 @@ fails has written nothing, or whole appends.
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import typer
 from typer.main import get_command
 
@@ -156,7 +157,17 @@ class Everywhere(NamedTuple):
 # -- registering commands --------------------------------------------------------------
 
 Command = Callable[..., None]
-Mutation = Callable[..., Receipt]
+
+
+class Answer(NamedTuple):
+    """A receipt, and what a command says besides: to people, and in the JSON for machines."""
+
+    receipt: Receipt
+    remarks: Sequence[str] = ()
+    besides: Mapping[str, object] = {}
+
+
+Mutation = Callable[..., Receipt | Answer]
 
 _registered: dict[str, list[tuple[str | None, Command]]] = {panel: [] for panel in PANELS}
 
@@ -207,11 +218,10 @@ def mutation(
     name: str | None = None,
     *,
     creates: bool = False,
-    remark: Callable[[EventStore], str] = lambda _: "",
 ) -> Callable[[Mutation], Mutation]:
     """Register a mutation: it gets the store and the Options first, and prints its receipt.
 
-    `remark` returns what is to be said of it besides, on stderr, where it is not empty.
+    What an Answer says besides goes to stderr, and into the JSON.
     """
 
     def register(function: Mutation) -> Mutation:
@@ -222,10 +232,12 @@ def mutation(
                 with EventStore.in_memory() as rehearsal:  # no directory for what can't be a fact
                     function(rehearsal, options, **given)
             with terminal.writing(creates=creates) as store:
-                receipt, besides = function(store, options, **given), remark(store)
-            terminal.answer(receipt, receipt_line(receipt))
-            if besides:
-                terminal.err.print(plain(f"eventstore: {besides}", "yellow"), soft_wrap=True)
+                made = function(store, options, **given)
+            answer = made if isinstance(made, Answer) else Answer(made)
+            document = {**msgspec.structs.asdict(answer.receipt), **answer.besides}
+            terminal.answer(document, receipt_line(answer.receipt))
+            for each in answer.remarks:
+                terminal.err.print(plain(f"eventstore: {each}", "yellow"), soft_wrap=True)
 
         _register(run, function, 2, [*_MUTATING, *_COMMON], panel, name)
         return function

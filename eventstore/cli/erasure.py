@@ -8,27 +8,55 @@ from typing import Annotated
 import typer
 
 from .. import EventStore, InvalidEvent, Receipt
+from ..engine.quoting import Quote
 from ..engine.requests import Options
-from .app import PROOF, Session, mutation
+from ..errors import counted
+from ..events import Redacted
+from .app import PROOF, Answer, Session, mutation
 from .writes import Reason, parse_place
 
+NAMED_MAX = 10
+"""Summaries that are named to people; JSON has all."""
 
-def _still_learnt(store: EventStore) -> str:
-    if not store.trained:
-        return ""
-    return "free pages and dictionaries may hold pieces of it until 'eventstore compact'"
+Summaries = Annotated[
+    bool, typer.Option("--summaries", help="Also the summaries that were made of it, everywhere.")
+]
 
 
-@mutation(PROOF, remark=_still_learnt)
+def _answer(receipt: Receipt, left: list[Quote], *remarks: str) -> Answer:
+    """Return a receipt with the summaries that still tell of what is gone."""
+    if left:
+        named = ", ".join(f"{each.session}#{each.version}" for each in left[:NAMED_MAX])
+        more = ", ..." if len(left) > NAMED_MAX else ""
+        summaries = counted(len(left), "summary", "summaries")
+        remarks = (*remarks, f"{summaries} made of it can still be read: {named}{more}")
+    return Answer(receipt, remarks, {"summaries": [each._asdict() for each in left]})
+
+
+@mutation(PROOF)
 def redact(
     store: EventStore,
     options: Options,
     session: Session,
     message: Annotated[str, typer.Argument(help="Its version or id.", show_default=False)],
     reason: Reason = None,
-) -> Receipt:
+    summaries: Summaries = False,
+) -> Answer:
     """Hide one message everywhere and delete its payload; its place and proofs stay."""
-    return store.redact(session, parse_place(message), reason=reason, **options)
+    place = parse_place(message)
+    receipt = store.redact(session, place, reason=reason, summaries=summaries, **options)
+    left = [] if summaries else _left(store, receipt)
+    if not store.trained:
+        return _answer(receipt, left)
+    learnt = "free pages and dictionaries may hold pieces of it until 'eventstore compact'"
+    return _answer(receipt, left, learnt)
+
+
+def _left(store: EventStore, receipt: Receipt) -> list[Quote]:
+    """Return the summaries that were made of what a receipt says is redacted."""
+    fact = next(store.events(receipt.session, receipt.first_version, limit=1)).event
+    assert isinstance(fact, Redacted)
+    return store.quoting(receipt.session, fact.version)
 
 
 @mutation(PROOF)
@@ -40,9 +68,11 @@ def erase(
     cascade: Annotated[
         bool, typer.Option("--cascade", help="Also where branches and merges show its messages.")
     ] = False,
-) -> Receipt:
+    summaries: Summaries = False,
+) -> Answer:
     """Destroy the keys of a session's payloads: nobody can read them again, the proofs stay."""
-    return store.erase(session, reason=reason, cascade=cascade, **options)
+    receipt = store.erase(session, reason=reason, cascade=cascade, summaries=summaries, **options)
+    return _answer(receipt, [] if summaries else store.quoting(session))
 
 
 @mutation(PROOF)

@@ -1,4 +1,4 @@
-"""Erasing a session, and finding what a redaction means: decided here, done once and for all.
+"""Erasing a session: decided here, done once and for all.
 
 The order of an erasure: the fact that asks for it; then the payloads, a page of frames at a time;
 then the key, which is what makes it final; then the fact that it is over. Invariants: each step
@@ -9,17 +9,16 @@ store next; nothing but that last fact comes after the first one in the session'
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .. import events as ev
-from ..errors import InvalidEvent, KeyShredded, VersionConflict
-from ..ids import SYSTEM, parse_message_id
-from ..log.base import ANY, Log, Receipt, frames_at, frames_between, key_of, receipt_again
-from ..log.format import MESSAGE, SESSION_NAME, TYPE_CODES
+from ..errors import InvalidEvent, KeyShredded
+from ..ids import SYSTEM
+from ..log.base import Log, Receipt, frames_at, frames_between, key_of, receipt_again
+from ..log.format import SESSION_NAME, TYPE_CODES
 from ..log.recorded import Recorded
 from ..log.shredding import Shred, stripped
-from ..messages import Json
-from ..spans import length, minus
-from ..state.decisions import find_line
-from ..state.lineage import checked_version
-from .requests import KNOWN, Ground, Options, Part, Request, Runner, checked_expected, request
+from ..spans import length
+from .quoting import fact_at, quotes_of_session
+from .redaction import facts_of, redacting, redaction_of, shred_of
+from .requests import KNOWN, Ground, Options, Part, Request, Runner, request
 
 PAGE_FRAMES = 512
 """Frames that lose their payloads in one transaction."""
@@ -28,7 +27,6 @@ REPEATED = "erased before, after this copy of the store was made"
 """Why a session is erased whose key the keyring has destroyed already."""
 
 _ENDS = {TYPE_CODES[ev.EraseRequested], TYPE_CODES[ev.KeyShredded]}
-_NOTES = {TYPE_CODES[kind] for kind in (ev.HistorySummarized, ev.BranchMerged)}
 
 Versions = list[int]
 
@@ -36,161 +34,26 @@ Dependent = tuple[str, int]
 """A session that shows lines of another, and how many."""
 
 
-# -- redaction -------------------------------------------------------------------------
+def erasure(
+    session: str, reason: str, options: Options, *, cascade: bool, summaries: bool
+) -> Request:
+    """Return the request that erases a session, and goes on until its key is gone.
 
-
-def redaction(session: str, message: str | int, reason: str | None, options: Options) -> Request:
-    """Return the request that takes a message, or a summary, away for good."""
-    seen = checked_expected(options.pop("expected", ANY))  # of the session, not of the stream
-
-    def known(ground: Ground) -> Receipt | None:
-        if ground.log.tail(session) is None or not ground.log.erasures():
-            return None
-        stream, version = said_at(ground, session, message)
-        ground.headers.check_readable(stream)
-        return redaction_of(ground.log, stream, version)
-
-    def decide(ground: Ground) -> list[Part]:
-        newest = ground.headers.now(session).version
-        if seen is not ANY and seen != newest:
-            raise VersionConflict(session, seen, newest)
-        stream, version = said_at(ground, session, message)
-        check_redactable(ground.log, stream, version)
-        for each in {session, stream}:
-            ground.headers.check_free(each)
-        shreds = (Shred(stream, version, version),)
-        return [Part(stream, [ev.Redacted(version, reason)], shreds=shreds)]
-
-    def finish(runner: Runner) -> None:
-        runner.headers.erasures()
-
-    return request(
-        [(session, KNOWN)],
-        ["redact", session, message, reason],
-        decide,
-        options,
-        reads_state=True,
-        known=known,
-        finish=finish,
-    )
-
-
-def said_at(ground: Ground, session: str, message: str | int) -> tuple[str, int]:
-    """Return (stream, version) of the fact that a session shows, or showed, as this message.
-
-    `message` is an id, or a version of the session's own stream. An id of the form
-    `session#version` is found whether it is shown or not, unless the message there came with an id
-    of its own: then another one may have come with this. Raises InvalidEvent.
+    With `summaries` also those that others made of it.
     """
-    log = ground.log
-    if not isinstance(message, str):
-        return session, checked_version(log, session, message)
-    made = parse_message_id(message)
-    if made is not None and _belongs(ground, session, *made):
-        return made
-    span, version = find_line(log, ground.headers.now(session), message)
-    return span.session, version
-
-
-def _belongs(ground: Ground, session: str, stream: str, version: int) -> bool:
-    """Return True if a place is in the session's own stream, or a line of it that came from one."""
-    tail = ground.log.tail(stream)
-    if tail is None or version > tail.version:
-        return False
-    recorded = _fact(ground.log, stream, version)
-    if recorded.type_code not in {MESSAGE, *_NOTES} or _has_own_id(recorded):
-        return False
-    shown = ground.headers.whole(session).spans
-    return stream == session or not minus([_line(recorded)], shown)
-
-
-def _has_own_id(recorded: Recorded) -> bool:
-    """Return True for a line that came with an id; of one that is gone nobody can tell."""
-    if recorded.erased:
-        return False
-    event = recorded.event
-    fields = event.message.fields if isinstance(event, ev.MessageAppended) else _summary_of(event)
-    return bool(fields.get("id"))
-
-
-def _summary_of(event: ev.AnyEvent) -> dict[str, Json]:
-    assert isinstance(event, (ev.HistorySummarized, ev.BranchMerged))
-    return event.summary or {}
-
-
-def _line(recorded: Recorded) -> ev.Span:
-    note = recorded.type_code != MESSAGE
-    start = recorded.version if note else recorded.number
-    return ev.Span(recorded.session, start, start + 1, note)
-
-
-def _fact(log: Log, session: str, version: int) -> Recorded:
-    frame = frames_at(log, session, version, frames_max=1)[0]
-    return Recorded(frame, version - frame.version)
-
-
-def check_redactable(log: Log, session: str, version: int) -> None:
-    """Raise InvalidEvent unless the fact there is shown as a message, KeyShredded if it is gone."""
-    recorded = _fact(log, session, version)
-    code = recorded.type_code
-    shown = code == MESSAGE or (code in _NOTES and (recorded.erased or _shows_summary(recorded)))
-    if not shown:
-        raise InvalidEvent(
-            f"version {version} of session {session!r} is a {recorded.type}, no message; "
-            "only messages and summaries can be redacted"
-        )
-
-
-def _shows_summary(recorded: Recorded) -> bool:
-    event = recorded.event
-    if isinstance(event, ev.BranchMerged):
-        return event.into == recorded.session and event.summary is not None
-    return True
-
-
-def redaction_of(log: Log, session: str, version: int) -> Receipt | None:
-    """Return the receipt of the redaction of a message, None where there was none.
-
-    None too where its payload is gone and no fact says so: in a copy of the time before, made
-    later. Raises KeyShredded where its session was erased.
-    """
-    if not _fact(log, session, version).erased:
-        return None
-    for recorded in _facts(log, session, version + 1, ev.Redacted):
-        fact = recorded.event
-        if isinstance(fact, ev.Redacted) and fact.version == version:
-            return receipt_again(recorded.frame)
-    return None
-
-
-def _facts(log: Log, session: str, start: int, kind: type[ev.Event]) -> Iterator[Recorded]:
-    """Iterate over a session's facts of one kind, from a version on."""
-    tail, code = log.tail(session), TYPE_CODES[kind]
-    while tail is not None and start <= tail.version:
-        for frame in frames_at(log, session, start):
-            if not frame.only_messages:
-                yield from (each for each in frame.recorded(start) if each.type_code == code)
-            start = frame.last_version + 1
-
-
-# -- erasure ---------------------------------------------------------------------------
-
-
-def erasure(session: str, reason: str, options: Options, *, cascade: bool) -> Request:
-    """Return the request that erases a session, and goes on until its key is gone."""
 
     def known(ground: Ground) -> Receipt | None:
         return erasure_of(ground, session)
 
     def decide(ground: Ground) -> list[Part]:
-        return _asked(ground, session, reason, cascade=cascade)
+        return _asked(ground, session, reason, cascade=cascade, summaries=summaries)
 
     def finish(runner: Runner) -> None:
         complete(runner, session, options)
 
     return request(
         [(session, KNOWN)],
-        ["erase", session, reason, cascade],
+        ["erase", session, reason, cascade, *(["summaries"] if summaries else [])],
         decide,
         options,
         reads_state=True,
@@ -211,13 +74,15 @@ def _request_of(log: Log, session: str) -> Recorded:
     tail = log.tail(session)
     assert tail is not None
     for version in (tail.version, tail.version - 1):
-        recorded = _fact(log, session, version)
+        recorded = fact_at(log, session, version)
         if recorded.type_code == TYPE_CODES[ev.EraseRequested]:
             return recorded
     raise KeyShredded(session)
 
 
-def _asked(ground: Ground, session: str, reason: str, *, cascade: bool) -> list[Part]:
+def _asked(
+    ground: Ground, session: str, reason: str, *, cascade: bool, summaries: bool
+) -> list[Part]:
     """Decide that a session is to be erased. Raises InvalidEvent and LegalHold.
 
     With it go, from the sessions that took it in, the values and summaries that came by that.
@@ -228,7 +93,7 @@ def _asked(ground: Ground, session: str, reason: str, *, cascade: bool) -> list[
             "backups; redact() hides single messages"
         )
     ground.headers.check_free(session)
-    taken = taken_in(ground.log, _facts(ground.log, session, 0, ev.BranchMerged), {session})
+    taken = taken_in(ground.log, facts_of(ground.log, session, 0, ev.BranchMerged), {session})
     dependents = dependents_of(ground, session, set(taken))
     if dependents and not cascade:
         named = ", ".join(f"{name!r} (shows {lines} of its messages)" for name, lines in dependents)
@@ -236,11 +101,16 @@ def _asked(ground: Ground, session: str, reason: str, *, cascade: bool) -> list[
             f"erasing session {session!r} takes from others what they have of it: {named}; "
             "pass cascade=True (--cascade) if they are to lose it"
         )
-    for other in taken:
+    going = _merged_in(taken)
+    if summaries:
+        whole = {each[:2] for each in going}
+        made = map(shred_of, quotes_of_session(ground.log, session))
+        going += [each for each in made if each[:2] not in whole]
+    for other in {shred.session for shred in going}:
         ground.headers.check_free(other)
     fact = ev.EraseRequested([key_of(ground.log, session)], reason, dependents)
     first = Part(session, [fact], ground.headers.now(session).version)
-    return [first, *_without(taken, reason)]
+    return [first, *redacting(going, reason)]
 
 
 def taken_in(log: Log, merges: Iterable[Recorded], sources: Collection[str]) -> dict[str, Versions]:
@@ -262,22 +132,19 @@ def _has_more(log: Log, session: str, version: int) -> bool:
     """Return True for a merge that still has values, or that lost them and no fact says why."""
     if not log.unerased([log.codec.names.kept(SESSION_NAME, session)]):
         return False
-    recorded = _fact(log, session, version)
+    recorded = fact_at(log, session, version)
     event = recorded.structure
     if event is None or stripped(event) == event:
         return recorded.erased and redaction_of(log, session, version) is None
     return True
 
 
-def _without(taken: Mapping[str, Versions], reason: str) -> list[Part]:
-    """Return the parts that take these merges' values and summaries away, and say so."""
+def _merged_in(taken: Mapping[str, Versions]) -> list[Shred]:
+    """Return the payloads of these merges: values and summaries."""
     return [
-        Part(
-            session,
-            [ev.Redacted(version, reason) for version in versions],
-            shreds=tuple(Shred(session, each, each, whole=True) for each in versions),
-        )
+        Shred(session, version, version, whole=True)
         for session, versions in taken.items()
+        for version in versions
     ]
 
 
@@ -402,7 +269,7 @@ def _repetition(again: Mapping[str, int | None], taken: Mapping[str, Versions]) 
         for session, key in again.items():
             fact = ev.EraseRequested([] if key is None else [key], REPEATED)
             parts.append(Part(session, [fact], _newest(ground.log, session).version))
-        return [*parts, *_without(taken, REPEATED)]
+        return [*parts, *redacting(_merged_in(taken), REPEATED)]
 
     return request([], ["erase", *again], decide, {}, reads_state=True, known=known)
 
@@ -410,4 +277,4 @@ def _repetition(again: Mapping[str, int | None], taken: Mapping[str, Versions]) 
 def _newest(log: Log, session: str) -> Recorded:
     tail = log.tail(session)
     assert tail is not None
-    return _fact(log, session, tail.version)
+    return fact_at(log, session, tail.version)

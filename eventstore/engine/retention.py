@@ -11,7 +11,8 @@ from typing import Generic, TypeVar, Unpack
 from .. import events as ev
 from ..errors import InvalidEvent
 from ..ids import check_name
-from .erasure import erasure, redaction
+from .erasure import erasure
+from .redaction import redaction
 from .requests import KNOWN, Ground, Options, Part, Request, request
 from .system import system_parts
 
@@ -31,17 +32,22 @@ class Retention(ABC, Generic[Result]):
         message: str | int,
         *,
         reason: str | None = None,
+        summaries: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Hide a message, or a summary, everywhere and for all times, and destroy its payload.
 
         `message` is its id, or its version in the session's own stream. One that a branch or a
-        merge shows by reference is redacted in the stream it was said in; the receipt tells. Its
-        entry and every proof stay; in a plain store so do pieces of it until `compact`, in free
-        pages and in a dictionary that was trained before (see EventStore.trained). Raises
-        InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
+        merge shows by reference is redacted in the stream it was said in; the receipt tells. With
+        `summaries` so are those that were made of it, in all sessions, or nothing is. By default
+        they stay: they stand for much else, and what goes is gone for good. EventStore.quoting()
+        names them. Its entry and every proof stay; in a plain store so do pieces of it until
+        `compact`, in free pages and in a dictionary that was trained before (see
+        EventStore.trained). Raises InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
         """
-        return self._submit(redaction(session, message, _text(reason), options))
+        return self._submit(
+            redaction(session, message, _text(reason), options, summaries=summaries)
+        )
 
     def erase(
         self,
@@ -49,18 +55,26 @@ class Retention(ABC, Generic[Result]):
         *,
         reason: str,
         cascade: bool = False,
+        summaries: bool = False,
         **options: Unpack[Options],
     ) -> Result:
         """Destroy all that was said in a session, and its key: for good, in an encrypted store.
 
         Its facts keep their places, types, sizes and times; every old proof verifies. Where other
         sessions show lines of it, are branches of it or took it in by a merge, it is refused unless
-        `cascade` is set; then they stay, and lose those lines and what else a merge brought. From
-        then on every command on it and every read of it raises KeyShredded. Raises InvalidEvent,
-        LegalHold, SessionNotFound and StoreUnavailable.
+        `cascade` is set; then they stay, and lose those lines and what else a merge brought. With
+        `summaries` they also lose the summaries that they made of them (see EventStore.quoting).
+        From then on every command on it and every read of it raises KeyShredded. Raises
+        InvalidEvent, LegalHold, SessionNotFound and StoreUnavailable.
         """
         return self._submit(
-            erasure(session, check_name(reason, "reason"), options, cascade=cascade)
+            erasure(
+                session,
+                check_name(reason, "reason"),
+                options,
+                cascade=cascade,
+                summaries=summaries,
+            )
         )
 
     def set_hold(
