@@ -238,7 +238,9 @@ class Model:
         streams = dict.fromkeys(stream for stream, _ in going)
         for stream in streams:
             gone = [each for each in going if each[0] == stream]
-            receipt = streams[stream] = self._wrote(stream, *[self.sessions[stream].now] * len(gone))
+            receipt = streams[stream] = self._wrote(
+                stream, *[self.sessions[stream].now] * len(gone)
+            )
             self.redactions |= dict.fromkeys(gone, receipt)
         return streams[going[0][0]]
 
@@ -390,9 +392,7 @@ class Model:
             found.append(fork)
         return found
 
-    def _note(
-        self, name: str, summary: str, covers: dict[str, Any], lines: Sequence[Line]
-    ) -> Line:
+    def _note(self, name: str, summary: str, covers: dict[str, Any], lines: Sequence[Line]) -> Line:
         version = self.sessions[name].version + 1
         fields = {"role": "system", "content": summary, "metadata": {"summary": covers}}
         place = (name, version, len(self.log), self._time())

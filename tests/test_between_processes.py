@@ -116,6 +116,23 @@ def test_a_cascade_stops_at_a_hold_that_another_process_has_just_set(pair: Pair)
     assert SessionState.of(theirs, "s").metadata == {"x": "theirs"}
 
 
+def test_a_summary_that_another_process_has_just_made_goes_along(pair: Pair):
+    """A redaction that takes summaries along takes each that there is at its commit, or none."""
+    ours, theirs = pair
+    ours.branch("s", "kid")
+    overtaking(ours, lambda: theirs.summarize("kid", "hi", upto=0))
+    ours.redact("s", 1, summaries=True)
+    assert theirs.quoting("s", 1) == [] and types(theirs, "kid")[-1] == "Redacted"
+    ours.create("t")
+    ours.append("t", MESSAGE)
+    ours.branch("t", "child")
+    ours.summarize("child", "hi", upto=0)
+    overtaking(ours, lambda: theirs.set_hold("child"))
+    with pytest.raises(LegalHold):
+        ours.redact("t", 1, summaries=True)
+    assert len(theirs.quoting("t", 1)) == len(SessionState.of(theirs, "t").messages) == 1
+
+
 def test_an_overtaken_append_lands_where_nothing_forbids_it(pair: Pair):
     """What changes no standing delays nobody: the append is looked at again, and kept as given."""
     ours, theirs = pair

@@ -180,7 +180,7 @@ class Laws(RuleBasedStateMachine):
 
     @rule(name=NAMES, draw=st.data(), summaries=st.booleans())
     def redact(self, name, draw, summaries) -> None:
-        """What is redacted, and what was made of it, was never shown; quoting() named just that."""
+        """Show nothing of it ever, nor of what was made of it; that is what quoting() named."""
         message = draw.draw(self.ids(name) | self.versions(name))
         if name in self.model.sessions and isinstance(message, int):
             place = name, message
