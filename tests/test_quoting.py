@@ -20,7 +20,7 @@ from eventstore import EventStore, InvalidEvent, KeyShredded, LegalHold, Session
 from eventstore.audit.verify import verify
 from eventstore.care.backup import backup
 from eventstore.care.compacting import compact
-from eventstore.engine.quoting import quotes_of_message
+from eventstore.engine.quoting import Quoting
 from projections import SessionState
 
 WORD = "zebrafish"
@@ -253,6 +253,29 @@ def test_a_key_makes_it_the_same_command(family):
     assert family.redact("a", 1, summaries=True).duplicate
 
 
+def test_the_log_is_read_before_others_have_to_wait(disk, monkeypatch):
+    """In its transaction a redaction takes up only what came since it looked, whatever the log."""
+    disk.create("a")
+    say(disk, "a", WORD)
+    for number in range(50):
+        say(disk, "a", str(number))
+        disk.summarize("a", WORD, upto=disk.version("a"))
+    taken, waiting, take, begin = [], [], Quoting._take, disk.log.group
+
+    def group(work):
+        waiting.append(True)
+        return begin(work)
+
+    def taking(self, log, recorded):
+        taken.append(bool(waiting))
+        take(self, log, recorded)
+
+    monkeypatch.setattr(disk.log, "group", group)
+    monkeypatch.setattr(Quoting, "_take", taking)
+    disk.redact("a", 1, summaries=True)
+    assert taken == [False] * 50 and disk.quoting("a", 1) == []
+
+
 def test_proofs_still_verify(tmp_path):
     """Proofs made before hold for the standalone verifier, and the store still makes the same."""
     with EventStore.open(tmp_path / "history") as store:
@@ -392,7 +415,7 @@ def test_no_state_and_no_byte_tells_of_what_was_redacted(steps, chosen):
             word, stays = gone.event.message.content, {each.event.message.content for each in said}
             store.redact(gone.session, gone.version, summaries=True)
             assert not [text for text in all_texts(store) if word in text]
-            assert quotes_of_message(store.log, gone.session, gone.version) == []
+            assert store.quoting(gone.session, gone.version) == []
             assert word.encode() not in raw(store)
             assert told(verify(store, deep=True)) == ""
         compact(Path(place) / "history")

@@ -16,7 +16,7 @@ from ..log.format import SESSION_NAME, TYPE_CODES
 from ..log.recorded import Recorded
 from ..log.shredding import Shred, stripped
 from ..spans import length
-from .quoting import fact_at, quotes_of_session
+from .quoting import Quoting, fact_at
 from .redaction import facts_of, redacting, redaction_of, shred_of
 from .requests import KNOWN, Ground, Options, Part, Request, Runner, request
 
@@ -104,7 +104,7 @@ def _asked(
     going = _merged_in(taken)
     if summaries:
         whole = {each[:2] for each in going}
-        made = map(shred_of, quotes_of_session(ground.log, session))
+        made = map(shred_of, Quoting.of_session(ground.log, session).read_on(ground.log))
         going += [each for each in made if each[:2] not in whole]
     for other in {shred.session for shred in going}:
         ground.headers.check_free(other)

@@ -6,14 +6,15 @@ summary is one of all that went into it; one that was made when a line had been 
 made of it; what is found can still be read.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 from .. import events as ev
 from ..errors import KeyShredded
 from ..events import Span
 from ..log.base import Log, frames_at, frames_between
 from ..log.format import MESSAGE, TYPE_CODES
+from ..log.frame import Frame
 from ..log.recorded import Recorded
 from ..spans import minus
 from ..state.header import SessionHeader
@@ -46,46 +47,64 @@ def line_of(recorded: Recorded) -> Span:
     return Span(recorded.session, start, start + 1, note)
 
 
-def quotes_of_message(log: Log, session: str, version: int) -> list[Quote]:
-    """Return the summaries that were made of one message, or of one summary."""
-    recorded = fact_at(log, session, version)
-    return _quotes(log, [line_of(recorded)], recorded.position)
+class Quoting:
+    """The summaries that were made of some lines, as far as the log was read."""
 
+    def __init__(self, lines: Sequence[Span], position: int, but: Sequence[str] = ()) -> None:
+        self._told, self._position, self._but = list(lines), position, but
+        self._found: list[tuple[str, int]] = []
 
-def quotes_of_session(log: Log, session: str) -> list[Quote]:
-    """Return the summaries that others made of what is said in a session. It must exist."""
-    tail = log.tail(session)
-    assert tail is not None
-    first = frames_at(log, session, 0, frames_max=1)[0].position
-    notes = (each for each in _facts(log, first) if each.session == session)
-    lines = [line_of(each) for each in notes if each.type_code in NOTES]
-    found = _quotes(log, [Span(session, 0, tail.messages), *lines], first)
-    return [quote for quote in found if quote.session != session]
+    @classmethod
+    def of_message(cls, log: Log, session: str, version: int) -> Self:
+        """Return it for one message, or one summary."""
+        recorded = fact_at(log, session, version)
+        return cls([line_of(recorded)], recorded.position)
 
+    @classmethod
+    def of_session(cls, log: Log, session: str) -> Self:
+        """Return it for all that a session says, its summaries too; they are not among those found.
 
-def _quotes(log: Log, lines: Sequence[Span], position: int) -> list[Quote]:
-    """Return the summaries of any of these lines, none of which is older than a position.
+        The session must exist.
+        """
+        tail, version = log.tail(session), 0
+        assert tail is not None
+        lines = [Span(session, 0, tail.messages)]
+        while version <= tail.version:
+            for frame in frames_at(log, session, version):
+                lines += [line_of(each) for each in _told_in(frame) if each.type_code in NOTES]
+                version = frame.last_version + 1
+        first = frames_at(log, session, 0, frames_max=1)[0]
+        return cls(lines, first.position, [session])
 
-    One way along the log: a summary comes after all that it is made of. It takes 1 to 3 us an
-    event; of messages only the heads of their frames are looked at.
-    """
-    told, found = list(lines), []
-    for recorded in _facts(log, position):
+    def read_on(self, log: Log) -> list[Quote]:
+        """Return those that can be read, in the order of the log, with what came since last time.
+
+        One way along the log: a summary comes after all that it is made of. It takes 1 to 3 us an
+        event; of messages only the heads of their frames are looked at.
+        """
+        for frame in frames_between(log, self._position):
+            for recorded in _told_in(frame):
+                self._take(log, recorded)
+            self._position = frame.last_position + 1
+        but = {*self._but, *log.erasing()}  # where payloads go anyway
+        facts = [fact_at(log, *place) for place in self._found if place[0] not in but]
+        return [
+            Quote(each.session, each.version, each.position) for each in facts if not each.erased
+        ]
+
+    def _take(self, log: Log, recorded: Recorded) -> None:
         if recorded.type_code not in NOTES:
-            told = minus(told, _hidden_by(log, recorded, told))
-        elif minus(told, _stood_for(log, recorded)) != told:
-            told.append(line_of(recorded))
-            found.append(recorded)
-    going = set(log.erasing())  # their payloads go anyway
-    left = [each for each in found if not (each.erased or each.session in going)]
-    return [Quote(each.session, each.version, each.position) for each in left]
+            self._told = minus(self._told, _hidden_by(log, recorded, self._told))
+        elif minus(self._told, _stood_for(log, recorded)) != self._told:
+            self._told.append(line_of(recorded))
+            self._found.append((recorded.session, recorded.version))
 
 
-def _facts(log: Log, position: int) -> Iterator[Recorded]:
-    """Iterate over what may be a summary or take one away, from a position on."""
-    for frame in frames_between(log, position):
-        if not frame.only_messages:
-            yield from (each for each in frame.recorded() if each.type_code in _TOLD)
+def _told_in(frame: Frame) -> list[Recorded]:
+    """Return what of a frame may be a summary or take one away."""
+    if frame.only_messages:
+        return []
+    return [each for each in frame.recorded() if each.type_code in _TOLD]
 
 
 def _hidden_by(log: Log, recorded: Recorded, told: Sequence[Span]) -> list[Span]:

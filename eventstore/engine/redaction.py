@@ -6,9 +6,10 @@ that goes has its own fact in its own stream, which stays.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from .. import events as ev
-from ..errors import InvalidEvent, VersionConflict
+from ..errors import EventStoreError, InvalidEvent, VersionConflict
 from ..ids import parse_message_id
 from ..log.base import ANY, Log, Receipt, frames_at, receipt_again
 from ..log.format import MESSAGE, TYPE_CODES
@@ -18,7 +19,7 @@ from ..messages import Json
 from ..spans import minus
 from ..state.decisions import find_line
 from ..state.lineage import checked_version
-from .quoting import NOTES, Quote, fact_at, line_of, quotes_of_message, quotes_of_session
+from .quoting import NOTES, Quote, Quoting, fact_at, line_of
 from .requests import KNOWN, Ground, Options, Part, Request, Runner, checked_expected, request
 
 
@@ -30,6 +31,11 @@ def redaction(
     With `summaries` also what the store knows to be made of it.
     """
     seen = checked_expected(options.pop("expected", ANY))  # of the session, not of the stream
+    made = _Made(wanted=summaries)
+
+    def look(ground: Ground) -> None:
+        with suppress(EventStoreError):  # decide() raises it
+            made.of(ground.log, *said_at(ground, session, message))
 
     def known(ground: Ground) -> Receipt | None:
         if ground.log.tail(session) is None or not ground.log.erasures():
@@ -37,8 +43,7 @@ def redaction(
         stream, version = said_at(ground, session, message)
         ground.headers.check_readable(stream)
         done = redaction_of(ground.log, stream, version)
-        left = done and summaries and quotes_of_message(ground.log, stream, version)
-        return None if left else done
+        return None if done and made.of(ground.log, stream, version) else done
 
     def decide(ground: Ground) -> list[Part]:
         newest = ground.headers.now(session).version
@@ -46,7 +51,7 @@ def redaction(
             raise VersionConflict(session, seen, newest)
         stream, version = said_at(ground, session, message)
         check_redactable(ground.log, stream, version)
-        quotes = quotes_of_message(ground.log, stream, version) if summaries else []
+        quotes = made.of(ground.log, stream, version)
         for each in {session, stream, *(quote.session for quote in quotes)}:
             ground.headers.check_free(each)
         said = redaction_of(ground.log, stream, version) is None
@@ -64,7 +69,25 @@ def redaction(
         reads_state=True,
         known=known,
         finish=finish,
+        look=look if summaries else None,
     )
+
+
+class _Made:
+    """The summaries that go with a message; the log is read once, however often it is asked."""
+
+    def __init__(self, *, wanted: bool) -> None:
+        self._wanted = wanted
+        self._looked: dict[tuple[str, int], Quoting] = {}
+
+    def of(self, log: Log, session: str, version: int) -> list[Quote]:
+        """Return those of the message at a place, none where they are not wanted."""
+        if not self._wanted:
+            return []
+        place = session, version
+        if place not in self._looked:
+            self._looked[place] = Quoting.of_message(log, session, version)
+        return self._looked[place].read_on(log)
 
 
 def shred_of(quote: Quote) -> Shred:
@@ -90,11 +113,11 @@ def quoting(ground: Ground, session: str, message: str | int | None) -> list[Quo
     """
     if message is None:
         checked_version(ground.log, session, 0)
-        return quotes_of_session(ground.log, session)
+        return Quoting.of_session(ground.log, session).read_on(ground.log)
     stream, version = said_at(ground, session, message)
     ground.headers.check_readable(stream)
     check_redactable(ground.log, stream, version)
-    return quotes_of_message(ground.log, stream, version)
+    return Quoting.of_message(ground.log, stream, version).read_on(ground.log)
 
 
 def said_at(ground: Ground, session: str, message: str | int) -> tuple[str, int]:

@@ -74,9 +74,10 @@ class Request(msgspec.Struct, frozen=True):
     """One command on its way: `needs` names each session it depends on and its state.
 
     `decide` makes the parts; where `reads_state` is set it runs while nobody in any process can
-    commit. Such a request may also have `known`, which finds the receipt of the same command done
-    before, under whatever key, and `finish`, which does what follows from its facts, also when they
-    were there before.
+    commit. Such a request may also have `look`, which runs before that and takes long, so that
+    `decide` has to take up only what came since; `known`, which finds the receipt of the same
+    command done before, under whatever key; and `finish`, which does what follows from its facts,
+    also when they were there before.
     """
 
     needs: dict[str, str]
@@ -90,6 +91,7 @@ class Request(msgspec.Struct, frozen=True):
     causation_id: str | None
     known: Callable[[Ground], Receipt | None] | None = None
     finish: Callable[[Runner], None] | None = None
+    look: Callable[[Ground], None] | None = None
 
 
 def request(
@@ -101,6 +103,7 @@ def request(
     reads_state: bool = False,
     known: Callable[[Ground], Receipt | None] | None = None,
     finish: Callable[[Runner], None] | None = None,
+    look: Callable[[Ground], None] | None = None,
 ) -> Request:
     """Return a checked request; `content` is what makes a repeated key the same command."""
     for session, _ in needs:
@@ -122,6 +125,7 @@ def request(
         optional_name(options.get("causation_id"), "causation id"),
         known,
         finish,
+        look,
     )
 
 

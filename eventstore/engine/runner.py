@@ -150,6 +150,8 @@ class Engine:
     def _run_alone(self, request: Request, overtaken: Append | None = None) -> Receipt:
         """Decide a request, or check anew what was decided, while nobody else can commit."""
         self.check_writable()  # else the transaction is refused first, in other words
+        if request.look is not None:
+            request.look(self)
         drafted = None
         if overtaken is not None:
             drafted = overtaken.drafts, overtaken.expected, overtaken.shreds
