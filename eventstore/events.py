@@ -200,7 +200,7 @@ class Custom(Event, frozen=True):
 
 
 class Redacted(Event, frozen=True):
-    """The message at `version` of this stream is hidden everywhere, in the past too."""
+    """What stood at `version` of this stream is hidden everywhere, in the past too."""
 
     version: int
     reason: str | None = None

@@ -54,20 +54,23 @@ class State:
     """Other session -> (its state, our state) that a merge of it starts from."""
     gone: frozenset[tuple[str, int]] = frozenset()
     """Places of lines that it showed until they were redacted."""
+    set_at: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Key of the context -> place of the fact that set it, where such a one was the last."""
 
     @property
     def tokens(self) -> int:
         return sum(line.tokens for line in self.lines)
 
     def without(self, place: tuple[str, int]) -> "State":
-        """Return the state as if that line had never been shown."""
+        """Return the state as if that line had never been shown, or that value had been null."""
         met = {
             other: (theirs.without(place), ours.without(place))
             for other, (theirs, ours) in self.met.items()
         }
         left = tuple(line for line in self.lines if line.place != place)
         gone = self.gone | {place} if len(left) < len(self.lines) else self.gone
-        return replace(self, lines=left, met=met, gone=gone)
+        kept = {key: value for key, value in self.context.items() if self.set_at.get(key) != place}
+        return replace(self, lines=left, met=met, gone=gone, context=kept)
 
 
 @dataclass
@@ -98,6 +101,7 @@ class Model:
         self.keys: dict[str, tuple[object, Receipt]] = {}
         self.said: dict[tuple[str, int], Line] = {}
         self.redactions: dict[tuple[str, int], Receipt] = {}
+        self.set: set[tuple[str, int]] = set()
         self.made_of: dict[tuple[str, int], set[tuple[str, int]]] = {}
         """Place of a summary -> places of all lines that went into it, one way or another."""
 
@@ -179,7 +183,10 @@ class Model:
             covers = {"session": source, "upto": self.sessions[source].version}
             news = [line for line in theirs.lines if line.place not in places(theirs_then.lines)]
             lines.append(self._note(into, summary, covers, news))
-        merged = replace(ours, lines=tuple(lines), **values)
+        now, then = values["context"], ours.context
+        stays = {key for key in then if same(now.get(key, GONE), then[key])}
+        set_at = {key: place for key, place in ours.set_at.items() if key in stays}
+        merged = replace(ours, lines=tuple(lines), set_at=set_at, **values)
         merged = replace(merged, met={**ours.met, source: (theirs, merged)})
         marked = replace(theirs, met={**theirs.met, into: (theirs, theirs)})
         receipt = self._wrote(into, merged)
@@ -225,8 +232,8 @@ class Model:
         if name not in self.sessions:
             raise errors.SessionNotFound(name)
         place = self._place(name, message)
-        if place not in self.said:
-            raise errors.InvalidEvent("no message")
+        if place not in self.said and place not in self.set:
+            raise errors.InvalidEvent("no message, no value")
         going = [] if place in self.redactions else [place]
         if summaries:
             going += self.quotes(place)
@@ -286,7 +293,9 @@ class Model:
         values = {**now.context, key: value}
         if value is None:
             del values[key]
-        return self._wrote(name, replace(now, context=values))
+        place = name, self.sessions[name].version + 1
+        self.set.add(place)
+        return self._wrote(name, replace(now, context=values, set_at={**now.set_at, key: place}))
 
     def record_tool_call(self, name, _tool):
         self._living(name)

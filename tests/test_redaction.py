@@ -23,7 +23,9 @@ from eventstore import (
 )
 from eventstore.audit.evidence import disclose
 from eventstore.audit.verify import verify
+from eventstore.care.backup import Moment, backup, restore
 from eventstore.care.compacting import compact
+from eventstore.care.repair import repair
 from eventstore.interchange import export_events
 from eventstore.state.transcript import tokens_of
 from projections import BranchTree, Projection, SessionState, Statistics, Views, blame, diff, fold
@@ -213,6 +215,52 @@ def test_commands_decide_from_what_is_shown(family):
     family.merge("b", into="d")
     assert shown(family, "d") == ["short", "four"]
     assert told(verify(family, deep=True)) == ""
+
+
+def values(store: EventStore, session: str, **moment: int) -> dict:
+    """Return the context of a session."""
+    return SessionState.of(store, session, **moment).context
+
+
+def test_a_context_value_can_be_redacted(store):
+    """By the version of its fact; there was none then, and the value before does not come back."""
+    store.create("s", context={"k": 0})
+    store.set_context("s", "k", WORD)
+    store.set_context("s", "k", "later")
+    store.branch("s", "b", at=1)
+    receipt = store.redact("s", 1, reason="asked for")
+    assert [values(store, "s", at_version=each).get("k") for each in range(4)] == [
+        *(0, None, "later", "later"),
+    ]
+    assert values(store, "b") == {} and blame(store, "b").context == {}
+    assert WORD.encode() not in b"".join(frame.raw for frame in store.log.read_all(0))
+    store.redact("s", 2)
+    assert values(store, "s") == {} and store.headers.now("s").context == {}
+    again = store.redact("s", 1)
+    assert again.duplicate and again.version == receipt.version
+    store.set_context("s", "k", "new")
+    assert values(store, "s") == {"k": "new"} and store.quoting("s", 1) == []
+    assert told(verify(store, deep=True)) == ""
+
+
+def test_a_redacted_value_of_an_encrypted_store(sealed, tmp_path, keyring):
+    """It stays away in copies, in repaired ones too, and its session can be erased after it."""
+    sealed.create("s", context={"k": 0})
+    sealed.set_context("s", "k", WORD)
+    position = sealed.head().size - 1
+    sealed.redact("s", 1)
+    backup(sealed, tmp_path / "copy")
+    restore(tmp_path / "copy", tmp_path / "before", moment=Moment(position))
+    sealed.close()
+    repair(sealed.path, tmp_path / "repaired", keyring=keyring)
+    for place in ("copy", "before", "repaired"):
+        with EventStore.open(tmp_path / place, keyring=keyring) as copy:
+            assert values(copy, "s") == {}
+            assert told(verify(copy, deep=True)) == ""
+    with EventStore.open(sealed.path, keyring=keyring) as store:
+        store.erase("s", reason="asked for")
+        assert next(store.events("s", 1)).structure is None
+        assert told(verify(store, deep=True)) == ""
 
 
 # -- views -------------------------------------------------------------------------------

@@ -2,13 +2,17 @@
 
 import pytest
 from faces import said, shown
+from facts import told
 
 from eventstore import (
     InvalidEvent,
+    LegalHold,
     SessionDeleted,
     SessionNotFound,
 )
+from eventstore.audit.verify import verify
 from eventstore.sessions import Template
+from projections import SessionState
 
 # -- values ----------------------------------------------------------------------------------
 
@@ -206,6 +210,73 @@ def test_a_session_becomes_a_template(manager):
     found = manager.template("t")
     assert (found.metadata, found.context, found.messages) == ({"a": 1}, {}, [said("two")])
     assert (found.token_limit, found.max_bytes, found.description) == (99, 5_000, "as it was")
+
+
+def test_a_template_says_what_it_was_made_of(manager):
+    """Templates that have something of a session are known: of it, its branches, its merges."""
+    manager.create("s", metadata={"a": 1})
+    manager.add_messages("s", [said("one")])
+    manager.branch("s", session_id="b")
+    manager.create("t")
+    manager.merge("s", into="t", on_conflict="theirs")
+    manager.create("apart")
+    for name in ("s", "b", "t", "apart"):
+        manager.save_as_template(name, f"of {name}")
+    manager.save_template(Template(name="by hand", messages=[said("one")]))
+    assert manager.templates_of("s") == ["of b", "of s", "of t"]
+    assert manager.templates_of("b") == ["of b"]
+    found = manager.template("of b").origin
+    assert (found.session, found.version) == ("b", manager.store.version("b"))
+    assert manager.template("by hand").origin is None
+    manager.save_template(Template(name="of s"))  # what it was is kept in its past
+    manager.delete_template("of t")
+    assert manager.templates_of("s") == ["of b", "of s", "of t"]
+    with pytest.raises(SessionNotFound):
+        manager.templates_of("nowhere")
+
+
+def test_a_template_goes_for_good(manager):
+    """With `redact` no value that it ever had is left, now or in the past, and its name is free."""
+    word = "zebrafish"
+    manager.create("s")
+    manager.add_messages("s", [said(word)])
+    for session in ("template:t", "template-1:t"):
+        manager.save_as_template("s", "t", word)
+        manager.delete(session)
+    manager.save_as_template("s", "t")
+    manager.delete_template("t")
+    manager.save_as_template("s", "other")
+    manager.create("made", template="other")
+    first = manager.delete_template("t", redact=True, reason="asked for")
+    assert manager.templates_of("s") == ["other"]
+    size = manager.store.head().size
+    again = manager.delete_template("t", redact=True)
+    assert again.duplicate and again.position == first.position
+    assert manager.store.head().size == size
+    told_in = {each.session for each in manager.store.all() if word in repr(each.structure)}
+    assert told_in == {"s", "template:other", "made"}
+    for session in ("template:t", "template-1:t", "template-2:t"):
+        for version in range(manager.store.version(session) + 1):
+            assert SessionState.of(manager.store, session, at_version=version).context == {}
+    with pytest.raises(InvalidEvent, match="no template 't'"):
+        manager.template("t")
+    manager.save_template(Template(name="t", description="new"))
+    assert manager.template("t").description == "new"
+    assert shown(manager, "made") == [word]
+    for name in ("dm", "nothing"):
+        with pytest.raises(InvalidEvent):
+            manager.delete_template(name, redact=True)
+    assert told(verify(manager.store, deep=True)) == ""
+
+
+def test_a_held_template_stays(manager):
+    """A legal hold on the session of a template forbids to take its values away."""
+    manager.create("s")
+    manager.save_as_template("s", "t")
+    manager.store.set_hold("template:t")
+    with pytest.raises(LegalHold):
+        manager.delete_template("t", redact=True)
+    assert manager.template("t").origin.session == "s"
 
 
 @pytest.mark.parametrize(

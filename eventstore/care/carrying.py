@@ -120,10 +120,11 @@ class Carrier:
             self.commit()
 
     def hide(self, frame: Frame, indexes: Iterable[int] | None = None) -> None:
-        """Remember which lines of a frame, or of some of its events, no list may show any more."""
-        lines = hidden_lines(frame, indexes)
-        if lines:
-            self._hidden.setdefault(frame.session, []).extend(lines)
+        """Remember what of a frame, or of some of its events, is gone, and no list may show."""
+        asked = range(frame.count) if indexes is None else indexes
+        gone = [index for index in asked if frame.erased(index)]
+        if gone:  # of which none may be a line
+            self._hidden.setdefault(frame.session, []).extend(hidden_lines(frame, gone))
 
     def commit(self) -> None:
         """Write what has been taken."""
@@ -142,7 +143,8 @@ class Carrier:
         refs = {session: tail.ref for session in self._hidden if (tail := log.tail(session))}
         with log.env.translating, log.env.write() as txn:
             for session, ref in refs.items():
-                log.gone.hide(txn, session, ref, self._hidden[session])
+                if self._hidden[session]:
+                    log.gone.hide(txn, session, ref, self._hidden[session])
             log.gone.raise_count(txn)
 
 

@@ -31,6 +31,7 @@ from ..events import (
     AnyEvent,
     BranchCreated,
     BranchMerged,
+    ContextSet,
     Custom,
     EraseRequested,
     Event,
@@ -290,7 +291,7 @@ class Mending:
             fact = frame.structure(redacted.first - frame.version)
             if isinstance(fact, BranchMerged):
                 return fact.source in self._erased
-            return not isinstance(fact, (MessageAppended, HistorySummarized))
+            return not isinstance(fact, (MessageAppended, HistorySummarized, ContextSet))
         return False
 
     # -- placeholders ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from ..engine.quoting import Quote
 from ..engine.requests import Options
 from ..errors import counted
 from ..events import Redacted
+from ..sessions.templates import made_of
 from .app import PROOF, Answer, Session, mutation
 from .writes import Reason, parse_place
 
@@ -72,7 +73,11 @@ def erase(
 ) -> Answer:
     """Destroy the keys of a session's payloads: nobody can read them again, the proofs stay."""
     receipt = store.erase(session, reason=reason, cascade=cascade, summaries=summaries, **options)
-    return _answer(receipt, [] if summaries else store.quoting(session))
+    templates = made_of(store.log, session)
+    told = f"{counted(len(templates), 'template')} made of it can still be read: "
+    remarks = [told + ", ".join(templates)] if templates else []
+    answer = _answer(receipt, [] if summaries else store.quoting(session), *remarks)
+    return answer._replace(besides={**answer.besides, "templates": templates})
 
 
 @mutation(PROOF)

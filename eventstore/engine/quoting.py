@@ -18,7 +18,7 @@ from ..log.frame import Frame
 from ..log.recorded import Recorded
 from ..spans import minus
 from ..state.header import SessionHeader
-from ..state.lineage import fold_segments, lineage
+from ..state.lineage import Segment, fold_segments, lineage
 
 NOTES = frozenset(TYPE_CODES[kind] for kind in (ev.HistorySummarized, ev.BranchMerged))
 """Types of facts that may be shown as a summary."""
@@ -137,4 +137,16 @@ def _news(log: Log, merge: ev.BranchMerged) -> list[Span]:
 
 def _lines_at(log: Log, session: str, version: int) -> list[Span]:
     """Return the lines of a state, with those that are hidden since."""
-    return fold_segments(log, SessionHeader(), lineage(log, session, version)[1])[0].spans
+    return _folded(log, lineage(log, session, version)[1]).spans
+
+
+def sources_of(log: Log, session: str, version: int) -> set[str]:
+    """Return the sessions of which a state, which must exist, has lines or values; itself too."""
+    segments = lineage(log, session, version)[1]
+    header = _folded(log, segments)
+    shown = {segment.session for segment in segments} | {span.session for span in header.spans}
+    return shown | header.merges.keys()
+
+
+def _folded(log: Log, segments: list[Segment]) -> SessionHeader:
+    return fold_segments(log, SessionHeader(), segments)[0]

@@ -1,4 +1,4 @@
-"""Redaction: one message or summary goes for good, on request with what was made of it.
+"""Redaction: one message, summary or value goes for good, on request with what was made of it.
 
 Invariants: what a message's name means, what goes with it and whether a hold forbids that is
 decided while nobody else can write; all of it goes in one append, or nothing does; each payload
@@ -22,11 +22,14 @@ from ..state.lineage import checked_version
 from .quoting import NOTES, Quote, Quoting, fact_at, line_of
 from .requests import KNOWN, Ground, Options, Part, Request, Runner, checked_expected, request
 
+_SINGLE = {MESSAGE, TYPE_CODES[ev.ContextSet]}
+"""Types of facts that hold one thing that was said."""
+
 
 def redaction(
     session: str, message: str | int, reason: str | None, options: Options, *, summaries: bool
 ) -> Request:
-    """Return the request that takes a message, or a summary, away for good.
+    """Return the request that takes a message, a summary or a value away for good.
 
     With `summaries` also what the store knows to be made of it.
     """
@@ -164,14 +167,14 @@ def _summary_of(event: ev.AnyEvent) -> dict[str, Json]:
 
 
 def check_redactable(log: Log, session: str, version: int) -> None:
-    """Raise InvalidEvent unless the fact there is shown as a message, KeyShredded if it is gone."""
+    """Raise InvalidEvent unless the fact there is shown as a message, or set a context value."""
     recorded = fact_at(log, session, version)
     code = recorded.type_code
-    shown = code == MESSAGE or (code in NOTES and (recorded.erased or _shows_summary(recorded)))
-    if not shown:
+    shown = code in NOTES and (recorded.erased or _shows_summary(recorded))
+    if not (shown or code in _SINGLE):
         raise InvalidEvent(
-            f"version {version} of session {session!r} is a {recorded.type}, no message; "
-            "only messages and summaries can be redacted"
+            f"version {version} of session {session!r} is a {recorded.type}; "
+            "only messages, summaries and context values can be redacted"
         )
 
 
@@ -183,7 +186,7 @@ def _shows_summary(recorded: Recorded) -> bool:
 
 
 def redaction_of(log: Log, session: str, version: int) -> Receipt | None:
-    """Return the receipt of the redaction of a message, None where there was none.
+    """Return the receipt of the redaction of one fact, None where there was none.
 
     None too where its payload is gone and no fact says so: in a copy of the time before, made
     later. Raises KeyShredded where its session was erased.

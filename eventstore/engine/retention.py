@@ -37,13 +37,14 @@ class Retention(ABC, Generic[Result]):
     ) -> Result:
         """Hide a message, or a summary, everywhere and for all times, and destroy its payload.
 
-        `message` is its id, or its version in the session's own stream. One that a branch or a
-        merge shows by reference is redacted in the stream it was said in; the receipt tells. With
-        `summaries` so are those that were made of it, in all sessions, or nothing is. By default
-        they stay: they stand for much else, and what goes is gone for good. EventStore.quoting()
-        names them. Its entry and every proof stay; in a plain store so do pieces of it until
-        `compact`, in free pages and in a dictionary that was trained before (see
-        EventStore.trained). Raises InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
+        `message` is its id, or its version in the session's own stream; the version of a fact that
+        set a context value means that value: there was none then. What a branch or a merge shows by
+        reference is redacted in the stream it was said in; the receipt tells. With `summaries` so
+        are those that were made of it, in all sessions, or nothing is. By default they stay: they
+        stand for much else, and what goes is gone for good. EventStore.quoting() names them. The
+        entry and every proof stay; in a plain store so do pieces of it until `compact`, in free
+        pages and in a dictionary that was trained before (see EventStore.trained). Raises
+        InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
         """
         return self._submit(
             redaction(session, message, _text(reason), options, summaries=summaries)

@@ -36,7 +36,7 @@ class Shred(NamedTuple):
     """The payloads of versions `first..last` of a stream are to go.
 
     With `whole` everything that was said goes and only structure stays; without it what one
-    message or summary shows.
+    message or summary shows, or one value.
     """
 
     session: str
@@ -55,7 +55,12 @@ def stripped(event: Event) -> AnyEvent | None:
 
 
 def muted(event: Event) -> AnyEvent | None:
-    """Return what is left of a message or summary when it is redacted, None for nothing."""
+    """Return what is left of a message, summary or value when it is redacted, None for nothing.
+
+    A value that is gone is none, until the next one: the one before it does not come back.
+    """
+    if isinstance(event, ev.ContextSet):
+        return ev.ContextSet(event.key)
     if isinstance(event, (ev.HistorySummarized, ev.BranchMerged)):
         return replace(event, summary={})
     assert isinstance(event, ev.MessageAppended)

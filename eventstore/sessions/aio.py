@@ -70,6 +70,7 @@ class AsyncSessionManager:
     share = awaited(Care.share)
     template = awaited(Care.template)
     templates = awaited(Care.templates)
+    templates_of = awaited(Care.templates_of)
     save_template = awaited(Care.save_template)
     save_as_template = awaited(Care.save_as_template)
     delete_template = awaited(Care.delete_template)

@@ -267,9 +267,15 @@ class Changes(Questions):
         made = template_of(check_name(name, "template"), state, description)
         return self._templates.save(made)
 
-    def delete_template(self, name: str) -> Receipt:
-        """Drop a template; sessions that were made from it stay. Raises InvalidEvent."""
-        return self._templates.delete(name)
+    def delete_template(
+        self, name: str, *, redact: bool = False, reason: str | None = None
+    ) -> Receipt:
+        """Drop a template; sessions that were made from it stay. Raises InvalidEvent.
+
+        With `redact` for good, with all that was ever kept under that name, also if it was dropped
+        before: each value as store.redact() does it, with the reason. Raises LegalHold.
+        """
+        return self._templates.redact(name, reason) if redact else self._templates.delete(name)
 
     # -- branches ------------------------------------------------------------------------
 

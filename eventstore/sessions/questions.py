@@ -18,7 +18,7 @@ from projections.moment import moment_position
 from ..errors import KeyShredded, SessionDeleted
 from ..ids import check_name
 from ..messages import Json, Message
-from ..state.lineage import fork_of
+from ..state.lineage import checked_version, fork_of
 from ..store import EventStore
 from .cache import HeaderCache
 from .checks import check_whole, checked_id
@@ -30,7 +30,7 @@ from .search import Hit, search
 from .session import CURRENT, Moment, Session, SessionReader
 from .settings import Settings
 from .sharing import resolved
-from .templates import Template, Templates
+from .templates import Template, Templates, made_of, name_of
 
 SEARCH_HITS = 20
 
@@ -191,6 +191,16 @@ class Questions:
     def templates(self) -> TemplateList:
         """Return the presets, then the templates by name."""
         return self._templates.all()
+
+    def templates_of(self, session: str) -> Names:
+        """Return the templates that have something of a session, by name, dropped ones too.
+
+        Those that save_as_template() made of it, or of a session that had lines or values of it;
+        not those that delete_template(redact=True) took away. It may be deleted or erased.
+        """
+        self.store.flush()
+        checked_version(self.store.log, session, 0)
+        return sorted({str(name_of(each)) for each in made_of(self.store.log, session)})
 
     # -- branches ------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 Invariants: a template is one value in the context of an archived session of type "template", so
 that a change of it is one fact and its past can be replayed; it is copied when a session is
-created, which nothing that happens to the template later changes; where its session is deleted
-or erased, the template is gone and its name is free; presets are read-only, and their names are
-taken.
+created, which nothing that happens to the template later changes; one that was made of a session
+says so; where its session is deleted or erased, the template is gone and its name is free; presets
+are read-only, and their names are taken.
 """
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,9 +16,14 @@ import msgspec
 
 from projections import SessionState, Views
 
+from ..engine.quoting import sources_of
+from ..engine.reading import stream_pages
 from ..errors import InvalidEvent, KeyShredded, SessionDeleted, SessionExists
+from ..events import AnyEvent, ContextSet
 from ..ids import check_name
-from ..log.base import Receipt
+from ..log.base import Log, Receipt
+from ..log.format import TYPE_CODES
+from ..log.recorded import Recorded
 from ..messages import Json, check_json
 from ..patch import assigned
 from ..store import EventStore
@@ -31,13 +37,22 @@ TYPE = "template"
 VALUE = "template"
 """The context key that holds the template in its session."""
 
+_SET = TYPE_CODES[ContextSet]
 _OF_TEMPLATE = re.compile(rf"{PREFIX}(?:-[1-9][0-9]*)?:(.+)", re.DOTALL)
+
+
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The session that a template was made of, and at which version."""
+
+    session: str
+    version: int
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A beginning: what create(template=) copies where the caller says nothing else.
 
     `ttl` in seconds; `max_bytes` of payloads; a limit that is None is left to the settings.
+    `origin` is where save_as_template() took it from.
     """
 
     name: str
@@ -49,6 +64,7 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     token_limit: int | None = None
     max_messages: int | None = None
     max_bytes: int | None = None
+    origin: Origin | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """Return it as plain JSON."""
@@ -100,7 +116,7 @@ class Templates:
         page = self._views.sessions(
             where={"type": TYPE}, status=("archived",), order="session", limit=None
         )
-        names = sorted(filter(None, (_name(row.session) for row in page)))
+        names = sorted(filter(None, (name_of(row.session) for row in page)))
         kept = map(self._kept, names)
         return [*PRESETS.values(), *(each for each in kept if each is not None)]
 
@@ -126,6 +142,23 @@ class Templates:
         self.get(name)
         return self._store.set_context(self._newest(name)[0], VALUE, None)
 
+    def redact(self, name: str, reason: str | None) -> Receipt:
+        """Destroy all that was ever kept under a name, dropped or not; sessions made of it stay.
+
+        A fact for each value, one after the other; again, it gives the first receipt. Raises
+        InvalidEvent and LegalHold.
+        """
+        if check_name(name, "template") in PRESETS:
+            raise InvalidEvent(f"{name!r} is a preset, which can't be deleted")
+        number = newest_number(lambda each: self._store.exists(_session(name, each)))
+        sessions = [_session(name, each) for each in range(number + 1)]
+        values = [each for session in sessions for each in _values(self._store.log, session)]
+        if not values:
+            raise InvalidEvent(f"nothing was kept as template {name!r}")
+        for each in values:
+            receipt = self._store.redact(each.session, each.version, reason=reason)
+        return receipt
+
     def _kept(self, name: str) -> Template | None:
         state = self._newest(name)[1]
         value = None if state is None else state.context.get(VALUE)
@@ -146,10 +179,61 @@ def _session(name: str, number: int) -> str:
     return f"{PREFIX}:{name}" if number == 0 else f"{PREFIX}-{number}:{name}"
 
 
-def _name(session: str) -> str | None:
+def made_of(log: Log, session: str) -> list[str]:
+    """Return the sessions of templates that have something of a session, now or in their past.
+
+    Those that were made of it, or of one that had lines or values of it.
+    """
+    return [
+        name
+        for name in _template_sessions(log)
+        if any(_is_of(log, each, session) for each in _values(log, name))
+    ]
+
+
+def name_of(session: str) -> str | None:
     """Return the name of the template that a session is of, None for other sessions."""
     found = _OF_TEMPLATE.fullmatch(session)
     return found and found[1]
+
+
+def _template_sessions(log: Log) -> Iterator[str]:
+    """Iterate over the names of sessions that may be of templates."""
+    after = PREFIX
+    while names := log.sessions(after):
+        for name in names:
+            if not name.startswith(PREFIX):
+                return
+            if name_of(name) is not None:
+                yield name
+        after = names[-1]
+
+
+def _values(log: Log, session: str) -> list[Recorded]:
+    """Return the facts that set a template in its session, redacted or not."""
+    tail = log.tail(session)
+    assert tail is not None
+    facts = (each for page in stream_pages(log, session, 0, tail.version) for each in page)
+    return [each for each in facts if each.type_code == _SET and _is_value(each.structure)]
+
+
+def _is_value(event: AnyEvent | None) -> bool:
+    return isinstance(event, ContextSet) and event.key == VALUE
+
+
+def _is_of(log: Log, recorded: Recorded, session: str) -> bool:
+    """Return True where a template can be read that was made of something that a session said."""
+    event = recorded.structure
+    assert isinstance(event, ContextSet)
+    try:
+        origin = msgspec.convert(event.value, Template).origin
+    except msgspec.ValidationError:  # no template, or none any more
+        return False
+    if origin is None or origin.session == session:
+        return origin is not None
+    tail = log.tail(origin.session)
+    known = tail is not None and 0 <= origin.version <= tail.version
+    return known and session in sources_of(log, origin.session, origin.version)
 
 
 def template_of(name: str, state: SessionState, description: str = "") -> Template:
@@ -166,6 +250,7 @@ def template_of(name: str, state: SessionState, description: str = "") -> Templa
         token_limit=header.token_limit,
         max_messages=header.max_messages,
         max_bytes=state.metadata.get("max_bytes"),
+        origin=Origin(header.session, header.version),
     )
 
 
