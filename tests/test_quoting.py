@@ -21,6 +21,7 @@ from eventstore.audit.verify import verify
 from eventstore.care.backup import backup
 from eventstore.care.compacting import compact
 from eventstore.engine.quoting import Quoting
+from eventstore.sessions import SessionManager
 from projections import SessionState
 
 WORD = "zebrafish"
@@ -480,7 +481,7 @@ def test_the_command_names_what_remains(cli):
 
 
 def test_the_command_erase_names_them_too(cli, keyring):
-    """`erase` names what others made of the session, or takes it along."""
+    """`erase` names what others made of the session, or takes it along, and its templates."""
     with EventStore.open(cli.store, keyring=keyring) as store:
         for name in ("a", "c"):
             store.create(name)
@@ -488,7 +489,17 @@ def test_the_command_erase_names_them_too(cli, keyring):
             store.create(f"of {name}")
             store.merge(name, into=f"of {name}")
             store.summarize(f"of {name}", WORD, upto=1)
+        with SessionManager(store) as manager:
+            manager.save_as_template("of a", "t")
     options = ("--reason", "x", "--cascade", "--keyring", str(keyring.path))
     plain = cli("erase", "a", *options)
     assert plain.code == 0 and "1 summary made of it can still be read: of a#2" in plain.err
-    assert cli.fine("erase", "c", "--summaries", "--json", *options).json["summaries"] == []
+    assert "1 template made of it can still be read: template:t" in plain.err
+    done = cli.fine("erase", "c", "--summaries", "--json", *options).json
+    assert (done["summaries"], done["templates"]) == ([], [])
+    with EventStore.open(cli.store, keyring=keyring) as store, SessionManager(store) as manager:
+        assert manager.templates_of("a") == ["t"]
+        store.erase("template:t", reason="x")
+        assert manager.templates_of("a") == []
+        with pytest.raises(InvalidEvent, match="nothing was kept"):
+            manager.delete_template("t", redact=True)

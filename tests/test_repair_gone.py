@@ -144,6 +144,30 @@ def test_repair_brings_no_values_of_an_erased_session_back(tmp_path):
         assert told(verify(store, deep=True)) == ""
 
 
+def test_repair_brings_no_redacted_value_back(tmp_path):
+    """Where an old page has it, it goes once more, and the one before it does not come instead."""
+    place = tmp_path / "history"
+    with EventStore.open(place) as store:
+        store.create("s", context={"code": "the one before"})
+        store.set_context("s", "code", SECRET)
+        for number in range(40):  # so that the fact of the redaction is on another page
+            store.append("s", {"role": "user", "content": f"line {number}"})
+        old = (place / LOG / "data.mdb").read_bytes()
+        store.redact("s", 1)
+        frame = store.log.read_all(1)[0]
+    file = place / LOG / "data.mdb"
+    content = bytearray(file.read_bytes())
+    for number in pages_of(file, frame):
+        content[number * PAGE : (number + 1) * PAGE] = bytes(PAGE)
+    file.write_bytes(content + old)
+    report = repair(place, tmp_path / "made")
+    assert report.kept == report.size and not report.positions
+    with EventStore.open(tmp_path / "made") as store:
+        assert store.headers.now("s").context == {}
+        assert SECRET not in repr([each.structure for each in store.events("s")])
+        assert told(verify(store, deep=True)) == ""
+
+
 def test_old_pages_are_used_only_by_who_can_read_what_came_later(encrypted, tmp_path):
     """What stands there may have been redacted since, by a fact that is sealed."""
 
