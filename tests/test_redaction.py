@@ -250,10 +250,11 @@ def test_a_redacted_value_of_an_encrypted_store(sealed, tmp_path, keyring):
     position = sealed.head().size - 1
     sealed.redact("s", 1)
     backup(sealed, tmp_path / "copy")
+    restore(tmp_path / "copy", tmp_path / "restored")
     restore(tmp_path / "copy", tmp_path / "before", moment=Moment(position))
     sealed.close()
     repair(sealed.path, tmp_path / "repaired", keyring=keyring)
-    for place in ("copy", "before", "repaired"):
+    for place in ("restored", "before", "repaired"):
         with EventStore.open(tmp_path / place, keyring=keyring) as copy:
             assert values(copy, "s") == {}
             assert told(verify(copy, deep=True)) == ""
