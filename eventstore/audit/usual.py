@@ -21,6 +21,7 @@ from ..errors import UNDECODABLE, Corruption
 from ..limits import EVENT_BYTES_MAX
 from ..log.codec import SCHEMA_OF, Codec, decode, decode_stored
 from ..log.format import (
+    ACTOR_LENGTHS,
     CHECKSUM,
     EVENT_HEAD,
     EVENT_ROW,
@@ -28,7 +29,6 @@ from ..log.format import (
     FRAME_HEAD_BYTES,
     KIND_HEAD,
     KIND_ROW,
-    LONE_ACTOR,
     MESSAGE,
     NAMED,
     ONLY_MESSAGES,
@@ -89,7 +89,7 @@ _NO_NAMES = b"", b"", b"", b""
 _frame_head, _event_heads, _actor = (
     KIND_HEAD.unpack_from,
     KIND_ROW.iter_unpack,
-    LONE_ACTOR.unpack_from,
+    ACTOR_LENGTHS.unpack_from,
 )
 _position, _stream_row = POSITION.unpack, STREAM_ROW.pack
 
@@ -166,7 +166,7 @@ class UsualFrames:
                 actor, (idem, what, why, session) = 0, _NO_NAMES
                 if kind & NAMED:
                     actor, lengths = _actor(raw, names_at)
-                    bodies_at += LONE_ACTOR.size
+                    bodies_at += ACTOR_LENGTHS.size
                     if lengths:
                         bodies_at, (idem, what, why, session) = _kept(raw, bodies_at, lengths)
                 place, row = (version, number, previous - 1), _stream_row(version + count - 1, last)

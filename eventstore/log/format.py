@@ -106,6 +106,8 @@ NAMED the last two are of its body, which is longer.
 """
 LONE_COUNTS = Struct(">QII16xQIII2xBB6xII")
 """The same, of them what counting needs: its time, tokens and role, and no version."""
+ACTOR_LENGTHS = Struct(">II")
+"""FRAME_NAMES, the four lengths read as one."""
 LONE = FRAME_FORMAT << 24 | ONLY_MESSAGES << 16 | 1
 """What the second field is for one message that has neither actor nor names."""
 LONE_NAMED = LONE | NAMED << 16
