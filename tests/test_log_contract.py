@@ -272,7 +272,8 @@ def test_frames_say_where_they_stand(filled):
         assert (frame.previous, frame.version, frame.number) == (previous, version + 1, number)
         newest[frame.session] = (frame.last_position, frame.last_version, frame.next_number())
     for session, (position, version, messages) in newest.items():
-        assert filled.tail(session)[1:] == (version, messages, position)
+        found = filled.tail(session)
+        assert (found.version, found.messages, found.position) == (version, messages, position)
 
 
 def test_what_was_waited_for_can_be_read(log):

@@ -94,7 +94,7 @@ class Head(msgspec.Struct, frozen=True):
     recorded_at: int
 
 
-class Tail(NamedTuple):
+class Tail(msgspec.Struct, frozen=True, gc=False):
     """The newest place in a stream: its reference, version, message count and position."""
 
     ref: int

@@ -7,7 +7,7 @@ dropped, and then its number leads to none for ever.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, takewhile
 from typing import Any, cast
 
@@ -156,24 +156,17 @@ class Codec:
         number = self.current
         if number == RAW:
             return [(RAW, payload) for payload in payloads]
+        compressor = self._contexts.compress.get(number) or self._compressor(number)
         large = [each for each in payloads if len(each) >= COMPRESS_BYTES_MIN]
-        stored = iter(self._compressed(number, large))
+        if len(large) < TOGETHER_MIN:
+            stored: Iterator[bytes] = map(compressor.compress, large)
+        else:
+            stored = _compressed_together(compressor, large)
         packed = []
         for payload in payloads:
             each = next(stored) if len(payload) >= COMPRESS_BYTES_MIN else payload
             packed.append((number, each) if len(each) < len(payload) else (RAW, payload))
         return packed
-
-    def _compressed(self, number: int, payloads: Sequence[bytes]) -> Iterable[bytes]:
-        """Compress some payloads: many in one call, which lets go of the GIL once, not each time.
-
-        Where threads compete for it each hand-over costs more than a payload's compression.
-        """
-        compressor = self._compressor(number)
-        if len(payloads) < TOGETHER_MIN:
-            return map(compressor.compress, payloads)
-        found = compressor.multi_compress_to_buffer([*payloads])
-        return (found[index].tobytes() for index in range(len(found)))
 
     def decompress(self, number: int, stored: bytes, size: int) -> bytes:
         """Return the payload of `size` bytes; raises ValueError where the bytes are damaged."""
@@ -237,12 +230,11 @@ class Codec:
         return payloads
 
     def _compressor(self, number: int) -> zstandard.ZstdCompressor:
-        contexts = self._contexts
-        if number not in contexts.compress:
-            contexts.compress[number] = zstandard.ZstdCompressor(
-                compression_params=_parameters(), dict_data=self._dictionary(number, compress=True)
-            )
-        return contexts.compress[number]
+        made = zstandard.ZstdCompressor(
+            compression_params=_parameters(), dict_data=self._dictionary(number, compress=True)
+        )
+        self._contexts.compress[number] = made
+        return made
 
     def _decompressor(self, number: int) -> Callable[[bytes, int], bytes]:
         made = zstandard.ZstdDecompressor(
@@ -279,6 +271,17 @@ def train(payloads: Sequence[bytes], bytes_max: int = DICTIONARY_BYTES_MAX) -> b
         ).as_bytes()
     except zstandard.ZstdError as error:
         raise InvalidEvent(f"{len(payloads)} payloads can't train a dictionary: {error}") from None
+
+
+def _compressed_together(
+    compressor: zstandard.ZstdCompressor, payloads: list[bytes]
+) -> Iterator[bytes]:
+    """Compress many payloads in one call, which lets go of the GIL once, not each time.
+
+    Where threads compete for it each hand-over costs more than a payload's compression.
+    """
+    found = compressor.multi_compress_to_buffer([*payloads])
+    return (found[index].tobytes() for index in range(len(found)))
 
 
 def _as_it_is(stored: bytes, _: int) -> bytes:

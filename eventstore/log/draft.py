@@ -12,7 +12,14 @@ from itertools import repeat
 import msgspec
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
-from ..audit.entry import PAYLOAD_TAG, SALT_BYTES, entry_digests, entry_lead, session_digest
+from ..audit.entry import (
+    NONE_DIGEST,
+    PAYLOAD_TAG,
+    SALT_BYTES,
+    entry_digests,
+    entry_lead,
+    session_digest,
+)
 from ..errors import EventTooLarge, InvalidEvent
 from ..events import BranchCreated, Event, MessageAppended, SessionCreated
 from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX
@@ -117,10 +124,15 @@ def draft(
 
 def pack_all(drafts: Iterable[Draft], codec: Codec) -> None:
     """Compress, hash and lay out the events of those drafts that are not packed yet."""
-    some = [(each, each.loose) for each in drafts if each.loose is not None]
+    some: list[tuple[Draft, Loose]] = []
+    payloads: list[bytes] = []
+    for each in drafts:
+        if each.loose is not None:
+            some.append((each, each.loose))
+            payloads += each.loose.payloads
     if not some:
         return
-    packed = codec.compress_all([payload for _, loose in some for payload in loose.payloads])
+    packed = codec.compress_all(payloads)
     start = 0
     for each, loose in some:
         _pack(each, loose, packed[start : start + each.count], codec)
@@ -130,7 +142,7 @@ def pack_all(drafts: Iterable[Draft], codec: Codec) -> None:
 def _pack(made: Draft, loose: Loose, packed: Packed, codec: Codec, key: int = STORE_KEY) -> None:
     texts, proofs = _salted(loose, packed)
     if codec.seal is None:
-        digests = [entry_digests(each) for each in proofs]
+        digests = [proof + NONE_DIGEST for proof in proofs]
     else:
         bounds = _bounds(codec.names, made, loose, packed)
         keys = [STORE_KEY if code in OUTLIVING else key for code, _, _ in loose.marks]

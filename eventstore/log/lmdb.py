@@ -65,31 +65,32 @@ class LmdbLog(Reads):
     def commit(self, batch: Sequence[Append], now: int) -> list[Outcome]:
         """Decide and keep a batch; returns when LMDB has synced it."""
         pack_appends(batch, self.codec)  # before the transaction, which holds up other processes
-        return self.group(lambda stage: stage(batch, now))
+        return self._durably(lambda ground: ground.keep(batch, now))
 
     def group(self, work: Callable[[Stage], T]) -> T:
         """Run `work` in one transaction for several batches, durable when this returns."""
+
+        def staging(ground: "_Ground") -> T:
+            def stage(batch: Sequence[Append], now: int) -> list[Outcome]:
+                pack_appends(batch, self.codec)
+                return ground.keep(batch, now)
+
+            return work(stage)
+
+        return self._durably(staging)
+
+    def _durably(self, work: Callable[["_Ground"], T]) -> T:
+        """Run `work` in one transaction, and remember what it changed once that is durable."""
         self._check_open()
         ground = None
         try:
             with self.env.translating, self.env.write() as txn:
                 ground = _Ground(self, txn)
-
-                def stage(batch: Sequence[Append], now: int) -> list[Outcome]:
-                    pack_appends(batch, self.codec)
-                    made = plan(batch, ground, now)
-                    if made.frames:
-                        ground.changed = True
-                        self._put(txn, made)
-                        ground.learn(made)
-                    return made.outcomes
-
-                done = work(stage)
-                number = txn.id()
+                done = work(ground)
                 if ground.changed:  # a commit of nothing leaves its number to whoever is next
-                    self.newest.ending(number)
+                    self.newest.ending(ground.number)
             if ground.changed:
-                self._settle(ground, number)
+                self._settle(ground)
                 if ground.frontier.size >= self._watched:
                     self._grown()
         except BaseException:
@@ -98,19 +99,18 @@ class LmdbLog(Reads):
             raise
         return done
 
-    def _settle(self, ground: "_Ground", number: int) -> None:
+    def _settle(self, ground: "_Ground") -> None:
         """Remember what a transaction that is durable now has changed."""
         if ground.refs:
             shown = self.codec.names.shown
             new = ((ref, shown(row[:1], row[1:])) for row, ref in ground.refs.items())
             remember(self._name_of, dict(new))
             remember(self._ref_of, ground.refs)
-        self.newest.settle(number, ground.edge, ground.tails)
+        self.newest.settle(ground.number, ground.edge(), ground.tails)
 
-    def _put(self, txn: lmdb.Transaction, made: Plan) -> None:
+    def put(self, txn: lmdb.Transaction, made: Plan) -> None:
         """Write the rows of a plan; the frames go to the end of their tree."""
-        frames = [(POSITION.pack(last), frame) for last, frame in made.frames]
-        txn.cursor(self._frames).putmulti(frames, append=True)
+        txn.cursor(self._frames).putmulti(made.frames, append=True)
         txn.cursor(self._streams).putmulti(made.streams)
         for row, ref in made.names.items():
             number = REF.pack(ref)
@@ -171,8 +171,10 @@ class _Ground:
 
     def __init__(self, log: LmdbLog, txn: lmdb.Transaction) -> None:
         self._log, self._txn = log, txn
+        self.number = txn.id()
         self.names = log.codec.names
-        self._stand_on(log.newest.begun(txn.id()) or self._read_edge())
+        edge = log.newest.begun(self.number) or self._read_edge()
+        self.frontier, self.recorded_at, self.next_ref, self.any_erased, self._erasures = edge
         self.tails: dict[str, Tail] = {}
         self.refs: dict[bytes, int] = {}
         self.changed = False
@@ -183,18 +185,27 @@ class _Ground:
         erasures = self._log.gone.count(self._txn)
         return Edge(frontier, recorded_at, next_ref, erasures > 0, erasures)
 
-    def _stand_on(self, edge: Edge) -> None:
-        self.edge = edge
-        self.frontier, self.recorded_at, self.next_ref, self._any_erased, self._erasures = edge
+    def edge(self) -> Edge:
+        """Return where the log ends with all that is staged."""
+        return Edge(self.frontier, self.recorded_at, self.next_ref, self.any_erased, self._erasures)
 
-    def learn(self, made: Plan) -> None:
+    def keep(self, batch: Sequence[Append], now: int) -> list[Outcome]:
+        """Decide a batch that is packed, write its rows, and let the next one build on it."""
+        made = plan(batch, self, now)
+        if made.frames:
+            self.changed = True
+            self._log.put(self._txn, made)
+            self._learn(made)
+        return made.outcomes
+
+    def _learn(self, made: Plan) -> None:
         """Build on a plan whose rows are in the transaction."""
         self.tails.update(made.tails)
         self.refs.update(made.names)
-        any_erased, erasures = self._any_erased, self._erasures
+        self.frontier, self.recorded_at = made.frontier, made.recorded_at
+        self.next_ref = made.next_ref
         if made.erasing or made.shreds:
-            any_erased, erasures = True, self._log.gone.count(self._txn)
-        self._stand_on(Edge(made.frontier, made.recorded_at, made.next_ref, any_erased, erasures))
+            self.any_erased, self._erasures = True, self._log.gone.count(self._txn)
 
     def tail(self, session: str) -> Tail | None:
         known = self.tails.get(session) or self._log.newest.staged_on(session)
@@ -210,4 +221,4 @@ class _Ground:
         return self._log.receipt_in(self._txn, position)
 
     def erased(self, ref: int) -> bool:
-        return self._any_erased and self._log.gone.is_erased(self._txn, ref)
+        return self.any_erased and self._log.gone.is_erased(self._txn, ref)

@@ -29,7 +29,7 @@ from .base import (
     version_of,
 )
 from .codec import Codec
-from .format import KEY_NAME, KEY_ROW, RAW, REF, SESSION_NAME, STARTER, STREAM_ROW
+from .format import KEY_NAME, KEY_ROW, POSITION, RAW, REF, SESSION_NAME, STARTER, STREAM_ROW
 from .frame import Frame
 from .lone import Tally
 from .plan import pack_appends, plan
@@ -72,6 +72,11 @@ class MemoryLog:
         """Return the receipt of the append at `position`, as a duplicate."""
         return receipt_again(self._frame(bisect_left(self._lasts, position)))
 
+    @property
+    def any_erased(self) -> bool:
+        """True where a stream's erasure has begun."""
+        return bool(self._erased)
+
     def erased(self, ref: int) -> bool:
         """Return True for a stream whose erasure has begun."""
         return ref in self._erased
@@ -99,7 +104,7 @@ class MemoryLog:
             pack_appends(batch, self.codec)
             made = plan(batch, self, now)
             for last, frame in made.frames:
-                self._lasts.append(last)
+                self._lasts.append(POSITION.unpack(last)[0])
                 self._frames.append(frame)
             for name, number in made.names.items():
                 self._refs[name], self._name_of[number] = number, name[1:].decode()

@@ -29,17 +29,27 @@ class Names(Protocol):
     def public(self, kept: bytes) -> str:
         """Return the name that entries hash."""
 
+    def both(self, kind: bytes, name: str) -> tuple[bytes, str]:
+        """Return what is on disk for a name, and the name that entries hash."""
+        kept = self.kept(kind, name)
+        return kept, self.public(kept)
+
     def digest(self, content: bytes) -> bytes:
         """Return the 16 bytes that stand for a command's content beside its key."""
 
 
-class PlainNames:
+class PlainNames(Names):
     """Names of a log that is not encrypted: all three are the same."""
 
     def kept(self, _: bytes, name: str) -> bytes:
         """Return its UTF-8; a lone surrogate gives bytes that no name has."""
         _check_text(name)
         return name.encode("utf-8", "surrogatepass")
+
+    def both(self, _: bytes, name: str) -> tuple[bytes, str]:
+        """Return its UTF-8, and the name itself."""
+        _check_text(name)
+        return name.encode("utf-8", "surrogatepass"), name
 
     def shown(self, _: bytes, kept: bytes) -> str:
         """Return the name."""
@@ -54,7 +64,7 @@ class PlainNames:
         return content
 
 
-class SealedNames:
+class SealedNames(Names):
     """Names of an encrypted log that is open with its keyring."""
 
     def __init__(self, vault: Vault) -> None:
@@ -83,7 +93,7 @@ class SealedNames:
         return self._vault.seal_name(CONTENT, content.hex())[:SIV_BYTES]
 
 
-class LockedNames:
+class LockedNames(Names):
     """Names of an encrypted log without its keyring: pseudonyms, which can be looked up too."""
 
     def kept(self, _: bytes, name: str) -> bytes:

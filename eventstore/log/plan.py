@@ -7,7 +7,7 @@ of its streams or none; a key decides before anything else, for ever.
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -41,6 +41,7 @@ from .format import (
     CORRELATION_NAME,
     KEY_NAME,
     KEY_ROW,
+    POSITION,
     REF,
     SESSION_NAME,
     STREAM_ROW,
@@ -57,6 +58,10 @@ class Ground(Protocol):
     recorded_at: int
     next_ref: int
     names: Names
+
+    @property
+    def any_erased(self) -> bool:
+        """True where erased() is, of any stream."""
 
     def tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream."""
@@ -77,6 +82,8 @@ class Ground(Protocol):
 class Plan:
     """The rows that a batch adds to each table, and each append's outcome in order."""
 
+    shreds: list[Shred]
+
     def __init__(self, ground: Ground, now: int) -> None:
         self.ground = ground
         self.now = now
@@ -85,41 +92,49 @@ class Plan:
         self.next_ref = ground.next_ref
         self._names = ground.names
         self.outcomes: list[Outcome] = []
-        self.frames: list[tuple[int, bytes]] = []
+        self.frames: list[tuple[bytes, bytes]] = []
         self.streams: list[tuple[bytes, bytes]] = []
         self.names: dict[bytes, int] = {}
         self.keys: dict[bytes, bytes] = {}
         self.tiles: list[tuple[int, int, bytes]] = []
         self.tails: dict[str, Tail] = {}
-        self.shreds = list[Shred]()
+        """Every stream's newest place that was looked at or has moved on."""
+        self.shreds = []
         self.erasing: dict[int, bool] = {}
         """Reference of a stream -> True where its erasure begins, False where it is complete."""
         self.erases = False
         """Whether any erasure begins here, also one that a later append of the batch completes."""
         self._receipts: dict[int, Receipt] = {}
-        self._new = set[str]()
+        self._new: set[str] = set()
         """Sessions that the log does not have, so that a creation looks for its own once."""
 
     def decide(self, append: Append) -> Outcome:
         """Accept an append and number it, or say why not; nothing is half-accepted."""
         try:
             envelope = self._enveloped(append)
-            known = self._known(append, envelope.key)
+            known = self._known(append.key, append.content, envelope.key) if append.key else None
             if known is not None:
                 return known
             for draft, expected in zip(append.drafts, append.expected, strict=True):
                 self._admit(draft, expected)
-            self._check_standing(append)
+            if append.others is not None:
+                self._check_standing(append.drafts[0].session, append.others)
             if envelope.actor:  # where its row is damaged this append fails, and no other
-                self.ground.ref(ACTOR_NAME + envelope.actor)
+                envelope.actor_ref = self._ref(ACTOR_NAME + envelope.actor)
         except EventStoreError as error:
             return error
         given = append.recorded_at
         self.recorded_at = max(self.recorded_at, self.now if given is None else given)
         self.shreds += append.shreds
-        first = self._place(append.drafts[0], envelope, envelope.key, continues=append.continues)
-        for draft in append.drafts[1:]:
-            self._place(draft, envelope, b"", continues=True)
+        first = self._place(
+            append.drafts[0],
+            envelope,
+            envelope.sessions[0],
+            envelope.key,
+            continues=append.continues,
+        )
+        for draft, session in zip(append.drafts[1:], envelope.sessions[1:], strict=True):
+            self._place(draft, envelope, session, b"", continues=True)
         if envelope.key:
             position = first.position - (first.version - first.first_version)
             as_is = append.content_is_kept or append.content == FORGOTTEN
@@ -129,26 +144,23 @@ class Plan:
         return first
 
     def _enveloped(self, append: Append) -> "_Envelope":
-        """Return the names of an append as the disk keeps them. Raises InvalidEvent."""
-        kept = self._names.kept
-        for draft in append.drafts:
-            kept(SESSION_NAME, draft.session)
-        return _Envelope(
-            kept(KEY_NAME, append.key) if append.key else b"",
-            kept(ACTOR_NAME, append.actor) if append.actor else b"",
-            kept(CORRELATION_NAME, append.correlation_id) if append.correlation_id else b"",
-            kept(CAUSATION_NAME, append.causation_id) if append.causation_id else b"",
-        )
+        """Return the names of an append. Raises InvalidEvent for what the disk can't keep."""
+        both = self._names.both
+        sessions = [both(SESSION_NAME, draft.session) for draft in append.drafts]
+        key = self._names.kept(KEY_NAME, append.key) if append.key else b""
+        actor, who = both(ACTOR_NAME, append.actor) if append.actor else _NOBODY
+        what = both(CORRELATION_NAME, append.correlation_id) if append.correlation_id else _NOBODY
+        why = both(CAUSATION_NAME, append.causation_id) if append.causation_id else _NOBODY
+        return _Envelope(sessions, key, actor, what[0], why[0], (who, what[1], why[1]))
 
-    def _known(self, append: Append, key: bytes) -> Receipt | None:
-        if append.key is None:
-            return None
+    def _known(self, name: str, given: bytes, key: bytes) -> Receipt | None:
+        """Return the receipt of a key that came before. Raises KeyReused."""
         row = self.keys.get(key) or self.ground.key_row(key)
         if row is None:
             return None
         position, content = KEY_ROW.unpack(row)
-        if not same_content(self._names, append.content, content):
-            raise KeyReused(append.key)
+        if not same_content(self._names, given, content):
+            raise KeyReused(name)
         return self._receipts.get(position) or self.ground.receipt_at(position)
 
     def _tail(self, session: str) -> Tail | None:
@@ -157,6 +169,8 @@ class Plan:
             tail = self.ground.tail(session)
             if tail is None:
                 self._new.add(session)
+            else:
+                self.tails[session] = tail
         return tail
 
     def _admit(self, draft: Draft, expected: Expected | int) -> None:
@@ -169,27 +183,39 @@ class Plan:
             raise VersionConflict(draft.session, expected, tail.version if tail else None)
         if tail is None and not draft.creates:
             raise SessionNotFound(draft.session)
-        if tail is not None and self._erased(tail.ref) and _type_codes(draft) != {_KEY_SHREDDED}:
+        if tail is not None and (self.erasing or self.ground.any_erased):
+            self._check_unerased(draft, tail.ref)
+
+    def _check_unerased(self, draft: Draft, ref: int) -> None:
+        """Raise KeyShredded where a stream is erased, and the draft is not what says so."""
+        if self._erased(ref) and _type_codes(draft) != {_KEY_SHREDDED}:
             raise KeyShredded(draft.session)
 
-    def _check_standing(self, append: Append) -> None:
+    def _check_standing(self, session: str, others: int) -> None:
         """Raise Overtaken where more than messages came to the stream since it was looked at."""
-        if append.others is not None:
-            tail = self._tail(append.drafts[0].session)
-            if tail is None or tail.others != append.others:
-                raise Overtaken
+        tail = self._tail(session)
+        if tail is None or tail.others != others:
+            raise Overtaken
 
     def _erased(self, ref: int) -> bool:
         return ref in self.erasing or self.ground.erased(ref)
 
     def _place(
-        self, draft: Draft, envelope: "_Envelope", key: bytes, *, continues: bool
+        self,
+        draft: Draft,
+        envelope: "_Envelope",
+        name: tuple[bytes, str],
+        key: bytes,
+        *,
+        continues: bool,
     ) -> Receipt:
         """Give the draft its numbers, hash its entries, add its rows."""
         session, position = draft.session, self.frontier.size
-        kept = self._names.kept(SESSION_NAME, session)
-        tail = self._tail(session) or Tail(self._new_ref(SESSION_NAME + kept), -1, 0, -1)
-        actor = self._ref(ACTOR_NAME + envelope.actor) if envelope.actor else 0
+        kept, public = name
+        tail = self.tails.get(session) or Tail(self._new_ref(SESSION_NAME + kept), -1, 0, -1)
+        actor = envelope.actor_ref
+        if actor is None:
+            actor = envelope.actor_ref = self._new_ref(ACTOR_NAME + envelope.actor)
         version = tail.version + 1
         frame = place(
             draft,
@@ -200,29 +226,21 @@ class Plan:
             self.recorded_at,
             continues=continues,
         )
-        common = entry_common(self.recorded_at, *self._public(kept, envelope))
+        common = entry_common(self.recorded_at, public, *envelope.public)
         self.tiles += self.frontier.extend(_leaves(draft, common, version, position, tail.position))
         last, messages = position + draft.count - 1, tail.messages + draft.messages
         tail = Tail(tail.ref, version + draft.count - 1, messages, last)
         self.tails[session] = tail
-        if begun := _erasing(tail.ref, draft):
+        if not draft.only_messages and (begun := _erasing(tail.ref, draft)):
             # An end whose beginning was lost, as a repair carries it, counts like a beginning.
             self.erases |= any(begun.values()) or not self._erased(tail.ref)
             self.erasing |= begun
-        self.frames.append((last, frame))
+        self.frames.append((POSITION.pack(last), frame))
         self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(tail.version, last)))
         return Receipt(session, version, tail.version, last, self.recorded_at, last + 1)
 
-    def _public(
-        self, session: bytes, envelope: "_Envelope"
-    ) -> tuple[str, str | None, str | None, str | None]:
-        """Return session, actor, correlation and causation id as entries hash them."""
-        public = self._names.public
-        who, what, why = [public(each) if each else None for each in envelope[1:]]
-        return public(session), who, what, why
-
-    def _ref(self, row: bytes) -> int:
-        return self.names.get(row) or self.ground.ref(row) or self._new_ref(row)
+    def _ref(self, row: bytes) -> int | None:
+        return self.names.get(row) or self.ground.ref(row)
 
     def _new_ref(self, row: bytes) -> int:
         ref = self.names[row] = self.next_ref
@@ -230,13 +248,24 @@ class Plan:
         return ref
 
 
-class _Envelope(NamedTuple):
-    """The names that an append has, as the disk keeps them; empty for none."""
+class _Envelope(msgspec.Struct, gc=False):
+    """The names that an append has: as the disk keeps them, b"" for none, and as entries hash them.
 
+    `sessions` has both of each stream, `public` those of actor, correlation and causation id;
+    `actor_ref` is 0 for no actor, None for one that the log does not know yet.
+    """
+
+    sessions: list[tuple[bytes, str]]
     key: bytes
     actor: bytes
     correlation_id: bytes
     causation_id: bytes
+    public: tuple[str | None, str | None, str | None]
+    actor_ref: int | None = 0
+
+
+_NOBODY = b"", None
+"""What is kept and hashed where there is no name."""
 
 
 def _leaves(draft: Draft, common: bytes, version: int, position: int, previous: int) -> list[bytes]:
@@ -267,8 +296,6 @@ def _type_codes(draft: Draft) -> set[int]:
 
 def _erasing(ref: int, draft: Draft) -> dict[int, bool]:
     """Return {ref: True} where a draft asks for its stream's erasure, False where it ends it."""
-    if draft.only_messages:
-        return {}
     codes = _type_codes(draft) & {_ERASE_REQUESTED, _KEY_SHREDDED}
     return {ref: _ERASE_REQUESTED in codes} if codes else {}
 
