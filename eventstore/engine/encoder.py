@@ -13,6 +13,7 @@ from ..ids import SYSTEM
 from ..log.base import Expected, Log, key_of
 from ..log.draft import Draft, draft
 from ..log.format import OUTLIVING, TYPE_CODES
+from ..log.seal import Seal
 from ..log.shredding import Shred
 from ..log.vault import STORE_KEY
 from .requests import Part
@@ -35,16 +36,18 @@ class Encoder:
         SessionNotFound and KeyShredded where an encrypted store has no key for a session.
         """
         known = {} if keys is None else keys
-        whole = [*parts, *self._key_facts(parts, known)]
-        expected = tuple([part.expected for part in whole])
-        shreds = tuple([shred for part in parts for shred in part.shreds])
-        return tuple([self._draft(part, known) for part in whole]), expected, shreds
-
-    def _key_facts(self, parts: Sequence[Part], keys: dict[str, int]) -> list[Part]:
-        """Make a key for each new session; return the part that says so."""
         seal = self._log.codec.seal
-        if seal is None:
-            return []
+        drafts: list[Draft] = []
+        expected: list[Expected | int] = []
+        shreds: list[Shred] = []
+        for part in [*parts, *self._key_facts(parts, known, seal)] if seal else parts:
+            drafts.append(self._draft(part, known))
+            expected.append(part.expected)
+            shreds += part.shreds
+        return tuple(drafts), tuple(expected), tuple(shreds)
+
+    def _key_facts(self, parts: Sequence[Part], keys: dict[str, int], seal: Seal) -> list[Part]:
+        """Make a key for each new session; return the part that says so."""
         facts = []
         for part in parts:
             if part.session != SYSTEM and _creates(part.events[0]):
@@ -53,12 +56,13 @@ class Encoder:
         return [Part(SYSTEM, facts)] if facts else []
 
     def _draft(self, part: Part, keys: dict[str, int]) -> Draft:
+        codec = self._log.codec
         salts = part.salts or self._salts.take(len(part.events))
-        key = self._key(part, keys)
-        return draft(part.session, part.events, self._log.codec, salts, part.occurred, key)
+        key = self._key(part, keys) if codec.seal else STORE_KEY
+        return draft(part.session, part.events, codec, salts, part.occurred, key)
 
     def _key(self, part: Part, keys: dict[str, int]) -> int:
-        if self._log.codec.seal is None or part.session == SYSTEM:
+        if part.session == SYSTEM:
             return STORE_KEY
         if all(TYPE_CODES[type(event)] in OUTLIVING for event in part.events):
             return STORE_KEY

@@ -35,6 +35,17 @@ class Options(TypedDict, total=False):
 
 
 _OPTIONS = frozenset(Options.__annotations__)
+_NAMES = (
+    ("key", "key"),
+    ("actor", "actor"),
+    ("correlation_id", "correlation id"),
+    ("causation_id", "causation id"),
+)
+"""The options that are names, and what errors call them."""
+
+
+_NO_DIGEST = bytes(16)
+"""The content of a command without a key."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -84,14 +95,14 @@ class Request(msgspec.Struct, frozen=True):
     content: bytes
     decide: Callable[[Ground], list[Part]]
     reads_state: bool
-    expected: Expected | int
-    key: str | None
-    actor: str | None
-    correlation_id: str | None
-    causation_id: str | None
     known: Callable[[Ground], Receipt | None] | None = None
     finish: Callable[[Runner], None] | None = None
     look: Callable[[Ground], None] | None = None
+    expected: Expected | int = ANY
+    key: str | None = None
+    actor: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
 
 
 def request(
@@ -108,25 +119,20 @@ def request(
     """Return a checked request; `content` is what makes a repeated key the same command."""
     for session, _ in needs:
         check_session(session)
-    expected = checked_expected(options.get("expected", ANY))
+    if options:
+        _check_options(options)
+    digest = _digest(content) if options.get("key") else _NO_DIGEST
+    return Request(dict(needs), digest, decide, reads_state, known, finish, look, **options)
+
+
+def _check_options(options: Options) -> None:
+    """Raise InvalidEvent for what an option can't be, TypeError for one that there is not."""
+    checked_expected(options.get("expected", ANY))
     unknown = options.keys() - _OPTIONS
     if unknown:
         raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
-    key = optional_name(options.get("key"), "key")
-    return Request(
-        dict(needs),
-        _digest(content) if key else bytes(16),
-        decide,
-        reads_state,
-        expected,
-        key,
-        optional_name(options.get("actor"), "actor"),
-        optional_name(options.get("correlation_id"), "correlation id"),
-        optional_name(options.get("causation_id"), "causation id"),
-        known,
-        finish,
-        look,
-    )
+    for name, what in _NAMES:
+        optional_name(options.get(name), what)  # type: ignore[arg-type]  # mypy sees all options
 
 
 def checked_expected(expected: Expected | int) -> Expected | int:

@@ -65,7 +65,8 @@ class Engine:
     def run(self, request: Request) -> Receipt:
         """Run a request to its receipt."""
         self.check_process()
-        self.begin()
+        if self.first is not None:
+            self.begin()
         if request.reads_state:
             receipt = self._run_alone(request)
             if request.finish is not None:
@@ -110,7 +111,7 @@ class Engine:
 
     def check_process(self) -> None:
         """Refuse to go on in a forked child: locks and threads did not come along."""
-        if self.forked:
+        if os.getpid() != self._pid:
             raise StoreUnavailable("the store was opened before a fork; use one opened afresh")
 
     def found(self, digest: bytes) -> None:
@@ -207,7 +208,9 @@ class Engine:
 
     def _append(self, request: Request, drafted: Drafted | None) -> Append:
         """Check what the request needs, then decide it, unless that is done."""
-        others = self._check_needs(request)
+        others = None
+        for session, needs in request.needs.items():
+            others = self._check_standing(session, needs)
         drafts, expected, shreds = drafted or self.drafted(request)
         return Append(
             drafts=drafts,
@@ -221,14 +224,8 @@ class Engine:
             others=None if request.reads_state else others,
         )
 
-    def _check_needs(self, request: Request) -> int | None:
-        """Check each session; return how many events but messages the last one has."""
-        others = None
-        for session, needs in request.needs.items():
-            others = self._check_standing(session, needs)
-        return others
-
     def _check_standing(self, session: str, needs: str) -> int:
+        """Check what a session must be; return how many events but messages it has."""
         status, expires_at, others = self.headers.standing(session)
         if status == "erased":
             raise KeyShredded(session)

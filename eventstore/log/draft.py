@@ -32,7 +32,6 @@ from .format import (
     FRAME_FORMAT,
     FRAME_HEAD,
     FRAME_NAMES,
-    MESSAGE,
     NAMED,
     OCCURRED,
     OCCURRED_TIME,
@@ -107,14 +106,14 @@ def draft(
     Seal.seal_all() raises.
     """
     payloads = _payloads(events)
-    marks = [_mark(event) for event in events]
+    marks, leads = _marked(events, occurred, SEALED if codec.seal else 0)
     loose = Loose(payloads, marks, salts, occurred)
     made = Draft(
         session,
         len(events),
-        sum([code == MESSAGE for code, _, _ in marks]),
+        list(map(type, events)).count(MessageAppended),
         isinstance(events[0], (SessionCreated, BranchCreated)),
-        _leads(SEALED if codec.seal else 0, marks, occurred),
+        leads,
         loose=loose,
     )
     if codec.seal:
@@ -175,25 +174,26 @@ def _payloads(events: Sequence[Event]) -> list[bytes]:
     return payloads
 
 
-def _mark(event: Event) -> Mark:
-    """Return (type, role, tokens): what the head says so that scans need no payload."""
-    if type(event) is MessageAppended:
-        given = event.tokens
-        tokens = given if given < U32_MAX else U32_MAX  # noqa: FURB136 - min(): 0.1 us a message
-        return MESSAGE, role_code(event.message.fields), tokens
-    return TYPE_CODES[type(event)], 0, 0
+def _marked(
+    events: Sequence[Event], occurred: Sequence[int | None], flag: int
+) -> tuple[list[Mark], list[bytes]]:
+    """Return what the head says of each event so that scans need no payload, and its lead.
 
-
-def _leads(flag: int, marks: Sequence[Mark], occurred: Sequence[int | None]) -> list[bytes]:
-    """Return bytes 0-15 of each event's entry; hardly any event brings a time of its own."""
-    if not occurred:
-        return [_LEADS[flag, code] for code, _, _ in marks]
-    return [
-        _LEADS[flag, code]
-        if when is None
-        else entry_lead(flag | OCCURRED, code, SCHEMA_OF[code], when)
-        for (code, _, _), when in zip(marks, occurred, strict=True)
-    ]
+    A lead is bytes 0-15 of an entry; hardly any event brings a time of its own.
+    """
+    marks, leads = [], []
+    times = occurred or repeat(None, len(events))
+    for event, when in zip(events, times, strict=True):
+        code, role, tokens = TYPE_CODES[type(event)], 0, 0
+        if type(event) is MessageAppended:
+            role, given = role_code(event.message.fields), event.tokens
+            tokens = given if given < U32_MAX else U32_MAX  # noqa: FURB136 - min(): 0.1 us each
+        marks.append((code, role, tokens))
+        if when is None:
+            leads.append(_LEADS[flag, code])
+        else:
+            leads.append(entry_lead(flag | OCCURRED, code, SCHEMA_OF[code], when))
+    return marks, leads
 
 
 _LEADS = {
