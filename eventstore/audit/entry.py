@@ -44,11 +44,12 @@ class Salts:
         """Return 16 bytes for each of `count` events, never the same twice, after a fork either."""
         wanted = SALT_BYTES * count
         with self._lock:
-            if self._at + wanted > len(self._pool) or self._pid != os.getpid():
-                self._pool, self._at = os.urandom(max(wanted, self.POOL_BYTES)), 0
-                self._pid = os.getpid()
-            self._at += wanted
-            return self._pool[self._at - wanted : self._at]
+            start, pid = self._at, os.getpid()
+            if start + wanted > len(self._pool) or pid != self._pid:
+                self._pool, start = os.urandom(max(wanted, self.POOL_BYTES)), 0
+                self._pid = pid
+            self._at = end = start + wanted
+            return self._pool[start:end]
 
 
 def payload_commitment(salt: bytes, payload: bytes) -> bytes:

@@ -50,6 +50,7 @@ class Engine:
     ) -> None:
         self.log, self.headers = log, headers
         self.writer = Writer(log, clock, notify, interval_ms)
+        self._acknowledges_early = interval_ms > 0
         self._pid = os.getpid()
         self.max_depth = max_depth
         self.encoder = Encoder(log)
@@ -79,7 +80,7 @@ class Engine:
         if isinstance(outcome, Overtaken):
             return self._run_alone(request, append)
         receipt = _accepted(outcome)
-        if _creates(append):
+        if self._acknowledges_early and _creates(append):
             self.writer.flush()
         return receipt
 
@@ -100,7 +101,7 @@ class Engine:
         if isinstance(outcome, Overtaken):
             return await asyncio.to_thread(self._run_alone, request, append)
         receipt = _accepted(outcome)
-        if _creates(append):
+        if self._acknowledges_early and _creates(append):
             await self.writer.flush_async()
         return receipt
 

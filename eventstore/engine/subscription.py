@@ -33,7 +33,7 @@ class Signal:
         if self._waiting:
             with self._lock:
                 self._condition.notify_all()
-        for event, loop in list(self._loops.items()):
+        for event, loop in list(self._loops.items()) if self._loops else ():
             try:
                 loop.call_soon_threadsafe(event.set)
             except RuntimeError:  # that loop is closed

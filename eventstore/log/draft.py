@@ -48,6 +48,8 @@ from .vault import STORE_KEY
 Mark = tuple[int, int, int]
 """Type, role and tokens of an event."""
 
+CHECKSUM32_BYTES = CHECKSUM32.size
+
 Packed = Sequence[tuple[int, bytes]]
 """Dictionary number and stored bytes of each payload."""
 
@@ -219,7 +221,6 @@ def _encoded(
 ) -> tuple[bytes, bytes]:
     """Return the heads with their checksums, and the bodies, of all events."""
     heads, bodies, end = [], [], 0
-    packed_head, digest, checksum = EVENT_HEAD.pack, xxh3_64_digest, slice(-CHECKSUM32.size, None)
     times = loose.occurred or repeat(None, len(texts))
     for payload, (code, role, tokens), (number, _), body, when in zip(
         loose.payloads, loose.marks, packed, texts, times, strict=True
@@ -228,8 +229,10 @@ def _encoded(
         if when is not None:
             flags, body = flag | OCCURRED, OCCURRED_TIME.pack(when) + body  # noqa: PLW2901
         end += len(body)
-        head = packed_head(end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number)
-        heads.append(head + digest(head + body)[checksum])
+        head = EVENT_HEAD.pack(
+            end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number
+        )
+        heads.append(head + xxh3_64_digest(head + body)[-CHECKSUM32_BYTES:])
         bodies.append(body)
     return b"".join(heads), b"".join(bodies)
 

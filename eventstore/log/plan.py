@@ -115,26 +115,23 @@ class Plan:
             known = self._known(append.key, append.content, envelope.key) if append.key else None
             if known is not None:
                 return known
-            for draft, expected in zip(append.drafts, append.expected, strict=True):
-                self._admit(draft, expected)
+            assert len(append.drafts) == len(append.expected), "one for each stream"
+            names = list(map(self._admitted, append.drafts, append.expected))
             if append.others is not None:
                 self._check_standing(append.drafts[0].session, append.others)
             if envelope.actor:  # where its row is damaged this append fails, and no other
-                envelope.actor_ref = self._ref(ACTOR_NAME + envelope.actor)
+                row = ACTOR_NAME + envelope.actor
+                envelope.actor_ref = self.names.get(row) or self.ground.ref(row)
         except EventStoreError as error:
             return error
         given = append.recorded_at
         self.recorded_at = max(self.recorded_at, self.now if given is None else given)
         self.shreds += append.shreds
         first = self._place(
-            append.drafts[0],
-            envelope,
-            envelope.sessions[0],
-            envelope.key,
-            continues=append.continues,
+            append.drafts[0], names[0], envelope, envelope.key, continues=append.continues
         )
-        for draft, session in zip(append.drafts[1:], envelope.sessions[1:], strict=True):
-            self._place(draft, envelope, session, b"", continues=True)
+        for index in range(1, len(names)):
+            self._place(append.drafts[index], names[index], envelope, b"", continues=True)
         if envelope.key:
             position = first.position - (first.version - first.first_version)
             as_is = append.content_is_kept or append.content == FORGOTTEN
@@ -146,12 +143,11 @@ class Plan:
     def _enveloped(self, append: Append) -> "_Envelope":
         """Return the names of an append. Raises InvalidEvent for what the disk can't keep."""
         both = self._names.both
-        sessions = [both(SESSION_NAME, draft.session) for draft in append.drafts]
         key = self._names.kept(KEY_NAME, append.key) if append.key else b""
         actor, who = both(ACTOR_NAME, append.actor) if append.actor else _NOBODY
         what = both(CORRELATION_NAME, append.correlation_id) if append.correlation_id else _NOBODY
         why = both(CAUSATION_NAME, append.causation_id) if append.causation_id else _NOBODY
-        return _Envelope(sessions, key, actor, what[0], why[0], (who, what[1], why[1]))
+        return _Envelope(key, actor, what[0], why[0], (who, what[1], why[1]))
 
     def _known(self, name: str, given: bytes, key: bytes) -> Receipt | None:
         """Return the receipt of a key that came before. Raises KeyReused."""
@@ -173,7 +169,9 @@ class Plan:
                 self.tails[session] = tail
         return tail
 
-    def _admit(self, draft: Draft, expected: Expected | int) -> None:
+    def _admitted(self, draft: Draft, expected: Expected | int) -> tuple[bytes, str]:
+        """Check what a draft says of its stream; return that one's names, kept and public."""
+        names = self._names.both(SESSION_NAME, draft.session)
         tail = self._tail(draft.session)
         if draft.creates and tail is not None:
             raise SessionExists(draft.session)
@@ -185,6 +183,7 @@ class Plan:
             raise SessionNotFound(draft.session)
         if tail is not None and (self.erasing or self.ground.any_erased):
             self._check_unerased(draft, tail.ref)
+        return names
 
     def _check_unerased(self, draft: Draft, ref: int) -> None:
         """Raise KeyShredded where a stream is erased, and the draft is not what says so."""
@@ -193,7 +192,7 @@ class Plan:
 
     def _check_standing(self, session: str, others: int) -> None:
         """Raise Overtaken where more than messages came to the stream since it was looked at."""
-        tail = self._tail(session)
+        tail = self.tails.get(session)
         if tail is None or tail.others != others:
             raise Overtaken
 
@@ -203,15 +202,15 @@ class Plan:
     def _place(
         self,
         draft: Draft,
+        names: tuple[bytes, str],
         envelope: "_Envelope",
-        name: tuple[bytes, str],
         key: bytes,
         *,
         continues: bool,
     ) -> Receipt:
         """Give the draft its numbers, hash its entries, add its rows."""
         session, position = draft.session, self.frontier.size
-        kept, public = name
+        kept, public = names
         tail = self.tails.get(session) or Tail(self._new_ref(SESSION_NAME + kept), -1, 0, -1)
         actor = envelope.actor_ref
         if actor is None:
@@ -228,19 +227,16 @@ class Plan:
         )
         common = entry_common(self.recorded_at, public, *envelope.public)
         self.tiles += self.frontier.extend(_leaves(draft, common, version, position, tail.position))
-        last, messages = position + draft.count - 1, tail.messages + draft.messages
-        tail = Tail(tail.ref, version + draft.count - 1, messages, last)
+        last, newest = position + draft.count - 1, version + draft.count - 1
+        tail = Tail(tail.ref, newest, tail.messages + draft.messages, last)
         self.tails[session] = tail
         if not draft.only_messages and (begun := _erasing(tail.ref, draft)):
             # An end whose beginning was lost, as a repair carries it, counts like a beginning.
             self.erases |= any(begun.values()) or not self._erased(tail.ref)
             self.erasing |= begun
         self.frames.append((POSITION.pack(last), frame))
-        self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(tail.version, last)))
-        return Receipt(session, version, tail.version, last, self.recorded_at, last + 1)
-
-    def _ref(self, row: bytes) -> int | None:
-        return self.names.get(row) or self.ground.ref(row)
+        self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(newest, last)))
+        return Receipt(session, version, newest, last, self.recorded_at, last + 1)
 
     def _new_ref(self, row: bytes) -> int:
         ref = self.names[row] = self.next_ref
@@ -251,11 +247,10 @@ class Plan:
 class _Envelope(msgspec.Struct, gc=False):
     """The names that an append has: as the disk keeps them, b"" for none, and as entries hash them.
 
-    `sessions` has both of each stream, `public` those of actor, correlation and causation id;
-    `actor_ref` is 0 for no actor, None for one that the log does not know yet.
+    `public` are those of actor, correlation and causation id; `actor_ref` is 0 for no actor, None
+    for one that the log does not know yet.
     """
 
-    sessions: list[tuple[bytes, str]]
     key: bytes
     actor: bytes
     correlation_id: bytes
