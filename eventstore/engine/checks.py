@@ -16,6 +16,13 @@ from ..messages import Json, Message, check_json, check_message
 from .requests import Ground
 
 
+def messages(given: object) -> list[dict[str, Json]]:
+    """Return the fields of one message or of each of a list."""
+    if isinstance(given, (dict, Message)):
+        return [check_message(given)]
+    return list(map(check_message, listed(given)))
+
+
 def listed(messages: object) -> list[dict[str, Json] | Message]:
     """Return the messages of a list; one message is none."""
     if type(messages) is not list and (

@@ -16,7 +16,7 @@ from ..events import Event
 from ..ids import check_name, check_session, fresh_id, optional_name
 from ..log.base import ANY
 from ..log.shredding import stripped
-from ..messages import Json, Message, TokenCounter, check_json, check_message
+from ..messages import Json, Message, TokenCounter, check_json
 from ..patch import assigned, patched
 from ..state import decisions
 from ..state.lineage import checked_version
@@ -67,13 +67,14 @@ class Commands(Retention[Result]):
             "token_limit": token_limit,
             "template": template,
         }
-        first = self._appended(messages)
+        fields = checks.messages(messages)
+        first = self._said(fields)
 
         def decide(ground: Ground) -> list[Part]:
             created = ev.SessionCreated(**facts, expires_at=checks.expiry(ground, ttl))
             return [Part(name, [created, *first])]
 
-        content = ["create", session, facts, [fact.message.fields for fact in first]]
+        content = ["create", session, facts, fields]
         return self._submit(request([], content, decide, options))
 
     def close(
@@ -123,9 +124,10 @@ class Commands(Retention[Result]):
         `occurred_at`: the caller's own time, one for all or one a message. Raises InvalidEvent,
         EventTooLarge, SessionNotFound, SessionDeleted, SessionExpired and VersionConflict.
         """
-        facts = self._appended(messages)
+        fields = checks.messages(messages)
+        facts = self._said(fields)
         occurred = checks.times(occurred_at, len(facts))
-        content = ["append", session, [fact.message.fields for fact in facts], occurred]
+        content = ["append", session, fields, occurred]
         part = Part(session, facts, ANY, occurred)
         return self._submit(request([(session, OPEN)], content, lambda _: [part], options))
 
@@ -374,12 +376,8 @@ class Commands(Retention[Result]):
 
         return self._submit(request([], ["system", fact], decide, options, reads_state=True))
 
-    def _appended(
-        self, messages: dict[str, Json] | Message | Iterable[dict[str, Json] | Message]
-    ) -> list[ev.MessageAppended]:
-        """Return the facts of one message or a list of them, checked and counted."""
-        given = [messages] if isinstance(messages, (dict, Message)) else checks.listed(messages)
-        fields = [check_message(each) for each in given]
+    def _said(self, fields: list[dict[str, Json]]) -> list[ev.MessageAppended]:
+        """Return the facts of checked messages, their tokens counted."""
         count = self.count_tokens
         return [ev.MessageAppended(Message(each), count(each)) for each in fields]
 

@@ -37,7 +37,9 @@ class Ticket:
 
     def __init__(self, append: Append, loop: Loop | None = None) -> None:
         self.append = append
-        self.weight = TICKET_BYTES + sum([draft.weight for draft in append.drafts])
+        self.weight = TICKET_BYTES
+        for draft in append.drafts:
+            self.weight += draft.weight
         self.outcome: Outcome | None = None
         self.failure: Exception | None = None
         self.loop = loop
@@ -185,7 +187,8 @@ class Writer:
     def _enqueue(self, ticket: Ticket) -> None:
         """Queue a ticket that has its room, which the leader gives back as it takes it."""
         self._check_open()
-        self._check_lost()
+        if self._lost is not None:
+            self._check_lost()
         self._queue.append(ticket)
 
     def _check_lost(self) -> None:
@@ -231,7 +234,8 @@ class Writer:
             while self._queue and len(batch) < BATCH_APPENDS_MAX and events < BATCH_EVENTS_MAX:
                 ticket = self._queue.popleft()
                 batch.append(ticket)
-                events += sum(draft.count for draft in ticket.append.drafts)
+                for draft in ticket.append.drafts:
+                    events += draft.count
         finally:
             self._room.leave(batch)
 

@@ -157,14 +157,14 @@ class Codec:
         if number == RAW:
             return [(RAW, payload) for payload in payloads]
         compressor = self._contexts.compress.get(number) or self._compressor(number)
-        large = [each for each in payloads if len(each) >= COMPRESS_BYTES_MIN]
-        if len(large) < TOGETHER_MIN:
-            stored: Iterator[bytes] = map(compressor.compress, large)
-        else:
-            stored = _compressed_together(compressor, large)
+        together = None
+        if len(payloads) >= TOGETHER_MIN:
+            together = _compressed_together(compressor, payloads)
         packed = []
         for payload in payloads:
-            each = next(stored) if len(payload) >= COMPRESS_BYTES_MIN else payload
+            each = payload
+            if len(payload) >= COMPRESS_BYTES_MIN:
+                each = next(together) if together else compressor.compress(payload)
             packed.append((number, each) if len(each) < len(payload) else (RAW, payload))
         return packed
 
@@ -274,13 +274,15 @@ def train(payloads: Sequence[bytes], bytes_max: int = DICTIONARY_BYTES_MAX) -> b
 
 
 def _compressed_together(
-    compressor: zstandard.ZstdCompressor, payloads: list[bytes]
+    compressor: zstandard.ZstdCompressor, payloads: Sequence[bytes]
 ) -> Iterator[bytes]:
-    """Compress many payloads in one call, which lets go of the GIL once, not each time.
+    """Compress those payloads that are large enough in one call.
 
-    Where threads compete for it each hand-over costs more than a payload's compression.
+    It lets go of the GIL once, not each time: where threads compete for it each hand-over costs
+    more than a payload's compression.
     """
-    found = compressor.multi_compress_to_buffer([*payloads])
+    large = [each for each in payloads if len(each) >= COMPRESS_BYTES_MIN]
+    found = compressor.multi_compress_to_buffer([*large]) if large else ()
     return (found[index].tobytes() for index in range(len(found)))
 
 

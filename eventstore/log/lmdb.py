@@ -174,7 +174,9 @@ class _Ground:
         self.number = txn.id()
         self.names = log.codec.names
         edge = log.newest.begun(self.number) or self._read_edge()
-        self.frontier, self.recorded_at, self.next_ref, self.any_erased, self._erasures = edge
+        self.frontier, self.recorded_at = edge.frontier, edge.recorded_at
+        self.next_ref = edge.next_ref
+        self.any_erased, self._erasures = edge.any_erased, edge.erasures
         self.tails: dict[str, Tail] = {}
         self.refs: dict[bytes, int] = {}
         self.changed = False

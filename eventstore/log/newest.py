@@ -9,6 +9,8 @@ is remembered with it. What Seen holds is as of one count of erasures.
 import threading
 from typing import NamedTuple
 
+import msgspec
+
 from ..audit.tree import Frontier
 from .base import Tail
 from .frame import Frame
@@ -18,7 +20,7 @@ NEVER = -1
 """The number of no commit."""
 
 
-class Edge(NamedTuple):
+class Edge(msgspec.Struct, frozen=True):
     """Where a log ends: what a plan builds on, whatever its streams."""
 
     frontier: Frontier

@@ -275,13 +275,16 @@ def _leaves(draft: Draft, common: bytes, version: int, position: int, previous: 
 
 def pack_appends(batch: Sequence[Append], codec: Codec) -> None:
     """Pack all drafts of a batch in one go, as plan() needs them."""
-    pack_all([draft for append in batch for draft in append.drafts], codec)
+    drafts: list[Draft] = []
+    for append in batch:
+        drafts += append.drafts
+    pack_all(drafts, codec)
 
 
 def plan(batch: Sequence[Append], ground: Ground, now: int) -> Plan:
     """Decide a batch in order: idempotency, conflicts, numbers, times, hashes. Pure."""
     made = Plan(ground, now)
-    made.outcomes = [made.decide(append) for append in batch]
+    made.outcomes = list(map(made.decide, batch))
     return made
 
 

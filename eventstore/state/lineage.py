@@ -292,7 +292,10 @@ class Headers:
 
     def knows(self, sessions: Iterable[str]) -> bool:
         """Return True where the standing of these takes no long fold."""
-        return all(session in self._standing or self._is_young(session) for session in sessions)
+        for session in sessions:
+            if session not in self._standing and not self._is_young(session):
+                return False
+        return True
 
     def _is_young(self, session: str) -> bool:
         tail = self._log.settled_tail(session)
