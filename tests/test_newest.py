@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from eventstore import EventStore, InvalidEvent, VersionConflict
 from eventstore.audit.tree import Frontier
@@ -331,7 +332,7 @@ def test_an_erasure_count_is_known_as_of_the_newest_commit_alone():
     newest = Newest()
     assert newest.erasures(3) is None
     newest.begun(4)
-    newest.settle(4, EDGE._replace(erasures=2), {})
+    newest.settle(4, replace(EDGE, erasures=2), {})
     newest.ending(5)
     assert (newest.erasures(4), newest.erasures(5)) == (2, None)
     newest.forget()

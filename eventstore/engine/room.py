@@ -34,24 +34,22 @@ class Room:
     def enter(self, who: object, weight: int) -> None:
         """Return once there is room; blocks."""
         try:
-            if self._admitted(who, weight):
+            if self.admits(who, weight):
                 return
             turn = threading.Lock()
             turn.acquire()
-            if not self._admitted(who, weight, turn.release):
+            if not self.admits(who, weight, turn.release):
                 turn.acquire()
         except BaseException:
             self.leave([who])
             raise
 
     async def enter_async(self, who: object, weight: int) -> None:
-        """Like enter, for a coroutine."""
+        """Like enter, for a coroutine that was not let in at once."""
         try:
-            if self._admitted(who, weight):
-                return
             loop = asyncio.get_running_loop()
             turn: asyncio.Future[None] = loop.create_future()
-            if not self._admitted(who, weight, partial(self._wake, loop, turn, who)):
+            if not self.admits(who, weight, partial(self._wake, loop, turn, who)):
                 await turn
         except BaseException:
             self.leave([who])
@@ -79,7 +77,7 @@ class Room:
             self._weight += weight
             wake()
 
-    def _admitted(self, who: object, weight: int, wake: Callable[[], None] | None = None) -> bool:
+    def admits(self, who: object, weight: int, wake: Callable[[], None] | None = None) -> bool:
         """Let somebody in, or have them wait for `wake`, if they gave one."""
         with self._lock:
             if not self._waiting and self._fits(weight):

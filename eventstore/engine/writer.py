@@ -127,7 +127,8 @@ class Writer:
         """Like submit, for a coroutine; a cancelled caller's append still lands."""
         ticket = Ticket(append, asyncio.get_running_loop())
         try:
-            await self._room.enter_async(ticket, ticket.weight)
+            if not self._room.admits(ticket, ticket.weight):
+                await self._room.enter_async(ticket, ticket.weight)
             self._enqueue(ticket)
         except BaseException:
             self._room.leave([ticket])

@@ -45,8 +45,8 @@ from .names import Names, public_session
 from .seal import bound_of
 from .vault import STORE_KEY
 
-Mark = tuple[int, int, int]
-"""Type, role and tokens of an event."""
+Mark = tuple[int, int, int, int, int]
+"""Tokens, type, schema, flags and role of an event, in the order of its head."""
 
 CHECKSUM32_BYTES = CHECKSUM32.size
 
@@ -146,12 +146,12 @@ def _pack(made: Draft, loose: Loose, packed: Packed, codec: Codec, key: int = ST
         digests = [proof + NONE_DIGEST for proof in proofs]
     else:
         bounds = _bounds(codec.names, made, loose, packed)
-        keys = [STORE_KEY if code in OUTLIVING else key for code, _, _ in loose.marks]
+        keys = [STORE_KEY if code in OUTLIVING else key for _, code, *_ in loose.marks]
         sealed = codec.seal.seal_all(made.session, keys, texts, bounds)
         pairs = list(zip(proofs, sealed, strict=True))
         texts = [proof + each for proof, each in pairs]
         digests = [entry_digests(proof, sha256(each).digest()) for proof, each in pairs]
-    made.heads, made.bodies = _encoded(loose, packed, texts, SEALED if codec.seal else 0)
+    made.heads, made.bodies = _encoded(loose, packed, texts)
     made.digests, made.loose = digests, None
 
 
@@ -186,15 +186,16 @@ def _marked(
     marks, leads = [], []
     times = occurred or repeat(None, len(events))
     for event, when in zip(events, times, strict=True):
-        code, role, tokens = TYPE_CODES[type(event)], 0, 0
+        code, flags, role, tokens = TYPE_CODES[type(event)], flag, 0, 0
         if type(event) is MessageAppended:
             role, given = role_code(event.message.fields), event.tokens
             tokens = given if given < U32_MAX else U32_MAX  # noqa: FURB136 - min(): 0.1 us each
-        marks.append((code, role, tokens))
         if when is None:
             leads.append(_LEADS[flag, code])
         else:
-            leads.append(entry_lead(flag | OCCURRED, code, SCHEMA_OF[code], when))
+            flags |= OCCURRED
+            leads.append(entry_lead(flags, code, SCHEMA_OF[code], when))
+        marks.append((tokens, code, SCHEMA_OF[code], flags, role))
     return marks, leads
 
 
@@ -210,28 +211,23 @@ def _bounds(names: Names, made: Draft, loose: Loose, packed: Packed) -> list[byt
     digest = session_digest(public_session(names, made.session))
     return [
         bound_of(lead, digest, len(payload), tokens, role, number)
-        for lead, payload, (_, role, tokens), (number, _) in zip(
+        for lead, payload, (tokens, _, _, _, role), (number, _) in zip(
             made.leads, loose.payloads, loose.marks, packed, strict=True
         )
     ]
 
 
-def _encoded(
-    loose: Loose, packed: Packed, texts: Sequence[bytes], flag: int
-) -> tuple[bytes, bytes]:
+def _encoded(loose: Loose, packed: Packed, texts: Sequence[bytes]) -> tuple[bytes, bytes]:
     """Return the heads with their checksums, and the bodies, of all events."""
     heads, bodies, end = [], [], 0
     times = loose.occurred or repeat(None, len(texts))
-    for payload, (code, role, tokens), (number, _), body, when in zip(
+    for payload, mark, (number, _), body, when in zip(
         loose.payloads, loose.marks, packed, texts, times, strict=True
     ):
-        flags = flag
         if when is not None:
-            flags, body = flag | OCCURRED, OCCURRED_TIME.pack(when) + body  # noqa: PLW2901
+            body = OCCURRED_TIME.pack(when) + body  # noqa: PLW2901
         end += len(body)
-        head = EVENT_HEAD.pack(
-            end, len(payload), tokens, code, SCHEMA_OF[code], flags, role, number
-        )
+        head = EVENT_HEAD.pack(end, len(payload), *mark, number)
         heads.append(head + xxh3_64_digest(head + body)[-CHECKSUM32_BYTES:])
         bodies.append(body)
     return b"".join(heads), b"".join(bodies)

@@ -225,7 +225,8 @@ class Environment:
         All processes wait for its end. So the block is LMDB's own, and left in C: no interrupt can
         come between its last line and its end, and one before the commit aborts it at once.
         """
-        self._check_room()
+        if monotonic() >= self._roomy_until:
+            self._check_room()
         return self.begun(write=True)
 
     def begun(self, *, write: bool) -> lmdb.Transaction:
@@ -235,22 +236,18 @@ class Environment:
                 f"{self.path} was opened before a fork; open the store anew in this process"
             )
         try:
-            return self._begin(write=write)
+            return self._env.begin(write=write)
+        except lmdb.MapResizedError:
+            with self.translating:
+                return self._begin_in_larger_map(write=write)
         except lmdb.Error as error:
             raise self.translated(error) from error
 
     def _check_room(self) -> None:
-        """Raise StoreFull near the end of the disk; far from it, look once a second."""
+        """Raise StoreFull near the end of the disk; far from it, look only after a second again."""
         now = monotonic()
-        if now >= self._roomy_until:
-            roomy = check_room(self.path) > ROOMY_BYTES
-            self._roomy_until = now + ROOMY_SECONDS if roomy else now
-
-    def _begin(self, *, write: bool) -> lmdb.Transaction:
-        try:
-            return self._env.begin(write=write)
-        except lmdb.MapResizedError:
-            return self._begin_in_larger_map(write=write)
+        roomy = check_room(self.path) > ROOMY_BYTES
+        self._roomy_until = now + ROOMY_SECONDS if roomy else now
 
     def _begin_in_larger_map(self, *, write: bool) -> lmdb.Transaction:
         """Take over the larger map of another process, once nobody reads from ours, and begin.

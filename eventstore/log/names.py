@@ -48,7 +48,8 @@ class PlainNames(Names):
 
     def both(self, _: bytes, name: str) -> tuple[bytes, str]:
         """Return its UTF-8, and the name itself."""
-        _check_text(name)
+        if type(name) is not str:
+            _check_text(name)
         return name.encode("utf-8", "surrogatepass"), name
 
     def shown(self, _: bytes, kept: bytes) -> str:
