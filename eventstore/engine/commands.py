@@ -7,6 +7,7 @@ Receipt, or an awaitable of one), so sync and async share every line.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Unpack
 
 from .. import events as ev
@@ -24,6 +25,8 @@ from . import checks
 from .requests import LIVING, OPEN, PRESENT, Ground, Options, Part, checked_expected, request
 from .retention import Result, Retention
 from .system import system_parts
+
+_PLACE = attrgetter("version", "depth")
 
 
 class Commands(Retention[Result]):
@@ -253,12 +256,13 @@ class Commands(Retention[Result]):
         seen = checked_expected(options.pop("expected", ANY))  # of the parent: the branch is new
 
         def decide(ground: Ground) -> list[Part]:
-            header = ground.headers.now(parent)
-            if seen is not ANY and seen != header.version:
-                raise VersionConflict(parent, seen, header.version)
-            if header.depth >= ground.max_depth:
-                raise DepthExceeded(header.depth + 1, ground.max_depth)
-            version = header.version if at is None else decisions.version_at(ground.log, header, at)
+            version, depth = ground.headers.seen(parent, _PLACE)
+            if seen is not ANY and seen != version:
+                raise VersionConflict(parent, seen, version)
+            if depth >= ground.max_depth:
+                raise DepthExceeded(depth + 1, ground.max_depth)
+            if at is not None:
+                version = decisions.version_at(ground.log, ground.headers, parent, at)
             return [Part(branch, [ev.BranchCreated(parent, version, name, description)])]
 
         return self._submit(request([(parent, LIVING)], content, decide, options, reads_state=True))

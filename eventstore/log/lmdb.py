@@ -103,8 +103,8 @@ class LmdbLog(Reads):
         """Remember what a transaction that is durable now has changed."""
         if ground.refs:
             shown = self.codec.names.shown
-            new = ((ref, shown(row[:1], row[1:])) for row, ref in ground.refs.items())
-            remember(self._name_of, dict(new))
+            new = {ref: shown(row[:1], row[1:]) for row, ref in ground.refs.items()}
+            remember(self._name_of, new)
             remember(self._ref_of, ground.refs)
         self.newest.settle(ground.number, ground.edge(), ground.tails)
 

@@ -64,12 +64,12 @@ def _made_line(log: Log, header: SessionHeader, session: str, version: int) -> S
     return line if found.id == message_id(session, version) else None  # else it has its own id
 
 
-def version_at(log: Log, header: SessionHeader, at: int | str) -> int:
+def version_at(log: Log, headers: Headers, session: str, at: int | str) -> int:
     """Return the version that `at` (a version or a message id) means in this session."""
     if not isinstance(at, str):
-        return checked_version(log, header.session, at)
-    span, version = find_line(log, header, at)
-    if span.session != header.session:
+        return checked_version(log, session, at)
+    span, version = find_line(log, headers.now(session), at)
+    if span.session != session:
         raise InvalidEvent(f"message {at!r} is in session {span.session!r}; name that session")
     return version
 

@@ -9,7 +9,7 @@ creation of the first ancestor, and a chain that doesn't end is damage.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..errors import Corruption, InvalidEvent, KeyShredded, LegalHold, SessionNotFound, brief
 from ..events import BranchCreated, SessionRewound
@@ -25,6 +25,9 @@ from .snapshots import Snapshots
 _REWOUND = TYPE_CODES[SessionRewound]
 _ELSEWHERE = {_REWOUND, TYPE_CODES[BranchCreated]}
 _FIRST_PAGE_FRAMES = 8
+
+T = TypeVar("T")
+"""What is taken from a header."""
 
 
 class Segment(NamedTuple):
@@ -182,13 +185,20 @@ class Headers:
 
     def whole(self, session: str) -> SessionHeader:
         """Return the newest header with its hidden lines; the caller owns it."""
+        return self.seen(session, SessionHeader.copy)
+
+    def seen(self, session: str, look: Callable[[SessionHeader], T]) -> T:
+        """Return what `look` takes from the newest header, whose hidden lines are in it.
+
+        A copy takes as long as all else here, so who needs two numbers takes only those.
+        """
         while True:
             erasures = self._erasures
             header = self._taken(session, erasures)
-            copy = header.copy()
+            found = look(header)
             self._keep(header, erasures)
             if self._is_current(erasures):
-                return copy
+                return found
 
     def _is_current(self, erasures: int) -> bool:
         """Return True if nothing was erased since the count was this; else take the new one up.
