@@ -91,7 +91,7 @@ class LmdbLog(Reads):
                     self.newest.ending(ground.number)
             if ground.changed:
                 self._settle(ground)
-                if ground.frontier.size >= self._watched:
+                if ground.edge.frontier.size >= self._watched:
                     self._grown()
         except BaseException:
             if ground is None or ground.changed:
@@ -106,7 +106,7 @@ class LmdbLog(Reads):
             new = {ref: shown(row[:1], row[1:]) for row, ref in ground.refs.items()}
             remember(self._name_of, new)
             remember(self._ref_of, ground.refs)
-        self.newest.settle(ground.number, ground.edge(), ground.tails)
+        self.newest.settle(ground.number, ground.edge, ground.tails)
 
     def put(self, txn: lmdb.Transaction, made: Plan) -> None:
         """Write the rows of a plan; the frames go to the end of their tree."""
@@ -173,10 +173,7 @@ class _Ground:
         self._log, self._txn = log, txn
         self.number = txn.id()
         self.names = log.codec.names
-        edge = log.newest.begun(self.number) or self._read_edge()
-        self.frontier, self.recorded_at = edge.frontier, edge.recorded_at
-        self.next_ref = edge.next_ref
-        self.any_erased, self._erasures = edge.any_erased, edge.erasures
+        self.edge = log.newest.begun(self.number) or self._read_edge()
         self.tails: dict[str, Tail] = {}
         self.refs: dict[bytes, int] = {}
         self.changed = False
@@ -186,10 +183,6 @@ class _Ground:
         next_ref = self._log.newest_ref(self._txn) + 1
         erasures = self._log.gone.count(self._txn)
         return Edge(frontier, recorded_at, next_ref, erasures > 0, erasures)
-
-    def edge(self) -> Edge:
-        """Return where the log ends with all that is staged."""
-        return Edge(self.frontier, self.recorded_at, self.next_ref, self.any_erased, self._erasures)
 
     def keep(self, batch: Sequence[Append], now: int) -> list[Outcome]:
         """Decide a batch that is packed, write its rows, and let the next one build on it."""
@@ -204,10 +197,10 @@ class _Ground:
         """Build on a plan whose rows are in the transaction."""
         self.tails.update(made.tails)
         self.refs.update(made.names)
-        self.frontier, self.recorded_at = made.frontier, made.recorded_at
-        self.next_ref = made.next_ref
+        any_erased, erasures = self.edge.any_erased, self.edge.erasures
         if made.erasing or made.shreds:
-            self.any_erased, self._erasures = True, self._log.gone.count(self._txn)
+            any_erased, erasures = True, self._log.gone.count(self._txn)
+        self.edge = Edge(made.frontier, made.recorded_at, made.next_ref, any_erased, erasures)
 
     def tail(self, session: str) -> Tail | None:
         known = self.tails.get(session) or self._log.newest.staged_on(session)
@@ -223,4 +216,4 @@ class _Ground:
         return self._log.receipt_in(self._txn, position)
 
     def erased(self, ref: int) -> bool:
-        return self.any_erased and self._log.gone.is_erased(self._txn, ref)
+        return self.edge.any_erased and self._log.gone.is_erased(self._txn, ref)

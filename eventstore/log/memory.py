@@ -32,6 +32,7 @@ from .codec import Codec
 from .format import KEY_NAME, KEY_ROW, POSITION, RAW, REF, SESSION_NAME, STARTER, STREAM_ROW
 from .frame import Frame
 from .lone import Tally
+from .newest import Edge
 from .plan import pack_appends, plan
 from .shredding import Shred, hidden_lines, hidden_with, shredded
 
@@ -73,9 +74,10 @@ class MemoryLog:
         return receipt_again(self._frame(bisect_left(self._lasts, position)))
 
     @property
-    def any_erased(self) -> bool:
-        """True where a stream's erasure has begun."""
-        return bool(self._erased)
+    def edge(self) -> Edge:
+        """Where the log ends."""
+        erased = bool(self._erased)
+        return Edge(self.frontier, self.recorded_at, self.next_ref, erased, self._erasures)
 
     def erased(self, ref: int) -> bool:
         """Return True for a stream whose erasure has begun."""

@@ -48,20 +48,18 @@ from .format import (
     TYPE_CODES,
 )
 from .names import Names
+from .newest import Edge
 from .shredding import Shred
 
 
 class Ground(Protocol):
     """What plan() may know of the log as it stands before the batch."""
 
-    frontier: Frontier
-    recorded_at: int
-    next_ref: int
     names: Names
 
     @property
-    def any_erased(self) -> bool:
-        """True where erased() is, of any stream."""
+    def edge(self) -> Edge:
+        """Where the log ends."""
 
     def tail(self, session: str) -> Tail | None:
         """Return the newest place in a stream."""
@@ -87,9 +85,10 @@ class Plan:
     def __init__(self, ground: Ground, now: int) -> None:
         self.ground = ground
         self.now = now
-        self.recorded_at = ground.recorded_at
-        self.frontier = Frontier(ground.frontier.size, ground.frontier.nodes)
-        self.next_ref = ground.next_ref
+        edge = ground.edge
+        self.recorded_at, self.next_ref = edge.recorded_at, edge.next_ref
+        self.frontier = Frontier(edge.frontier.size, edge.frontier.nodes)
+        self._any_erased = edge.any_erased
         self._names = ground.names
         self.outcomes: list[Outcome] = []
         self.frames: list[tuple[bytes, bytes]] = []
@@ -181,7 +180,7 @@ class Plan:
             raise VersionConflict(draft.session, expected, tail.version if tail else None)
         if tail is None and not draft.creates:
             raise SessionNotFound(draft.session)
-        if tail is not None and (self.erasing or self.ground.any_erased):
+        if tail is not None and (self.erasing or self._any_erased):
             self._check_unerased(draft, tail.ref)
         return names
 
