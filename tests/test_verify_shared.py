@@ -13,9 +13,10 @@ from facts import fill, told
 from hypothesis import given
 from hypothesis import strategies as st
 from test_tamper import TAMPERINGS, Tables, Tamper, copied, last, tables
+from test_verify import snapshots
 
 from eventstore import EventStore, Keyring
-from eventstore.audit import crew, stretches
+from eventstore.audit import crew, states, stretches
 from eventstore.audit import verify as verifying
 from eventstore.audit.frames import Frames
 from eventstore.audit.relations import Place
@@ -179,6 +180,45 @@ def test_processes_find_what_one_finds(history: Path, workers: int):
     report = verified(history)
     assert len(report.findings) >= 3, told(report)
     assert verified(history, workers=workers) == report
+
+
+def test_states_are_told_in_the_same_words_by_many(tmp_path: Path):
+    """What is wrong with states is found and counted once, though they are looked at twice."""
+    place = tmp_path / "history"
+    with EventStore.open(place) as store:
+        store.create("a")
+        for _ in range(3):
+            store.append("a", [{"content": "x"}] * 300)
+            store.headers.at("a", store.version("a"))
+    sound = verified(place)
+    assert sound.sound and sound.checked["snapshots"] and sound.checked["states"]
+    assert verified(place, workers=2) == sound
+    with tables(place) as opened:
+        opened.flip(TILES, tile_key(4, 2), 0)
+    assert verified(place, workers=2) == verified(place)
+    with snapshots(place) as rows:
+        for _, value, put in rows:
+            put(value[:-1] + bytes([value[-1] ^ 1]))
+    report = verified(place)
+    assert len(report.findings) == len(rows) + 1
+    assert verified(place, workers=2) == report
+
+
+def test_a_look_ahead_that_fails_only_costs_time(made: Path, monkeypatch: pytest.MonkeyPatch):
+    """States that can't be looked at before the log was walked are looked at behind it."""
+    looked = list[bool]()
+    look = states._check_newest
+
+    def failing(store: EventStore, notes: Notes) -> None:
+        looked.append(True)
+        if len(looked) == 1:
+            raise RuntimeError
+        look(store, notes)
+
+    due = verified(made)
+    monkeypatch.setattr(states, "_check_newest", failing)
+    assert verified(made, workers=2) == due
+    assert len(looked) == 2
 
 
 def test_a_log_that_was_verified_before_is_shared_from_there_on(history: Path):

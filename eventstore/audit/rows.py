@@ -64,13 +64,18 @@ class Rows:
 
     def all(self, table: bytes) -> Iterator[TableRow]:
         """Iterate over all rows of a table."""
+        for rows in self.pages(table):
+            yield from rows
+
+    def pages(self, table: bytes) -> Iterator[list[TableRow]]:
+        """Iterate over all rows of a table, page by page."""
         after = None
         while True:
             with self.log.env.begin() as txn:
                 rows = self.page(txn, table, after)
             if not rows:
                 return
-            yield from rows
+            yield rows
             after = rows[-1]
 
     def keys(self, table: bytes) -> Iterator[bytes]:

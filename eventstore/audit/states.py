@@ -6,6 +6,7 @@ induction either all are right or one is named; nothing is written.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -62,8 +63,34 @@ class _Earlier:
         """Leave them open: they are somebody else's."""
 
 
-def check_states(store: "EventStore", size: int, notes: Notes) -> None:
-    """Check the snapshots of a store up to a log size, then a sample of its newest states."""
+class States:
+    """The states of a store: its snapshots up to a log size, then a sample of its newest ones.
+
+    They can be looked at before the log was walked, by somebody who would else wait. What is found
+    then counts only if it is nothing, and so is what is found along the log; else they are again.
+    """
+
+    def __init__(self, store: "EventStore") -> None:
+        self._store = store
+        self._ahead: Notes | None = None
+
+    def look_ahead(self, size: int) -> None:
+        """Check the states as those of a sound log."""
+        notes = Notes()
+        with suppress(Exception):  # whatever reading a log raises that may yet be found damaged
+            _check_states(self._store, size, notes)
+            self._ahead = notes
+
+    def check(self, size: int, notes: Notes) -> None:
+        """Check the states behind the walk along the log, whose findings `notes` holds."""
+        if self._ahead is None or self._ahead.findings or notes.findings:
+            _check_states(self._store, size, notes)
+        else:
+            notes.checked.update(self._ahead.checked)
+
+
+def _check_states(store: "EventStore", size: int, notes: Notes) -> None:
+    """Check the snapshots, then the newest states; a log is sound of which `notes` hold nothing."""
     erasures = store.log.erasures()
     path = cache_directory(store.path, SNAPSHOTS, erasures) if store.path else None
     if store.path and path and (path / "data.mdb").exists():

@@ -6,6 +6,8 @@ what was appended after the start is left out.
 
 import struct
 
+import lmdb
+
 from ..errors import Corruption, EventStoreError
 from ..log.format import (
     ACTOR_NAME,
@@ -125,12 +127,14 @@ class Tables:
     def _check_refs(self, walk: Walk) -> None:
         """Check that names lead to their own references, each to another, and have facts."""
         sound, newest = True, REF.pack(self._rows.newest_ref)
-        for name, found in self._rows.all(REFS):
-            number = kept_ref(name, found)
-            if number is not None and number <= newest:
-                self._notes.checked["names"] += 1
-                self._notes.checked["sessions"] += name.startswith(SESSION_NAME)
-            sound = self._leads_home(walk, name, number) and sound
+        for page in self._rows.pages(REFS):
+            with self._log.env.begin() as txn:
+                for name, found in page:
+                    number = kept_ref(name, found)
+                    if number is not None and number <= newest:
+                        self._notes.checked["names"] += 1
+                        self._notes.checked["sessions"] += name.startswith(SESSION_NAME)
+                    sound = self._leads_home(txn, walk, name, number) and sound
         actors = sum(number <= newest for number, _ in self._rows.all(ACTORS))
         names = actors + sum(number <= newest for number in self._rows.keys(STREAMS))
         if self._entries[ACTORS] != actors:
@@ -143,14 +147,17 @@ class Tables:
             return  # as many rows as names, and each is its name's: so each name has its own
         self._check_names()
 
-    def _leads_home(self, walk: Walk, name: bytes, number: bytes | None) -> bool:
+    def _leads_home(
+        self, txn: lmdb.Transaction, walk: Walk, name: bytes, number: bytes | None
+    ) -> bool:
         """Return True where a name is what its reference leads back to; say what is wrong."""
         if number is None:
             what = f"the reference of {self._drawn(name)} does not match its checksum"
             self._notes.add(-1, what)
             return False
-        row = self._rows.value(ACTORS, number)
-        known = self._first_name(number) if row is None else row[CHECKSUM_BYTES:]
+        found = txn.get(number, db=self._rows.tables[ACTORS])
+        row = None if found is None else bytes(found)
+        known = self._first_name(txn, number) if row is None else row[CHECKSUM_BYTES:]
         if known not in (name, None):
             self._notes.add(-1, f"{self._drawn(name)} leads to a reference that is not its own")
         if row is None and name.startswith(ACTOR_NAME):
@@ -171,12 +178,13 @@ class Tables:
             name = self._opened(number, row, f"name {REF.unpack(number)[0]}")
             self._check_leads(name, number)
         for number in self._rows.keys(STREAMS):
-            self._check_leads(self._first_name(number), number)
+            with self._log.env.begin() as txn:
+                name = self._first_name(txn, number)
+            self._check_leads(name, number)
 
-    def _first_name(self, number: bytes) -> bytes | None:
+    def _first_name(self, txn: lmdb.Transaction, number: bytes) -> bytes | None:
         """Return the name that a stream's first frame has, None where that is lost."""
-        with self._log.env.begin() as txn:
-            first = self._log.first_frame(txn, number)
+        first = self._log.first_frame(txn, number)
         return None if first is None else SESSION_NAME + first.kept_session
 
     def _check_leads(self, name: bytes | None, number: bytes) -> None:

@@ -121,15 +121,16 @@ class Indexes(NamedTuple):
 
 
 class _Stream:
-    """A stream that came up: where it goes on, and what finds a row of its index.
+    """A stream that came up: where it was met, where it goes on, what finds a row of its index.
 
     `names` are those of its session and of `actor`, as entries of a plain log hash them.
     """
 
-    __slots__ = ("actor", "leads", "names", "place")
+    __slots__ = ("actor", "leads", "met", "names", "place")
 
     def __init__(self, place: Place, leads: Callable[[bytes], bool]) -> None:
-        self.place, self.leads = place, leads
+        self.met = self.place = place
+        self.leads = leads
         self.actor, self.names = -1, b""
 
 
@@ -151,7 +152,8 @@ class UsualFrames:
         streams = dict[int, _Stream]()
         at = self._run(rows, at, indexes, streams)
         for ref, stream in streams.items():
-            self._walk.places.move(ref, *stream.place)
+            if stream.place != stream.met:
+                self._walk.places.move(ref, *stream.place)
         return at
 
     def _run(self, rows: Rows, at: int, indexes: Indexes, streams: dict[int, _Stream]) -> int:
@@ -179,7 +181,7 @@ class UsualFrames:
                     or bool(version) == bool(session)
                 ):
                     break
-                stream = streams.get(ref) or self._met(streams, indexes, ref, place)
+                stream = streams.get(ref) or self._met(streams, indexes, ref, place, row)
                 if (
                     stream.place != place
                     or get(key, None, frames) is None
@@ -207,12 +209,16 @@ class UsualFrames:
         return at
 
     def _met(
-        self, streams: dict[int, _Stream], indexes: Indexes, ref: int, place: Place
+        self, streams: dict[int, _Stream], indexes: Indexes, ref: int, place: Place, row: bytes
     ) -> _Stream:
-        """Return a stream that comes up for the first time; raises ValueError if not just there."""
-        if not self._walk.places.fits(ref, place):
+        """Return a stream that comes up for the first time; raises ValueError if not just there.
+
+        The index is asked first: places make room for as many streams as a reference counts.
+        """
+        leads = indexes.leads(ref)
+        if not leads(row) or not self._walk.places.fits(ref, place):
             raise ValueError
-        streams[ref] = _Stream(place, indexes.leads(ref))
+        streams[ref] = _Stream(place, leads)
         return streams[ref]
 
     def _leaves(

@@ -32,7 +32,7 @@ from .pages import FILE
 from .proof import Prover
 from .report import Finding, Notes, Report
 from .rows import Rows
-from .states import check_states
+from .states import States
 from .stretches import shared, tasks_of, workers_of
 from .structure import check_structure, child_environment, ending
 from .tables import Tables
@@ -83,14 +83,16 @@ def verify(
     """
     check_limit(workers, "workers")  # before the walk, which takes any error for a finding
     store.flush()
-    notes = Notes()
-    log = store.log
+    notes, log = Notes(), store.log
+    states = States(store) if deep and not log.codec.locked else None
     if isinstance(log, LmdbLog):
-        size, root = _verify_tables(log, store.id, notes, progress, since, workers, deep=deep)
+        size, root = _verify_tables(
+            log, store.id, notes, progress, since, workers, states, deep=deep
+        )
     else:
         size, root = _verify_frames(log, notes, progress, deep=deep)
-    if deep and not log.codec.locked:
-        check_states(store, size, notes)
+    if states is not None:
+        states.check(size, notes)
         for finding in views(store) if views else ():
             notes.add(finding.position, finding.what)
     if outside is not None:
@@ -107,6 +109,7 @@ def _verify_tables(
     progress: Progress | None,
     since: Verified | None,
     workers: int | None,
+    states: States | None,
     *,
     deep: bool,
 ) -> tuple[int, bytes]:
@@ -116,7 +119,7 @@ def _verify_tables(
     try:
         if since is not None:
             _resume(log, frames, walk, since, notes)
-        with closing(_followed(log, rows, frames, walk, workers, deep=deep)) as pages:
+        with closing(_followed(log, rows, frames, walk, workers, states, deep=deep)) as pages:
             for _ in pages:
                 _tell(progress, walk)
     except EventStoreError as error:
@@ -129,16 +132,26 @@ def _verify_tables(
 
 
 def _followed(
-    log: LmdbLog, rows: Rows, frames: Frames, walk: Walk, workers: int | None, *, deep: bool
+    log: LmdbLog,
+    rows: Rows,
+    frames: Frames,
+    walk: Walk,
+    workers: int | None,
+    states: States | None,
+    *,
+    deep: bool,
 ) -> Generator[None]:
     """Take the walk to the end of the log, over all that somebody else found sound.
 
     Pages end where stretches do, however many share them: so all is told in the same order.
+    States are looked at while the others walk, else one core would do so at the end.
     """
     usual = UsualFrames(walk, log.codec, deep=deep)
     tasks = tasks_of(walk.next, rows.size, rows.entries[FRAMES], deep=deep)
     count = workers_of(log, rows.size - walk.next, workers)
     with shared(log, tasks, count) as others:
+        if count > 1 and states is not None:
+            states.look_ahead(rows.size)
         for index, task in enumerate(tasks):
             stretch = others.found(index)
             if stretch is None or not frames.leap(walk, stretch):
