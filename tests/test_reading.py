@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from driver import STEPS, Driver, Step, steps_of, ticking
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
 
 from eventstore import (
     Corruption,
@@ -22,12 +24,22 @@ from eventstore import (
     Recorded,
     upcast,
 )
+from eventstore.audit.entry import SALT_BYTES
 from eventstore.log import codec, frame
 from eventstore.log.codec import train
-from eventstore.log.format import EVENT_ROW, FRAME_HEAD_BYTES, FRAMES, MESSAGE
+from eventstore.log.format import (
+    CHECKSUM,
+    EVENT_HEAD,
+    EVENT_ROW,
+    FRAME_HEAD_BYTES,
+    FRAMES,
+    MESSAGE,
+    RAW,
+    U32_MAX,
+)
 from eventstore.log.frame import Frame
 from eventstore.log.lone import LONE_BYTES_MAX
-from eventstore.state.transcript import Transcript
+from eventstore.state.transcript import PAGE_FRAMES, Transcript
 from projections import Projection, SessionState, Statistics, fold
 from projections.statistics import StatisticsProjection
 
@@ -234,6 +246,58 @@ def test_a_damaged_message_stops_its_list_where_it_stands(plain):
                 found = iter(messages)
                 before = [next(found) for _ in range(len(messages) - 1)]
                 assert before[-1].content == "alone 1" and lines[1] == place.position
+
+
+def reworded(frame: Frame, index: int, fields: dict[str, int]) -> bytes:
+    """Return a frame of which one event's head says something else, under right checksums."""
+    row, at = frame.row(index), FRAME_HEAD_BYTES + index * EVENT_ROW.size
+    names = ("end", "size", "tokens", "type", "schema", "flags", "role", "dictionary")
+    head = EVENT_HEAD.pack(*(dict(zip(names, row[:-1], strict=True)) | fields).values())
+    digest = xxh3_64_intdigest(head + frame.stored(index)[1]) & U32_MAX
+    raw = frame.raw[:at] + head + digest.to_bytes(4, "big") + frame.raw[at + EVENT_ROW.size :]
+    bodies_at = FRAME_HEAD_BYTES + frame.count * EVENT_ROW.size + len(frame.names)
+    checksum = xxh3_64_intdigest(raw[CHECKSUM.size : bodies_at], frame.position)
+    return CHECKSUM.pack(checksum) + raw[CHECKSUM.size :]
+
+
+MISSING = {"dictionary": 77}
+"""What no store here has; a dictionary that is missing has no position."""
+
+
+@pytest.mark.parametrize("count", [1, 2 * PAGE_FRAMES + 9])
+@pytest.mark.parametrize(
+    "fields", [{"size": 5}, {"size": 0}, {"dictionary": 1}, {"dictionary": RAW}, MISSING]
+)
+def test_a_payload_that_its_head_is_wrong_about_stops_its_list(count, fields):
+    """Sizes and dictionaries that don't fit, and bytes that are no message, fail where they are."""
+    many = [{"role": "user", "content": f"one of many {n}"} for n in range(count)]
+    index = count * 2 // 3
+    with told("zstd", []) as store:
+        store.create("s")
+        store.append("s", {"role": "user", "content": "before"})
+        place = store.append("s", many)
+        store.append("s", {"role": "user", "content": "behind"})
+        frame = store.log.read_stream("s", place.version)[0]
+        if fields == {"dictionary": RAW}:
+            fields = {**fields, "size": len(frame.stored(index)[1]) - SALT_BYTES}
+        messages = SessionState.of(store, "s").messages
+        with altered(store, frame, reworded(frame, index, fields)):
+            lines = outcome(partial(listed, messages))
+            assert lines == (Corruption, -1 if fields == MISSING else frame.position + index)
+            assert outcome(partial(list, messages)) == lines
+            found = iter(messages)
+            before = [next(found) for _ in range(1 + index)]
+            assert before[-1].content == (many[index - 1]["content"] if index else "before")
+
+
+def test_a_frame_gives_its_plain_messages_together(plain):
+    """Plain messages of a frame are those of its events, up to what is none of them."""
+    for each in plain.log.read_all(0):
+        for low in range(each.count):
+            alike = takewhile(lambda row: row[3] == MESSAGE and not row[5], each.rows(low))
+            found = each.plain_messages(low, each.count)
+            assert found == [each.event(low + n).message for n, _ in enumerate(alike)]
+            assert each.plain_messages(low, low + 1) == found[:1]
 
 
 def test_only_lone_messages_come_without_a_frame(plain):
