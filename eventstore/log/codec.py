@@ -217,7 +217,8 @@ class Codec:
         self, numbers: Sequence[int], stored: Sequence[bytes], sizes: Sequence[int]
     ) -> list[bytes]:
         """Return the payloads; like decompress(), with a quarter of its calls."""
-        payloads, known, unpack = list[bytes](), RAW, self.unpacker(RAW)
+        payloads: list[bytes] = []
+        known, unpack = RAW, self.unpacker(RAW)
         try:
             for number, packed, size in zip(numbers, stored, sizes, strict=True):
                 if number != known:

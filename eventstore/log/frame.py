@@ -356,7 +356,9 @@ class Frame:
         One loop for all of it, and all decoded behind it, take a quarter less than event().
         """
         raw, bodies_at = self.raw, self._bodies_at
-        numbers, stored, sizes = list[int](), list[bytes](), list[int]()
+        numbers: list[int] = []
+        stored: list[bytes] = []
+        sizes: list[int] = []
         at = FRAME_HEAD_BYTES + low * EVENT_ROW.size
         start = bodies_at + _end_at(raw, at - EVENT_ROW.size)[0] if low else bodies_at
         for end, size, _, code, schema, flags, _, number, checksum in self.rows(low, high):
