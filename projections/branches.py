@@ -14,6 +14,7 @@ import msgspec
 from eventstore import Corruption, EventStore, Recorded, SessionNotFound
 from eventstore import events as ev
 from eventstore.engine.reading import version_at
+from eventstore.errors import counted
 from eventstore.log.base import Log, frames_at
 from eventstore.log.format import TYPE_CODES
 from eventstore.messages import Json
@@ -160,7 +161,7 @@ class BranchTree:
             yield from self._drawn(child, indent + fork, indent + below)
 
     def _label(self, node: Node) -> str:
-        parts = [f"{node.messages} message{'' if node.messages == 1 else 's'}"]
+        parts = [counted(node.messages, "message")]
         if node.at_version is not None:
             parts.insert(0, f"from version {node.at_version}")
         if node.status != "active":

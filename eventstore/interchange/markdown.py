@@ -13,6 +13,7 @@ import msgspec
 from projections import SessionState
 
 from ..clock import to_datetime
+from ..errors import counted
 from ..messages import Json, Message
 from ..state.transcript import Transcript
 from ..store import EventStore
@@ -36,8 +37,8 @@ def export_markdown(store: EventStore, session: str, *, at_version: int | None =
 
 
 def _summary(state: SessionState) -> Iterator[str]:
-    count = len(state.messages)
-    yield f"{count} message{'' if count == 1 else 's'}, {state.tokens} tokens, {state.status}."
+    messages, tokens = counted(len(state.messages), "message"), counted(state.tokens, "token")
+    yield f"{messages}, {tokens}, {state.status}."
     if state.metadata:
         yield "\n".join(
             f"- **{key}**: {value if isinstance(value, str) else _text(value)}"

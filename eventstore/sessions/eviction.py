@@ -13,10 +13,10 @@ import msgspec
 
 from projections import CatalogRow, Views
 
-from ..errors import InvalidEvent, brief
+from ..errors import InvalidEvent, brief, counted
 from ..store import EventStore
 from .checks import check_whole
-from .plans import Plan, Step, counted, when
+from .plans import Plan, Step, when
 from .policies import Moment, listed, moment_ns
 from .units import spared
 

@@ -12,7 +12,7 @@ import msgspec
 from xxhash import xxh3_128_hexdigest
 
 from ..clock import to_datetime
-from ..errors import EventStoreError, InvalidEvent, StoreUnavailable, brief
+from ..errors import EventStoreError, InvalidEvent, StoreUnavailable, brief, counted
 from ..events import Span
 from ..log.base import Receipt
 from ..messages import Json
@@ -223,11 +223,6 @@ def _done(store: EventStore, step: Step, actor: str | None) -> Receipt:
 def when(ns: int) -> str:
     """Return a time, UTC, to the second."""
     return to_datetime(ns).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number and its noun: 1 message, 2 messages."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def shown(text: str, width: int) -> str:

@@ -12,14 +12,14 @@ import msgspec
 
 from projections import CatalogRow, Views
 
-from ..errors import EventStoreError, InvalidEvent, brief
+from ..errors import EventStoreError, InvalidEvent, brief, counted
 from ..messages import Message
 from ..spans import joined
 from ..state.header import SessionHeader
 from ..state.transcript import Transcript
 from ..store import EventStore
 from .checks import check_seconds, check_whole
-from .plans import Drop, Plan, Step, counted, step_of, when
+from .plans import Drop, Plan, Step, step_of, when
 from .policies import (
     Moment,
     expired,
