@@ -86,7 +86,7 @@ MARK = "the mark"
 BEFORE = [b"", b'{"x":', b"x = ", b"x: ", b"\x81\xa1x", b"\x82\xa7content\xa1x\xa1x"]
 """What makes a value of what follows, in JSON, TOML, YAML and msgpack."""
 
-EXAMPLES = 20
+EXAMPLES = settings().max_examples // 2
 """Draws for each parser, three trials each."""
 
 
