@@ -1,6 +1,10 @@
 """Restores: up to any moment, from a backup and its increments; and whether a backup is equal."""
 
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from itertools import pairwise
 from pathlib import Path
 
@@ -168,6 +172,38 @@ def test_any_moment_can_be_restored_from_increments(chain, tmp_path):
         head = restore(place, tmp_path / str(at), moment=Moment(position=at))
         assert at < head.size <= min(each for each in whole if each > at)
         assert head.root == Prover.of(store.log).root(head.size)
+
+
+def test_a_killed_backup_leaves_nothing_for_long(tmp_path):
+    """What it had written of an increment, payloads in it, goes when the next one is made."""
+    child = textwrap.dedent("""
+        import os, signal, sys
+        from eventstore import EventStore
+        from eventstore.care.backup import backup
+        with EventStore.open(sys.argv[1], compression="none") as store:
+            store.create("s")
+            backup(store, sys.argv[2])
+            store.append("s", {"role": "user", "content": "one more"})
+            os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            backup(store, sys.argv[2], incremental=True)
+    """)
+    command = [sys.executable, "-c", child, tmp_path / "history", tmp_path / "backup"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    [left] = (tmp_path / "backup" / INCREMENTS).glob(".0*")
+    assert b"one more" in left.read_bytes()
+    with EventStore.open(tmp_path / "history") as store:
+        assert backup(store, tmp_path / "backup", incremental=True) == store.head()
+        assert not left.exists()
+        assert compare(store, tmp_path / "backup").equal
+
+
+def test_increments_need_a_directory(chain, tmp_path):
+    """Where none can be made, that is one error that names the place."""
+    store, place, _ = chain
+    copy = Path(shutil.copytree(place, tmp_path / "copy", ignore=lambda *_: [INCREMENTS]))
+    (copy / INCREMENTS).touch()
+    with pytest.raises(StoreUnavailable, match=INCREMENTS):
+        backup(store, copy, incremental=True)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "swap"])

@@ -8,7 +8,8 @@ r"""Increments: what was appended since the last backup, each in a file of its o
     record   length u32, big-endian | msgpack: an Extent, then dictionaries, then frames in order
 
 Invariants: a file begins at the head where the one before it ends, and says at which head it ends
-itself; it appears whole and synced or not at all; a frame stands in it as it is in the log, with
+itself; it appears whole and synced or not at all, and what a killed process has written of one goes
+with the next; a frame stands in it as it is in the log, with
 the names that its references stand for, sealed ones sealed.
 """
 
@@ -23,7 +24,7 @@ import msgspec
 
 from ..audit.proof import Prover
 from ..errors import UNDECODABLE, Corruption, StoreUnavailable
-from ..files import alone, make_directory, sync_directory
+from ..files import alone, make_directory, sync_directory, unavailable
 from ..ids import fresh_id
 from ..limits import APPEND_BYTES_MAX
 from ..log.base import Head, frames_between
@@ -114,8 +115,10 @@ def add_increment(log: LmdbLog, store: str, origin: str, backup: Path) -> Head:
     Raises StoreUnavailable where the backup is of another store, or has what the store has not.
     """
     directory = backup / INCREMENTS
-    make_directory(directory)
+    with unavailable(directory):
+        make_directory(directory)
     with alone(directory / ".lock"):
+        _drop_unfinished(directory)
         extents = extents_of(backup)
         newest, erasures, known = _newest(backup, extents)
         head = log.head()
@@ -126,6 +129,18 @@ def add_increment(log: LmdbLog, store: str, origin: str, backup: Path) -> Head:
         extent = Extent(store, origin, erasures, *ends)
         _write(directory, len(extents) + 1, log, extent, known)
         return head
+
+
+def _drop_unfinished(directory: Path) -> None:
+    """Remove what whoever was killed has left: it holds what may be redacted by now."""
+    with unavailable(directory):
+        for left in directory.glob(_beside("*", "*")):
+            left.unlink()
+
+
+def _beside(increment: str, number: str) -> str:
+    """Return what an increment is called while it is written."""
+    return f".{increment}.{number}"
 
 
 def _newest(backup: Path, extents: list[Extent]) -> tuple[Head, int, set[int]]:
@@ -154,7 +169,7 @@ def _check_leads(log: LmdbLog, backup: Path, newest: Head, erasures: int, head: 
 
 def _write(directory: Path, number: int, log: LmdbLog, extent: Extent, known: set[int]) -> None:
     place = directory / f"{number:08}"
-    beside = directory / f".{place.name}.{fresh_id()}"
+    beside = directory / _beside(place.name, fresh_id())
     try:
         with beside.open("xb") as file:
             _write_all(file, log, extent, known)
