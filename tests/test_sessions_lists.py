@@ -60,6 +60,13 @@ def test_a_text_is_found_where_it_stands(manager):
             manager.search(wrong)
 
 
+def test_an_excerpt_is_where_the_text_is(manager):
+    """Letters that are two without case, as in German, don't move what is shown around a find."""
+    manager.create("a")
+    manager.add_message("a", said(f"{'ß' * 500} needle"))
+    assert manager.search("NEEDLE")[0].excerpt.endswith("ß needle")
+
+
 # -- figures ---------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ the cost is that of reading what is searched, a page at a time.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 import msgspec
 
@@ -75,6 +76,12 @@ def _shown(message: Message) -> str:
 
 def _excerpt(shown: str, text: str) -> str:
     """Return what stands around the first place, on one line."""
-    at = max(shown.casefold().find(text), 0)
+    at = _unfolded(shown, max(shown.casefold().find(text), 0))
     low, high = max(at - EXCERPT_CHARACTERS, 0), at + len(text) + EXCERPT_CHARACTERS
     return " ".join(shown[low:high].split())
+
+
+def _unfolded(shown: str, place: int) -> int:
+    """Return which character stands at a place of the text without case, where ß is two."""
+    ends = accumulate(len(each.casefold()) for each in shown)
+    return next((index for index, end in enumerate(ends) if end > place), 0)
