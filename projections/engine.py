@@ -26,7 +26,18 @@ from eventstore.state.caches import VIEWS, cache_directory
 from .branches import BranchesProjection, BranchTree, root_of, tree_of, tree_prefix
 from .catalog import LISTED, CatalogProjection, SessionPage, selection
 from .projection import Projection
-from .shelf import Damage, Index, LmdbShelf, MemoryShelf, RowCoder, Rows, Shelf, Table, Tables
+from .shelf import (
+    Damage,
+    Index,
+    LmdbShelf,
+    MemoryShelf,
+    Retired,
+    RowCoder,
+    Rows,
+    Shelf,
+    Table,
+    Tables,
+)
 from .statistics import Statistics, StatisticsProjection
 
 APPLY_EVENTS_MAX = 50_000
@@ -233,6 +244,8 @@ class Views:
         try:
             with self._shelf.begin() as tables:
                 found = self._checkpoint(tables, view.key)
+        except Retired:
+            return self.checkpoint(name)
         except Damage:
             return 0
         return found.size if found else 0
@@ -256,11 +269,15 @@ class Views:
         view = self._view(name)
         self._store.flush()
         self._renew()
-        for _ in range(ATTEMPTS_MAX):
+        damages = 0
+        while damages < ATTEMPTS_MAX:
             try:
                 self._start_over(view)
                 self._build(view)
+            except Retired:
+                continue
             except Damage:
+                damages += 1
                 continue
             return
         raise self._given_up(view)
@@ -299,15 +316,20 @@ class Views:
 
     def _answered(self, view: _View, read: Callable[[Any, Checkpoint], Answer]) -> Answer:
         """Catch a view up and read it; a damaged one is built anew first."""
-        for _ in range(ATTEMPTS_MAX):
+        damages = 0
+        while damages < ATTEMPTS_MAX:
+            shelf = self._shelf
             try:
                 self._catch_up(view)
                 with self._shelf.begin() as tables:
                     checkpoint = self._checkpoint(tables, view.key)
                     if checkpoint is not None:  # else another process starts over just now
                         return read(view.state(tables, checkpoint), checkpoint)
+            except Retired:
+                continue
             except Damage:
                 self.rebuild(view.name)
+            damages += shelf is self._shelf  # else it was swapped meanwhile: after an erasure
         raise self._given_up(view)
 
     def _given_up(self, view: _View) -> Corruption:

@@ -29,6 +29,10 @@ class Damage(Exception):
     """What a view keeps is not what was written; leads to a rebuild and never leaves here."""
 
 
+class Retired(Exception):
+    """Another shelf has taken this one's place; leads to another look and never leaves here."""
+
+
 class Table(Protocol):
     """Sorted rows of bytes inside a transaction."""
 
@@ -269,7 +273,7 @@ class LmdbShelf:
         try:
             with self._lock:
                 if self._retired:
-                    raise Damage("these views are of a time before an erasure")
+                    raise Retired
                 if self._closed:
                     raise StoreUnavailable("the views are closed")
                 self._using.add(use)

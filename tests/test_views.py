@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
@@ -388,6 +389,25 @@ def test_processes_and_threads_share_views(disk):
     assert [each.wait() for each in children] == [0, 0]
     assert failures == []
     agree(disk, Views(disk))
+
+
+def test_erasures_that_come_fast_are_no_damage(disk):
+    """However often views begin anew because something was redacted, who asks gets an answer."""
+    disk.create("a", messages=[{"role": "user", "content": "x"}] * 200)
+    views, done = Views(disk), threading.Event()
+
+    def ask(_: int) -> None:
+        while not done.is_set():
+            assert len(views.sessions()) == views.statistics().sessions == 1
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask, number) for number in range(4)]
+        for version in range(1, 201):
+            disk.redact("a", version)
+        done.set()
+        for each in asked:
+            each.result()
+    assert [row.messages for row in views.sessions()] == [0]
 
 
 def test_readers_see_the_old_state_during_a_rebuild(disk):
