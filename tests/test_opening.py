@@ -228,6 +228,12 @@ def handles() -> int:
     return len([*HANDLES.iterdir()])
 
 
+def free_handles(count: int) -> list[int]:
+    """Return the numbers that the next files to be opened get."""
+    taken = {int(each.name) for each in HANDLES.iterdir()}
+    return [each for each in range(max(taken) + count + 1) if each not in taken][:count]
+
+
 @pytest.mark.skipif(not HANDLES.is_dir(), reason="open files can't be counted here")
 def test_a_closed_store_has_no_file_open(tmp_path):
     """close() gives all files back at once, also while the store is still referred to."""
@@ -249,8 +255,8 @@ def test_too_many_open_files_are_one_clear_error(tmp_path):
     fill(place).close()
     before, (soft, hard) = handles(), resource.getrlimit(resource.RLIMIT_NOFILE)
     refused = 0
-    for room in range(8):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (before + room, hard))
+    for limit in free_handles(8):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         try:
             open_environment(place / "log").close()
         except StoreUnavailable:

@@ -9,13 +9,11 @@ import ctypes
 import errno
 import mmap
 import os
-import struct
 import threading
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic, sleep
-from types import TracebackType
 from typing import NamedTuple
 
 import lmdb
@@ -23,6 +21,7 @@ import lmdb
 from ..errors import Corruption, EventStoreError, StoreFull, StoreLocked, StoreUnavailable
 from ..limits import GIB, MAP_BYTES_DEFAULT
 from ..place.volume import check_room
+from .blocks import Inside, Insider, Reading, Translating, are_running
 
 NO_ROOM = ("No space left", "Input/output error", "File too large", "Disk quota exceeded")
 """What the system says when a disk, a quota or a file may not grow; LMDB calls a cut write I/O."""
@@ -48,6 +47,9 @@ LOCK_BYTES = (READERS_MAX + 64) * 64
 RESIZE_SECONDS_MAX = 10.0
 """How long a map that another process outgrew waits for transactions of this one to end."""
 
+CLOSING_SECONDS_MAX = 60.0
+"""How long closing waits for other threads to be done with what they read, write or copy."""
+
 TABLES_MAX = 64
 
 ROOMY_BYTES, ROOMY_SECONDS = GIB, 1.0
@@ -62,67 +64,18 @@ class Reader(NamedTuple):
     commit: int | None
 
 
-class Translating:
-    """A block whose errors of LMDB leave it as ours."""
-
-    __slots__ = ("_env",)
-
-    def __init__(self, env: "Environment") -> None:
-        self._env = env
-
-    def __enter__(self) -> None:
-        """Do nothing yet."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, lmdb.Error):
-            raise self._env.translated(error) from error
-        if isinstance(error, struct.error):
-            raise Corruption(-1, f"{self._env.path}: a row of the wrong size: {error}") from None
-
-
-class Reading:
-    """The block of one transaction that reads; errors of LMDB leave it as ours.
-
-    One that an interrupt leaves open pins its pages until the interrupt's traceback is gone.
-    """
-
-    __slots__ = ("_env", "_txn")
-
-    def __init__(self, env: "Environment") -> None:
-        self._env = env
-
-    def __enter__(self) -> lmdb.Transaction:
-        self._txn = self._env.begun(write=False)
-        return self._txn
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._txn.abort()
-        if error is not None:
-            self._env.translating.__exit__(kind, error, trace)
-
-
 class Environment:
     """One LMDB environment with its named tables, shared by all who open it here."""
 
     def __init__(self, path: Path, map_size: int, *, read_only: bool) -> None:
         self.path, self.read_only = path, read_only
         self.users = 0
+        self.inside: dict[int, Insider] = {}
         self._map_size = map_size
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._resizing = threading.Lock()
         self._roomy_until = 0.0
-        self.translating = Translating(self)
         self._tables: dict[bytes, lmdb._Database] = {}
         self._heads = NO_HEADS
         self._open()
@@ -215,6 +168,11 @@ class Environment:
                 raise  # a table that is missing says what the directory is not
             raise self.translated(error) from error
 
+    @property
+    def translating(self) -> Translating:
+        """Return a block whose errors of LMDB leave it as ours."""
+        return Translating(self)
+
     def begin(self) -> Reading:
         """Return the block of a transaction that reads."""
         return Reading(self)
@@ -235,6 +193,8 @@ class Environment:
             raise StoreUnavailable(
                 f"{self.path} was opened before a fork; open the store anew in this process"
             )
+        if self.users <= 0:
+            raise StoreUnavailable(f"{self.path} is closed")
         try:
             return self._env.begin(write=write)
         except lmdb.MapResizedError:
@@ -300,7 +260,8 @@ class Environment:
 
     def readers(self) -> list[Reader]:
         """Return who has a slot to read in, of all processes."""
-        listed = self._env.readers().splitlines()[1:]  # mdb_reader_list(): pid, thread, commit
+        with Inside(self):
+            listed = self._env.readers().splitlines()[1:]  # mdb_reader_list(): pid, thread, commit
         fields = [line.split() for line in listed]
         return [Reader(int(pid), int(c) if c.isdigit() else None) for pid, _, c in fields]
 
@@ -311,25 +272,38 @@ class Environment:
         `dupfixed` whose values of one key fill more than a page, as a long stream's index does.
         """
         try:
-            self._env.copy(str(destination), compact=False)
+            with Inside(self):
+                self._env.copy(str(destination), compact=False)
         except lmdb.Error as error:
             raise self.translated(error, destination) from error
 
     def used_bytes(self) -> int:
         """Return the bytes of the file up to the last page in use."""
-        return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+        with Inside(self):
+            return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
 
     def close(self) -> None:
-        """Give up one use; the last one closes the files."""
+        """Give up one use; the last one closes the files, once no other thread is inside.
+
+        One that stays inside for long keeps them open, for whoever opens them next.
+        """
         with _registry_lock:
             self.users -= 1
-            if self.users <= 0 and os.getpid() == self._pid:
+        until = monotonic() + CLOSING_SECONDS_MAX
+        while self.users <= 0 and self._is_entered() and monotonic() < until:
+            sleep(0.001)
+        with _registry_lock:
+            if self.users <= 0 and os.getpid() == self._pid and not self._is_entered():
                 failed = self._has_failed()
                 self._env.close()
                 self._heads = NO_HEADS  # the last use unmaps them and closes their file
                 _registry.pop((self._pid, self.path), None)
                 if failed:
                     self._mend()
+
+    def _is_entered(self) -> bool:
+        """Return True while other threads are inside of LMDB, or about to be."""
+        return are_running([*self.inside.values()])
 
     def _has_failed(self) -> bool:
         """Return True once LMDB refuses all work, since a write of its head went wrong."""
