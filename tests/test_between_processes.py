@@ -52,14 +52,17 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 def overtaking(ours: EventStore, act: Callable[[], object]) -> None:
     """Have something happen once, just before the next transaction of a store begins."""
-    begin, waiting = ours.log.group, [act]
+    waiting = [act]
 
-    def group(work: Callable) -> object:
-        if waiting:
-            waiting.pop()()
-        return begin(work)
+    def overtaken(begin: Callable) -> Callable:
+        def call(*given: object) -> object:
+            if waiting:
+                waiting.pop()()
+            return begin(*given)
 
-    ours.log.group = group
+        return call
+
+    ours.log.commit, ours.log.group = overtaken(ours.log.commit), overtaken(ours.log.group)
 
 
 def types(store: EventStore, session: str) -> list[str]:
