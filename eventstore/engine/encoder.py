@@ -36,12 +36,14 @@ class Encoder:
         SessionNotFound and KeyShredded where an encrypted store has no key for a session.
         """
         known = {} if keys is None else keys
-        seal = self._log.codec.seal
+        codec, seal = self._log.codec, self._log.codec.seal
         drafts: list[Draft] = []
         expected: list[Expected | int] = []
         shreds: list[Shred] = []
         for part in [*parts, *self._key_facts(parts, known, seal)] if seal else parts:
-            drafts.append(self._draft(part, known))
+            salts = part.salts or self._salts.take(len(part.events))
+            key = self._key(part, known) if seal else STORE_KEY
+            drafts.append(draft(part.session, part.events, codec, salts, part.occurred, key))
             expected.append(part.expected)
             shreds += part.shreds
         return tuple(drafts), tuple(expected), tuple(shreds)
@@ -54,12 +56,6 @@ class Encoder:
                 keys[part.session], digest = seal.opened().fresh()
                 facts.append(KeyCreated(keys[part.session], digest.hex()))
         return [Part(SYSTEM, facts)] if facts else []
-
-    def _draft(self, part: Part, keys: dict[str, int]) -> Draft:
-        codec = self._log.codec
-        salts = part.salts or self._salts.take(len(part.events))
-        key = self._key(part, keys) if codec.seal else STORE_KEY
-        return draft(part.session, part.events, codec, salts, part.occurred, key)
 
     def _key(self, part: Part, keys: dict[str, int]) -> int:
         if part.session == SYSTEM:
