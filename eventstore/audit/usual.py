@@ -4,7 +4,8 @@ Invariants: whatever is unusual, let alone damaged, is left to the careful walk,
 frame is taken only if that walk would have found nothing, and gives the same leaves.
 
 What it buys: a log of one message an append is walked in a third of the time that it takes through
-Frame and Walk (7 us instead of 23 an event), where calls of small functions take most of it.
+Frame and Walk (9 us instead of 29 an event), one of a conversation an append in three fifths (6.5
+instead of 11), as calls of small functions take most of the rest.
 """
 
 import struct
