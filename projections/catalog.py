@@ -34,6 +34,8 @@ ORDERS = ("updated_at", "created_at", "messages", "tokens", "session")
 LISTED = ("active", "closed")
 """The statuses of the usual lists: archived sessions are put away, deleted ones are gone."""
 
+LIMIT_MAX = (1 << 63) - 2
+"""Rows of a page, at most: one more is looked for, and counted in 63 bits."""
 STATUSES = (*LISTED, "archived", "deleted", "erased")
 """All statuses that a session can have."""
 
@@ -285,7 +287,8 @@ def selection(
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InvalidEvent(f"limit must be a whole number above 0, or None, not {brief(limit)}")
     place = None if after is None else _opened_cursor(after, order)
-    return Selection(user, where or {}, _statuses(status), field, field != order, limit, place)
+    most = None if limit is None else min(limit, LIMIT_MAX)
+    return Selection(user, where or {}, _statuses(status), field, field != order, most, place)
 
 
 def _statuses(given: str | Collection[str]) -> Collection[str]:

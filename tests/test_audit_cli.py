@@ -276,6 +276,15 @@ def test_verify_takes_heads_from_outside(chat: Cli, kept: Path, tmp_path: Path):
     assert "not of store" in " ".join(ended.out.split())
 
 
+def test_a_key_is_asked_for_and_never_ignored(chat: Cli, tmp_path: Path):
+    """Without a verifier key there is one line that asks for it; one that has no use is refused."""
+    head = tmp_path / "head.note"
+    head.write_text("x")
+    for command in (["check", str(head)], ["verify", "--head", str(head)], ["prove", "event", "0"]):
+        assert "give it with --key" in chat.refused(2, *command)
+    assert "--key is for signed heads" in chat.refused(2, "verify", "--key", "anything")
+
+
 def test_a_store_that_was_set_back_is_told_of(chat: Cli, kept: Path, tmp_path: Path):
     """Reading goes on with a warning, writing ends with 1, verify names what is missing."""
     chat.fine("backup", str(tmp_path / "copy"))

@@ -8,6 +8,7 @@ from commands import COMMAND, ENVIRONMENT, LINES, READS, Cli, on_screen
 
 from eventstore import EventStore
 from eventstore.clock import to_datetime
+from eventstore.place import volume
 
 # -- every mutation --------------------------------------------------------------------
 
@@ -335,6 +336,33 @@ def test_narrow_terminals_are_enough(
     chat.fine("append", "a", stdin=json.dumps({"content": "word " * 60}).encode())
     out = chat.fine(*arguments).out
     assert max(len(line) for line in out.splitlines()) <= width
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "log --limit",
+        "log a --limit",
+        "log --from",
+        "sessions --limit",
+        "show a --last",
+        "tail --last",
+        "prune a --keep-last",
+    ],
+)
+def test_endless_numbers_are_as_good_as_all(chat: Cli, arguments: str):
+    """A limit beyond any store's is no error: there is just no more to give."""
+    chat.fine(*arguments.split(), str(10**30))
+
+
+def test_looking_goes_on_where_the_disk_is_full(chat: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Without room for views they are made in memory; what would write is refused."""
+    before = chat.fine("sessions").out
+    monkeypatch.setattr(volume, "free_bytes", lambda _: 1_000)
+    for arguments in [*READS[:6], ["stats"], ["templates"]]:
+        assert chat.fine(*arguments).out
+    assert chat.fine("sessions").out == before
+    assert "free some space" in chat.refused(2, "append", "a", "--content", "x")
 
 
 LONG = "telegram:" + "1234567890" * 6 + ":a long name"

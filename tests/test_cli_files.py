@@ -1,7 +1,9 @@
 """Care and files of the command line: stores made and checked, imports, exports, backups."""
 
+import gzip
 import json
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from commands import Cli
@@ -151,6 +153,16 @@ def test_bad_files_are_refused(chat: Cli, tmp_path: Path, name: str):
     file = tmp_path / "bad.json"
     file.write_bytes(BAD_FILES[name])
     chat.refused(2, "import", str(file))
+
+
+def test_an_archive_is_to_be_unpacked(cli: Cli, tmp_path: Path):
+    """An export comes as a ZIP, old logs as .gz: the line says what to do with them."""
+    with ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("conversations.json", "[]")
+    (tmp_path / "log.gz").write_bytes(gzip.compress(b"{}"))
+    for name in ("export.zip", "log.gz"):
+        assert "is an archive; unpack it" in cli.refused(2, "import", str(tmp_path / name))
+    assert not cli.store.exists()
 
 
 def test_missing_files_are_refused(cli: Cli, tmp_path: Path):

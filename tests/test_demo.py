@@ -14,6 +14,7 @@ from eventstore import EventStore
 from eventstore.cli import demo, run
 from eventstore.cli.journal import Journal, Replays, spread
 from eventstore.cli.story import SHORTEST, Story
+from eventstore.interchange.chitchat import chitchat_path
 
 pytest.importorskip("chitchat_dataset")
 
@@ -65,6 +66,11 @@ def test_spread_keeps_both_ends():
     """The sample is as large as asked for and holds the first and the last."""
     assert spread([1, 2, 3], 5) == [1, 2, 3]
     assert spread(list(range(100)), 4) == [0, 33, 66, 99]
+
+
+def test_a_limit_beyond_the_data_set_is_all_of_it():
+    """However large the limit is, there are no more conversations than there are."""
+    assert len(demo.Source(chitchat_path(), 10**30)) == 7_168
 
 
 def test_a_small_demo_holds_and_leaves_nothing(

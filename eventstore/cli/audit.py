@@ -346,6 +346,9 @@ def _note(path: Path) -> bytes:
 
 def _keys(terminal: Terminal, given: list[str] | None) -> list[VerifierKey]:
     """Return the keys that were given, else those of the audit directory."""
+    kept = terminal.audit / VERIFIER_KEY
+    if not given and not kept.exists():
+        raise InvalidEvent(f"there is no verifier key at {kept}; give it with --key")
     if not given:
         return known_keys(terminal.audit)
     return [_key(text) for text in given]
@@ -428,9 +431,9 @@ def outside_of(
     own = [place / LAST_NOTE] if (place / LAST_NOTE).exists() else []
     kept = place / TILES if (place / TILES / CHECKPOINT).exists() else None
     if not heads and not own and tiles is None and kept is None:
+        if key:
+            raise InvalidEvent("--key is for signed heads, of which none is kept or given")
         return None
-    if not key and not (place / VERIFIER_KEY).exists():
-        raise InvalidEvent("give the verifier key of the heads with --key")
     if tiles is not None and not (tiles / CHECKPOINT).exists():
         raise StoreUnavailable(f"{tiles / CHECKPOINT}: no such file; it holds the tiles' own head")
     keys = _keys(terminal, key)

@@ -25,6 +25,7 @@ from projections import Views
 from .. import EventStore, Recorded, StoreUnavailable
 from ..audit.verify import verify
 from ..clock import parse_time, to_datetime
+from ..engine.reading import checked_limit
 from ..errors import counted
 from ..events import MessageAppended
 from ..interchange.chitchat import chitchat_path, import_chitchat
@@ -65,7 +66,8 @@ class Source:
 
     def __init__(self, path: Path, limit: int | None) -> None:
         every = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
-        self._raw = {f"chitchat-{key}": raw for key, raw in islice(every.items(), limit)}
+        taken = islice(every.items(), checked_limit(limit))
+        self._raw = {f"chitchat-{key}": raw for key, raw in taken}
         self.lengths = {session: len(self[session]) for session in self._raw}
         self._path = path if limit is None else None
 

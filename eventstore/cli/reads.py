@@ -16,6 +16,7 @@ from projections import SessionState
 
 from .. import EventStore, InvalidEvent, KeyShredded, Message, Recorded
 from ..clock import parse_time, system_clock
+from ..engine.reading import checked_limit
 from ..events import EraseRequested, Span
 from ..log.format import TYPE_CODES
 from ..state.transcript import Transcript
@@ -120,7 +121,7 @@ def log(
         raise InvalidEvent("--reverse goes with a session; tail shows the newest facts of all")
     with terminal.reading() as store:
         found = _facts(store, session, start, type, reverse=reverse)
-        _print_facts(terminal, islice(found, limit))
+        _print_facts(terminal, islice(found, checked_limit(limit)))
 
 
 def _facts(

@@ -28,7 +28,7 @@ from rich.text import Text
 
 from projections import Views
 
-from .. import EventStore, InvalidEvent, Keyring
+from .. import EventStore, InvalidEvent, Keyring, StoreFull
 from ..audit.trust import audit_directory
 from ..ids import fresh_id
 from ..limits import APPEND_BYTES_MAX
@@ -116,11 +116,18 @@ class Terminal:
 
     @contextmanager
     def looking(self) -> Iterator[EventStore]:
-        """Open the store to read, and to keep its views where that may be: not in a backup."""
+        """Open the store to read, and to keep its views where they may be: not in a backup."""
         check_store(self.path)
         read_only = is_backup(self.path) or not os.access(self.path, os.W_OK)
-        with self.open(read_only=read_only) as store:
+        with self._opened_to_look(read_only=read_only) as store:
             yield store
+
+    def _opened_to_look(self, *, read_only: bool) -> EventStore:
+        """Open the store read-only also where there is no room for anything else."""
+        try:
+            return self.open(read_only=read_only)
+        except StoreFull:
+            return self.open(read_only=True)
 
     @contextmanager
     def viewing(self) -> Iterator[Views]:
@@ -216,10 +223,10 @@ def written(output: Path | None, *, force: bool) -> Iterator[BinaryIO]:
     if output is None:
         yield binary_stdout()
         return
-    if output.exists() and not force:
-        raise InvalidEvent(f"{output} exists already; --force replaces it")
     if output.is_dir():
         raise InvalidEvent(f"{output} is a directory; name a file")
+    if output.exists() and not force:
+        raise InvalidEvent(f"{output} exists already; --force replaces it")
     if not output.parent.is_dir():
         raise InvalidEvent(f"{output}: there is no directory {output.parent}")
     made = output.with_name(f".{fresh_id()}.part")

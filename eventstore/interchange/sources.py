@@ -25,6 +25,9 @@ DOCUMENT_BYTES_MAX = 512 * MIB
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+_PACKED = (b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+"""How ZIP, gzip and zstd begin."""
+
 Top = dict[str, msgspec.Raw] | list[msgspec.Raw]
 """The outermost value of a document, what is in it not decoded yet."""
 
@@ -107,6 +110,8 @@ def first_values(path: Path) -> tuple[Top | None, bool]:
     start = list(islice(numbered(Lines(path)), 2))
     if not start or not start[0][1]:
         raise InvalidEvent(f"{path} is empty")
+    if start[0][1].startswith(_PACKED):
+        raise InvalidEvent(f"{path} is an archive; unpack it, and import the JSON files out of it")
     try:
         return decoded(start[0][1], str(path), top_decoder), len(start) > 1
     except InvalidEvent:
