@@ -282,7 +282,9 @@ def rewind(
     store: EventStore,
     options: Options,
     session: Session,
-    to_version: Annotated[int, typer.Argument(help="The version to be as.", show_default=False)],
+    to_version: Annotated[
+        int, typer.Argument(metavar="VERSION", help="The version to be as.", show_default=False)
+    ],
 ) -> Receipt:
     """Make a session what it was; history stays and can be rewound to."""
     return store.rewind(session, to_version, **options)
