@@ -6,6 +6,7 @@ message belongs to the fact that said it, and where a merge brought it, the merg
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from eventstore.messages import Json
 from eventstore.patch import assigned, changes, patched
 from eventstore.spans import length, minus
 from eventstore.state.header import SessionHeader
+from eventstore.state.hidden import settled
 from eventstore.state.lineage import lineage
 from eventstore.state.transcript import Transcript
 
@@ -78,6 +80,10 @@ def blame(store: EventStore, session: str, at_version: int | None = None) -> Bla
     Costs a look at every event head of the lineage and at every visible message. Raises
     SessionNotFound, SessionDeleted (only when asked for now) and InvalidEvent.
     """
+    return settled(store.log, partial(_blamed, store, session, at_version))
+
+
+def _blamed(store: EventStore, session: str, at_version: int | None) -> Blame:
     header = SessionState.of(store, session, at_version=at_version).header
     sources = _Sources()
     _, segments = lineage(store.log, session, header.version)

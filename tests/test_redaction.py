@@ -8,6 +8,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from facts import told
@@ -27,6 +28,8 @@ from eventstore.care.backup import Moment, backup, restore
 from eventstore.care.compacting import compact
 from eventstore.care.repair import repair
 from eventstore.interchange import export_events
+from eventstore.sessions import SessionManager
+from eventstore.sessions.trimming import MessageTTL
 from eventstore.state.transcript import tokens_of
 from projections import BranchTree, Projection, SessionState, Statistics, Views, blame, diff, fold
 
@@ -469,3 +472,33 @@ def test_a_file_of_events_carries_no_gap(family):
     family.create("d")
     say(family, "d", "one")
     assert len(list(export_events(family, ["d"]))) == 2
+
+
+def test_who_reads_meanwhile_is_not_told_that_all_was_erased(tmp_path):
+    """Whatever is asked of a session whose lines go just then, the answer is of what is left."""
+    with EventStore.open(tmp_path / "history") as store, SessionManager(store) as manager:
+        store.create("s", messages=[{"role": "user", "content": f"{WORD} {n}"} for n in range(300)])
+        questions = {
+            "messages": lambda: manager.get_messages("s", 5, newest_first=True),
+            "context": lambda: manager.build_context("s"),
+            "search": lambda: manager.search(WORD),
+            "blame": lambda: blame(store, "s"),
+            "plan": lambda: manager.plan_pruning(MessageTTL(default=1.0)),
+            "summary": lambda: manager.summaries.plan("s"),
+        }
+        done = threading.Event()
+
+        def ask(question) -> int:
+            count = 0
+            while not done.is_set():
+                question()
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(len(questions)) as pool:
+            asked = [pool.submit(ask, each) for each in questions.values()]
+            for version in range(300, 150, -1):
+                store.redact("s", version)
+            done.set()
+            assert all(each.result() for each in asked)
+        assert len(manager.get_messages("s")) == 150

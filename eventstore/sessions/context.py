@@ -32,6 +32,7 @@ from ..events import Span
 from ..messages import Json, Message
 from ..spans import index_of, minus
 from ..state.header import SessionHeader
+from ..state.hidden import settled
 from ..store import EventStore
 from . import shapes
 from .checks import check_whole
@@ -159,17 +160,34 @@ def build_context(
     """
     check_whole(max_tokens, "max_tokens", low=1, or_none=True)
     check_whole(last, "last", or_none=True)
-    state = SessionState.of(
-        store, session, at_version=at_version, at_position=at_position, at_time=at_time
-    )
-    header = state.header
+
+    def read() -> Window:
+        state = SessionState.of(
+            store, session, at_version=at_version, at_position=at_position, at_time=at_time
+        )
+        return _window(store, state.header, max_tokens, last, always, summaries=include_summaries)
+
+    return settled(store.log, read)
+
+
+def _window(
+    store: EventStore,
+    header: SessionHeader,
+    max_tokens: int | None,
+    last: int | None,
+    always: Sequence[Span],
+    *,
+    summaries: bool,
+) -> Window:
+    """Return the window of a session at one moment."""
+    session = header.session
     budget = header.token_limit if max_tokens is None else max_tokens
     filling = _Filling(ShownLines(store.log, header), budget)
     notes = _notes(header.spans)
     marked = {*marks_of(store).among(header.spans), *_places(header.spans, always)}
     prompt = _prompt(filling.lines, notes)
     filling.take_always(session, prompt, marked)
-    if include_summaries:
+    if summaries:
         filling.take_summaries(notes)
     stopped = filling.take_recent(marked.union(prompt, notes), last)
     return Window(

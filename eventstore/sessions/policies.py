@@ -6,12 +6,14 @@ what is exempt, and the messages of sessions that are archived, deleted or expir
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from projections import CatalogRow, Views
 
 from ..clock import to_ns
 from ..state.header import SessionHeader
+from ..state.hidden import settled
 from ..store import EventStore
 from .plans import Plan, Step
 from .units import spared
@@ -53,7 +55,9 @@ def swept(
 ) -> Plan:
     """Return the plan of a policy that looks at these sessions one by one, at one time."""
     moment = moment_ns(store, now)
-    steps = (policy.step(store, row.session, now=moment) for row in rows)
+    steps = (
+        settled(store.log, partial(policy.step, store, row.session, now=moment)) for row in rows
+    )
     return Plan(title, [step for step in steps if step is not None])
 
 

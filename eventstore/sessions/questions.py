@@ -18,6 +18,7 @@ from projections.moment import moment_position
 from ..errors import KeyShredded, SessionDeleted
 from ..ids import check_name
 from ..messages import Json, Message
+from ..state.hidden import settled
 from ..state.lineage import checked_version, fork_of
 from ..store import EventStore
 from .cache import HeaderCache
@@ -157,12 +158,16 @@ class Questions:
         """
         check_whole(limit, "limit", or_none=True)
         check_whole(offset, "offset")
-        messages = SessionState.of(self.store, session, **moment).messages
-        length = len(messages)
-        stop = length if limit is None else min(offset + limit, length)
-        if newest_first:
-            return [*messages[length - stop : max(length - offset, 0)]][::-1]
-        return [*messages[offset:stop]]
+
+        def read() -> Messages:
+            messages = SessionState.of(self.store, session, **moment).messages
+            length = len(messages)
+            stop = length if limit is None else min(offset + limit, length)
+            if newest_first:
+                return [*messages[length - stop : max(length - offset, 0)]][::-1]
+            return [*messages[offset:stop]]
+
+        return settled(self.store.log, read)
 
     def message_count(self, session: str, **moment: Unpack[Moment]) -> int:
         """Return the number of visible messages, summaries included."""

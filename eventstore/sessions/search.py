@@ -6,6 +6,7 @@ the cost is that of reading what is searched, a page at a time.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import accumulate
 
 import msgspec
@@ -54,10 +55,16 @@ def _in_metadata(row: CatalogRow, text: str) -> Iterator[Hit]:
 
 
 def _in_messages(store: EventStore, session: str, text: str, seen: set[int]) -> Iterator[Hit]:
-    try:
-        header = SessionState.of(store, session).header
-    except (SessionDeleted, KeyShredded):  # since the rows were taken
-        return
+    erasures = -1
+    while erasures != store.log.erasures():  # else it is gone since the rows were taken
+        erasures = store.log.erasures()
+        with suppress(SessionDeleted, KeyShredded):  # or a line of it: then the others are left
+            yield from _in_lines(store, session, text, seen)
+            return
+
+
+def _in_lines(store: EventStore, session: str, text: str, seen: set[int]) -> Iterator[Hit]:
+    header = SessionState.of(store, session).header
     lines = Transcript(store.log, header.spans)
     for stop in range(len(lines), 0, -LINES_PAGE):
         for _, recorded, message in reversed([*lines.lines(max(stop - LINES_PAGE, 0), stop)]):

@@ -24,6 +24,7 @@ from ..errors import EventStoreError, InvalidEvent, VersionConflict, brief
 from ..events import Span
 from ..log.base import Receipt
 from ..messages import Json, Message
+from ..state.hidden import settled
 from ..state.transcript import Transcript
 from ..store import EventStore
 from .background import Background
@@ -137,8 +138,12 @@ class Summaries(Background):
         Raises SessionNotFound and SessionDeleted.
         """
         rules = msgspec.structs.replace(self.rules, messages_min=2)
-        header = SessionState.of(self._store, session).header
-        return plan_summary(header, units_of(self._store.log, header), rules)
+
+        def planned() -> SummaryPlan | None:
+            header = SessionState.of(self._store, session).header
+            return plan_summary(header, units_of(self._store.log, header), rules)
+
+        return settled(self._store.log, planned)
 
     def summarize_now(self, session: str) -> Receipt | None:
         """Summarise the older part of a session in this thread, due or not.

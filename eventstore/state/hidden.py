@@ -5,16 +5,31 @@ list and of its tokens, whatever version it is of and however the lines came int
 that is hidden today was never visible, and what is folded or saved doesn't depend on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from ..errors import KeyShredded
 from ..events import Span
-from ..log.base import Log
+from ..log.base import Log, T
 from ..spans import minus
 from .header import SessionHeader
 from .transcript import tokens_of
 
 TOKENS_CACHED_MAX = 10_000
 """Runs of hidden lines whose tokens are remembered."""
+
+
+def settled(log: Log, read: Callable[[], T]) -> T:
+    """Return what `read` gives of a session and its lines, read anew if some went meanwhile.
+
+    Raises KeyShredded only where nothing did: what is asked for was erased before.
+    """
+    while True:
+        erasures = log.erasures()
+        try:
+            return read()
+        except KeyShredded:
+            if log.erasures() == erasures:
+                raise
 
 
 class Hidden:
