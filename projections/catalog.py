@@ -34,10 +34,11 @@ ORDERS = ("updated_at", "created_at", "messages", "tokens", "session")
 LISTED = ("active", "closed")
 """The statuses of the usual lists: archived sessions are put away, deleted ones are gone."""
 
-LIMIT_MAX = (1 << 63) - 2
-"""Rows of a page, at most: one more is looked for, and counted in 63 bits."""
 STATUSES = (*LISTED, "archived", "deleted", "erased")
 """All statuses that a session can have."""
+
+LIMIT_MAX = (1 << 63) - 2
+"""Rows of a page, at most: one more is looked for, and counted in 63 bits."""
 
 _ABSENT = object()
 _TIME = Struct(">Q")
