@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -232,54 +231,6 @@ def test_what_a_terminal_can_not_show_is_a_question_mark(chat: Cli):
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert "za?ó??" in ended.stdout.decode("latin-1")
-
-
-LOADING = """
-import os, signal, sys
-import eventstore_command
-
-class Interrupted:
-    def find_spec(name, *_):
-        if name == sys.argv[0]:
-            os.kill(os.getpid(), signal.SIGINT)
-
-sys.argv = sys.argv[1:]
-sys.meta_path.insert(0, Interrupted)
-eventstore_command.main()
-"""
-"""Begins the command as its script does; Ctrl-C comes as a module is looked for."""
-
-
-@pytest.mark.parametrize(
-    "module", ["eventstore", "eventstore.errors", "lmdb", "eventstore.cli.writes", "rich.live"]
-)
-def test_ctrl_c_while_modules_are_loaded(module: str):
-    """From its first module on, Ctrl-C ends the command with 130 and one line."""
-    line = [sys.executable, "-c", LOADING, module, "demo"]
-    ended = subprocess.run(line, env=ENVIRONMENT, capture_output=True, check=False)
-    assert (ended.returncode, ended.stdout) == (130, b"")
-    assert ended.stderr == b"eventstore: interrupted\n"
-
-
-def test_ctrl_c_once_all_is_loaded(chat: Cli):
-    """What began under the guard of its loading is interrupted as ever, and closes its store."""
-    line = [sys.executable, "-c", LOADING, "", "--store", str(chat.store), "tail", "-f"]
-    with subprocess.Popen(
-        line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as following:
-        following.stdout.readline()
-        following.send_signal(signal.SIGINT)
-        _, err = following.communicate(timeout=30)
-    assert (following.returncode, err) == (130, b"eventstore: interrupted\n")
-
-
-def test_the_command_begins_where_it_is_quiet():
-    """The script that an installation makes begins with eventstore_command."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    assert project["project"]["scripts"] == {"eventstore": "eventstore_command:main"}
-    assert (
-        "eventstore_command.py" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    )
 
 
 # -- where the store is ----------------------------------------------------------------
