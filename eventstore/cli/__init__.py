@@ -3,7 +3,7 @@
 The map, from the ground up:
 
     looks      drawing charts trees piped: how things look in 80 columns, or in a pipe
-    frame      terminal (streams, store, progress, JSON) app (options, exit codes)
+    frame      terminal (streams, store, progress, JSON) spoken (words) app (options, exit codes)
     commands   reads views writes audit erasure transfer care
                sessions repl demo
 

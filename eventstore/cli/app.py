@@ -10,7 +10,6 @@ fails has written nothing, or whole appends.
 
 import gc
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -36,6 +35,7 @@ from .. import (
 from ..engine.requests import Options
 from ..log.base import Expected
 from .drawing import plain, receipt_line
+from .spoken import Typed, as_typed
 from .terminal import Terminal, complete_streams, hang_up, parse_number, write_json
 
 FINE, NO, WRONG, INTERRUPTED, HUNG_UP = 0, 1, 2, 130, 141
@@ -365,42 +365,12 @@ def _text_of(error: Exception) -> str:
         return f"{error.format_message().rstrip('.')}; see --help"  # type: ignore[attr-defined]
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror}"
-    return as_typed(str(error))
-
-
-_SPOKEN = re.compile(
-    r"""(?<!\w)'[^']*'|(?<!\w)"[^"]*"  # what was given stays as it is
-    | (?P<command>[a-z_]+)\(\)
-    | (?<![\w./-])(?P<option>[a-z_]+)=(?:'(?P<value>\w+)')?
-    | ^(?P<first>[a-z_]+)(?=\ must\ )
-    | (?<![\w./-])(?P<name>[a-z]+_[a-z_]+)(?!\w|[./-]\w)""",
-    re.VERBOSE,
-)
-"""Names of Python in what the library says: function(), option=, option='value', some_option, and
-the option that a sentence begins with."""
-
-
-def as_typed(text: str) -> str:
-    """Return what the library says with its functions and parameters as they are typed here.
-
-    What names an option of its own is said for this command line too, and stays as it is.
-    """
-    return text if "--" in text else _SPOKEN.sub(_as_typed, text)
-
-
-def _as_typed(found: re.Match[str]) -> str:
-    options, commands = _typed_names()
-    if found["command"]:
-        return commands.get(found["command"], found[0])
-    option = options.get(found["option"] or found["first"] or found["name"])
-    if option is None:
-        return found[0]
-    return f"{option} {found['value']}" if found["value"] else option
+    return as_typed(str(error), _typed())
 
 
 @cache
-def _typed_names() -> tuple[dict[str, str], dict[str, str]]:
-    """Return how the options and the commands are typed, by their names in Python."""
+def _typed() -> Typed:
+    """Return how options and commands are typed."""
     commands: dict[str, Any] = command_line().commands  # type: ignore[attr-defined]
     options = {
         param.name: next(each for each in param.opts if each.startswith("--"))
@@ -408,7 +378,7 @@ def _typed_names() -> tuple[dict[str, str], dict[str, str]]:
         for param in each.params
         if param.param_type_name == "option"
     }
-    return options, {name.replace("-", "_"): name for name in commands}
+    return Typed(options, {name.replace("-", "_"): name for name in commands})
 
 
 def _numbers(error: Exception) -> dict[str, object]:
