@@ -161,6 +161,21 @@ def test_a_first_frame_without_a_name_is_named(made: Path, tmp_path: Path):
         assert carefully(place, patched, deep=True) == verified(place)
 
 
+def test_an_id_that_is_no_text_is_named(made: Path, tmp_path: Path):
+    """Bytes under good checksums that no id has are told of, and the walk goes on behind them."""
+    place = copied(made, tmp_path / "history")
+    with tables(place) as opened:
+        key, raw = next(each for each in opened.rows(FRAMES) if each[1][10:12] == b"\x00\x03")
+        at = FRAME_HEAD_BYTES + 3 * EVENT_ROW.size + FRAME_NAMES.size
+        assert raw[at : at + 1] == b"w"
+        forge(opened, key, at, 128)
+    report = verified(place)
+    assert "a name in the frame's head" in told(report)
+    assert report.checked["events"] == report.size
+    with pytest.MonkeyPatch.context() as patched:
+        assert by_leaps(place, patched, deep=True)[0] == report
+
+
 def test_a_row_before_a_stream_s_first_is_told_in_the_same_words(made: Path, tmp_path: Path):
     """A first frame is believed about its stream's name only where the index begins with it."""
     place = copied(made, tmp_path / "history")

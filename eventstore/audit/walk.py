@@ -254,7 +254,13 @@ class Walk:
 
     def _leaves(self, frame: Frame) -> list[bytes]:
         """Check each event of a frame; return their leaf hashes, a stand-in where one is lost."""
-        common, leaves = frame_common(frame), []
+        leaves: list[bytes] = []
+        try:
+            common = frame_common(frame)
+        except Corruption as error:
+            self._notes.add_error(error, frame.position)
+            self.losses.add(frame.position, frame.last_position + 1)
+            return [_STAND_IN] * frame.count
         for index, row in enumerate(frame.rows()):
             digests = self._digests(frame, index, row)
             if digests is None:

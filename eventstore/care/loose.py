@@ -269,10 +269,11 @@ def _inside(gaps: Gaps, position: int) -> bool:
 
 def _hashes(frame: Frame, names: Names) -> list[bytes | None]:
     """Return the leaf hash of each event of a frame, None where it is damaged or a name is lost."""
-    if not names(frame):
-        return [None] * frame.count
-    common = frame_common(frame)
-    return [_hash(frame, index, common) for index in range(frame.count)]
+    with suppress(Corruption):
+        if names(frame):
+            common = frame_common(frame)
+            return [_hash(frame, index, common) for index in range(frame.count)]
+    return [None] * frame.count
 
 
 def _hash(frame: Frame, index: int, common: bytes) -> bytes | None:

@@ -198,12 +198,17 @@ class Frame:
             raise Corruption(self.position, f"a name in the frame's head: {error}") from None
 
     def public_names(self) -> tuple[str, str | None, str | None, str | None]:
-        """Return session, actor, correlation and causation id as entries hash them."""
+        """Return session, actor, correlation and causation id as entries hash them.
+
+        Raises Corruption where one of them is no name.
+        """
         names = self.codec.names
         actor = names.kept(ACTOR_NAME, self.actor) if self.actor else b""
-        who, what, why = (
-            names.public(kept) if kept else None for kept in (actor, self._kept(1), self._kept(2))
-        )
+        given = actor, self._kept(1), self._kept(2)
+        try:
+            who, what, why = (names.public(kept) if kept else None for kept in given)
+        except ValueError as error:
+            raise Corruption(self.position, f"a name in the frame's head: {error}") from None
         return public_session(names, self.session), who, what, why
 
     def row(self, index: int) -> Row:
