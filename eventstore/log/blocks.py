@@ -2,14 +2,13 @@
 
 Invariants: an environment knows each block from before it begins until it is over, so that it is
 never closed under another thread: LMDB lets go of the GIL, and what it reads then would be
-unmapped, which kills the process. None is left open by a generator between its values. A block that
-an interrupt tore may be kept by its traceback, but its frame runs no more.
+unmapped, which kills the process. One that an interrupt tore at its very end may stay known, which
+costs whoever closes from another thread some patience.
 """
 
 import struct
-import sys
 from threading import get_ident
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import lmdb
@@ -19,25 +18,15 @@ from ..errors import Corruption
 if TYPE_CHECKING:
     from .environment import Environment
 
-Insider = tuple[int, int]
-"""Who is in a block: a thread, and the id of the frame that has the block."""
-
 
 class Inside:
-    """A block in which a thread uses LMDB, made by a method that the block's frame calls.
-
-    It ends with the object, which is when the block is left, unless an error's traceback keeps it.
-    """
+    """A block in which a thread uses LMDB."""
 
     __slots__ = ("_env",)
 
     def __init__(self, env: "Environment") -> None:
         self._env = env
-        env.inside[id(self)] = get_ident(), id(sys._getframe(2))  # noqa: SLF001 - there is no other way
-
-    def __del__(self) -> None:
-        """Forget the block."""
-        self._env.inside.pop(id(self), None)
+        env.inside[id(self)] = get_ident()
 
     def __enter__(self) -> object:
         """Do nothing more: it is known already."""
@@ -48,8 +37,7 @@ class Inside:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            self.__del__()
+        self._env.inside.pop(id(self), None)
 
 
 class Translating(Inside):
@@ -63,16 +51,18 @@ class Translating(Inside):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            return
         try:
-            if isinstance(error, lmdb.Error):
-                raise self._env.translated(error) from error
-            if isinstance(error, struct.error):
-                what = f"{self._env.path}: a row of the wrong size: {error}"
-                raise Corruption(-1, what) from None
+            if error is not None:
+                self._translate(error)
         finally:
-            self.__del__()
+            self._env.inside.pop(id(self), None)
+
+    def _translate(self, error: BaseException) -> None:
+        if isinstance(error, lmdb.Error):
+            raise self._env.translated(error) from error
+        if isinstance(error, struct.error):
+            what = f"{self._env.path}: a row of the wrong size: {error}"
+            raise Corruption(-1, what) from None
 
 
 class Reading(Translating):
@@ -87,7 +77,7 @@ class Reading(Translating):
         try:
             self._txn = self._env.begun(write=False)
         except BaseException:
-            self.__del__()
+            self._env.inside.pop(id(self), None)
             raise
         return self._txn
 
@@ -98,22 +88,4 @@ class Reading(Translating):
         trace: TracebackType | None,
     ) -> None:
         self._txn.abort()
-        if error is not None:
-            super().__exit__(kind, error, trace)
-
-
-def are_running(insiders: list[Insider]) -> bool:
-    """Return True while one of these is running, in any thread but this."""
-    frames = sys._current_frames()  # noqa: SLF001 - made for debuggers, and for this
-    return any(
-        thread != get_ident() and frame in _stack(frames.get(thread)) for thread, frame in insiders
-    )
-
-
-def _stack(frame: FrameType | None) -> set[int]:
-    """Return the ids of the frames that have called a frame, and its own."""
-    found = set[int]()
-    while frame is not None:
-        found.add(id(frame))
-        frame = frame.f_back
-    return found
+        super().__exit__(kind, error, trace)

@@ -21,7 +21,7 @@ import lmdb
 from ..errors import Corruption, EventStoreError, StoreFull, StoreLocked, StoreUnavailable
 from ..limits import GIB, MAP_BYTES_DEFAULT
 from ..place.volume import check_room
-from .blocks import Inside, Insider, Reading, Translating, are_running
+from .blocks import Inside, Reading, Translating
 
 NO_ROOM = ("No space left", "Input/output error", "File too large", "Disk quota exceeded")
 """What the system says when a disk, a quota or a file may not grow; LMDB calls a cut write I/O."""
@@ -47,8 +47,9 @@ LOCK_BYTES = (READERS_MAX + 64) * 64
 RESIZE_SECONDS_MAX = 10.0
 """How long a map that another process outgrew waits for transactions of this one to end."""
 
-CLOSING_SECONDS_MAX = 60.0
-"""How long closing waits for other threads to be done with what they read, write or copy."""
+CLOSING_SECONDS_MAX = 1.0
+"""How long closing waits for other threads to be done with what they read, write or copy: a page takes
+a few ms. Who is not done by then keeps the files open."""
 
 TABLES_MAX = 64
 
@@ -70,7 +71,7 @@ class Environment:
     def __init__(self, path: Path, map_size: int, *, read_only: bool) -> None:
         self.path, self.read_only = path, read_only
         self.users = 0
-        self.inside: dict[int, Insider] = {}
+        self.inside: dict[int, int] = {}
         self._map_size = map_size
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -303,7 +304,7 @@ class Environment:
 
     def _is_entered(self) -> bool:
         """Return True while other threads are inside of LMDB, or about to be."""
-        return are_running([*self.inside.values()])
+        return any(thread != threading.get_ident() for thread in [*self.inside.values()])
 
     def _has_failed(self) -> bool:
         """Return True once LMDB refuses all work, since a write of its head went wrong."""
