@@ -48,8 +48,8 @@ RESIZE_SECONDS_MAX = 10.0
 """How long a map that another process outgrew waits for transactions of this one to end."""
 
 CLOSING_SECONDS_MAX = 1.0
-"""How long closing waits for other threads to be done with what they read, write or copy: a page takes
-a few ms. Who is not done by then keeps the files open."""
+"""How long closing waits for other threads to be done with what they read, write or copy: a page
+takes a few ms. Who is not done by then keeps the files open."""
 
 TABLES_MAX = 64
 
