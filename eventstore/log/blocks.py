@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Inside:
-    """A block in which a thread uses LMDB."""
+    """A block in which a thread uses LMDB, whose errors leave it as ours."""
 
     __slots__ = ("_env",)
 
@@ -37,25 +37,11 @@ class Inside:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._env.inside.pop(id(self), None)
-
-
-class Translating(Inside):
-    """A block whose errors of LMDB leave it as ours."""
-
-    __slots__ = ()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
         try:
             if error is not None:
                 self._translate(error)
         finally:
-            self._env.inside.pop(id(self), None)
+            self._leave()
 
     def _translate(self, error: BaseException) -> None:
         if isinstance(error, lmdb.Error):
@@ -64,8 +50,11 @@ class Translating(Inside):
             what = f"{self._env.path}: a row of the wrong size: {error}"
             raise Corruption(-1, what) from None
 
+    def _leave(self) -> None:
+        self._env.inside.pop(id(self), None)
 
-class Reading(Translating):
+
+class Reading(Inside):
     """The block of one transaction that reads.
 
     One that an interrupt leaves open pins its pages until the interrupt's traceback is gone.
@@ -77,7 +66,7 @@ class Reading(Translating):
         try:
             self._txn = self._env.begun(write=False)
         except BaseException:
-            self._env.inside.pop(id(self), None)
+            self._leave()
             raise
         return self._txn
 

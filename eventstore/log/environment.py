@@ -21,7 +21,7 @@ import lmdb
 from ..errors import Corruption, EventStoreError, StoreFull, StoreLocked, StoreUnavailable
 from ..limits import GIB, MAP_BYTES_DEFAULT
 from ..place.volume import check_room
-from .blocks import Inside, Reading, Translating
+from .blocks import Inside, Reading
 
 NO_ROOM = ("No space left", "Input/output error", "File too large", "Disk quota exceeded")
 """What the system says when a disk, a quota or a file may not grow; LMDB calls a cut write I/O."""
@@ -170,9 +170,9 @@ class Environment:
             raise self.translated(error) from error
 
     @property
-    def translating(self) -> Translating:
+    def translating(self) -> Inside:
         """Return a block whose errors of LMDB leave it as ours."""
-        return Translating(self)
+        return Inside(self)
 
     def begin(self) -> Reading:
         """Return the block of a transaction that reads."""
@@ -261,7 +261,7 @@ class Environment:
 
     def readers(self) -> list[Reader]:
         """Return who has a slot to read in, of all processes."""
-        with Inside(self):
+        with self.translating:
             listed = self._env.readers().splitlines()[1:]  # mdb_reader_list(): pid, thread, commit
         fields = [line.split() for line in listed]
         return [Reader(int(pid), int(c) if c.isdigit() else None) for pid, _, c in fields]
@@ -272,15 +272,15 @@ class Environment:
         Page by page: py-lmdb 3.0.0 dies of a segmentation fault when it compacts a table with
         `dupfixed` whose values of one key fill more than a page, as a long stream's index does.
         """
-        try:
-            with Inside(self):
+        with self.translating:
+            try:
                 self._env.copy(str(destination), compact=False)
-        except lmdb.Error as error:
-            raise self.translated(error, destination) from error
+            except lmdb.Error as error:
+                raise self.translated(error, destination) from error
 
     def used_bytes(self) -> int:
         """Return the bytes of the file up to the last page in use."""
-        with Inside(self):
+        with self.translating:
             return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
 
     def close(self) -> None:
