@@ -12,7 +12,6 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
 from .aio import AsyncStore
@@ -223,12 +222,7 @@ class EventStore(Answers):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @overload

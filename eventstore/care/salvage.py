@@ -148,8 +148,8 @@ class Salvage:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._file.__exit__(None, None, None)
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def _metas(self) -> Iterator[Meta]:
         for index in META_PAGES:

@@ -8,7 +8,6 @@ that a store outlives any number of them.
 import atexit
 import threading
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Self
 
 from ..store import EventStore
@@ -60,12 +59,7 @@ class Background(ABC):
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @abstractmethod

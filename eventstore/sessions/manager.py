@@ -6,7 +6,6 @@ call at once; `manager.aio` runs the very same methods; closing stops what runs 
 """
 
 import os
-from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
 import msgspec
@@ -87,12 +86,7 @@ class SessionManager(Care):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @overload
