@@ -38,7 +38,7 @@ from eventstore.log.format import (
     REF,
     REFS,
     STARTER,
-    STORE_KEY,
+    STORE_ID_KEY,
     STREAM_ROW,
     STREAMS,
     TILES,
@@ -393,7 +393,7 @@ def forge_head_names(opened: Tables) -> None:
 
 
 def other_store(opened: Tables) -> None:
-    opened.put(META, STORE_KEY, checked_row(b"another"))
+    opened.put(META, STORE_ID_KEY, checked_row(b"another"))
 
 
 def add_loose(opened: Tables) -> None:

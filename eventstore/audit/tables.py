@@ -24,7 +24,7 @@ from ..log.format import (
     REFS,
     SESSION_NAME,
     STARTER,
-    STORE_KEY,
+    STORE_ID_KEY,
     STREAM_ROW,
     STREAMS,
     TILES,
@@ -77,7 +77,7 @@ class Tables:
 
     def _check_meta(self, walk: Walk) -> None:
         rows = dict(self._rows.all(META))
-        due = {FORMAT_KEY, STORE_KEY}
+        due = {FORMAT_KEY, STORE_ID_KEY}
         if self._log.codec.seal:
             due.add(ENCRYPTED_KEY)
         if walk.start or self._log.erasures() != self._erasures:  # not all, or not the same frames
@@ -90,7 +90,7 @@ class Tables:
         loose = self._log.env.loose_rows()
         if set(loose) != {HEAD_KEY}:
             self._notes.add(-1, f"beside the tables are the rows {sorted(loose)}")
-        store = checked_value(rows.get(STORE_KEY), "the store's id").decode(errors="replace")
+        store = checked_value(rows.get(STORE_ID_KEY), "the store's id").decode(errors="replace")
         if store != self._store:
             self._notes.add(-1, f"the log is of store {store!r}, the directory of {self._store!r}")
         if self.edge is None or not walk.whole:

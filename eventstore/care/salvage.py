@@ -45,7 +45,7 @@ from ..log.format import (
     REF,
     REFS,
     SESSION_NAME,
-    STORE_KEY,
+    STORE_ID_KEY,
     TILES,
 )
 from ..log.frame import Frame
@@ -181,7 +181,7 @@ class Salvage:
 
     def store(self) -> str | None:
         """Return the store's id as the log has it."""
-        value = checked(self._meta_row(STORE_KEY))
+        value = checked(self._meta_row(STORE_ID_KEY))
         return value.decode(errors="replace") if value else None
 
     def encrypted(self) -> bool:

@@ -30,7 +30,7 @@ TABLES = (META, FRAMES, STREAMS, REFS, ACTORS, KEYS, TILES, DICTIONARIES)
 HEAD_KEY = b"head"
 """A row beside the tables, on the page that every commit writes anyway."""
 FORMAT_KEY = b"format"
-STORE_KEY = b"store"
+STORE_ID_KEY = b"store"
 ENCRYPTED_KEY, ENCRYPTED = b"encrypted", b"1"
 """A row that only encrypted logs have, and what it says."""
 

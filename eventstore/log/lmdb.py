@@ -27,7 +27,7 @@ from .format import (
     POSITION,
     REF,
     STARTER,
-    STORE_KEY,
+    STORE_ID_KEY,
     STREAMS,
     TABLES,
 )
@@ -48,7 +48,7 @@ def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool
         meta, dictionaries = tables[TABLES.index(META)], tables[TABLES.index(DICTIONARIES)]
         with env.translating, env.write() as txn:
             txn.put(FORMAT_KEY, checked_row(REF.pack(FORMAT)), db=meta)
-            txn.put(STORE_KEY, checked_row(store.encode()), db=meta)
+            txn.put(STORE_ID_KEY, checked_row(store.encode()), db=meta)
             txn.put(HEAD_KEY, checked_row(HEAD_ROW.pack(0, 0, 0)))
             if encrypted:
                 txn.put(ENCRYPTED_KEY, checked_row(ENCRYPTED), db=meta)

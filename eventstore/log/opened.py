@@ -34,7 +34,7 @@ from .format import (
     REFS,
     SESSION_NAME,
     STARTER,
-    STORE_KEY,
+    STORE_ID_KEY,
     STREAM_ROW,
     STREAMS,
     TILES,
@@ -103,7 +103,8 @@ class OpenLog:
             found = REF.unpack(row)[0]
             if found > FORMAT:
                 raise FormatTooNew(found, FORMAT)
-            self.store = checked_value(txn.get(STORE_KEY, db=self._meta), "the store's id").decode()
+            store = txn.get(STORE_ID_KEY, db=self._meta)
+            self.store = checked_value(store, "the store's id").decode()
 
     def _check_open(self) -> None:
         if self._closed:
