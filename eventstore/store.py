@@ -183,15 +183,15 @@ class EventStore(Answers):
 
     def _begin(self, keyring: Keyring | None, restored: dict[str, Json]) -> None:
         """Check the keys, note what a restored store has to say first, complete erasures."""
-        if keyring is not None and not self.read_only:
+        if self.read_only:
+            return
+        if keyring is not None:
             self.check_keys(keyring)
-        writable = not (self.read_only or self.log.codec.locked)
-        if restored and writable and self.log.receipt_of(origin_key(self.origin)) is None:
+        if restored and self.log.receipt_of(origin_key(self.origin)) is None:
             self.engine.first = partial(self._record_origin, restored)
             if lacks_reasons(self.log, restored):
                 self.begin_origin()
-        if writable:
-            resume(self.engine)
+        resume(self.engine)
 
     @classmethod
     def in_memory(
