@@ -7,6 +7,7 @@ itself can't be written, and one that is read raises Corruption.
 
 from collections.abc import Iterable, Iterator, MutableMapping
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import msgspec
@@ -15,14 +16,14 @@ from eventstore import Corruption, EventStore, Recorded, SessionNotFound
 from eventstore import events as ev
 from eventstore.engine.reading import version_at
 from eventstore.errors import counted
-from eventstore.log.base import Log, frames_at
+from eventstore.log.base import Log, fact_at, facts_of, tail_of
 from eventstore.log.format import TYPE_CODES
 from eventstore.messages import Json
 from eventstore.state.header import SessionHeader
-from eventstore.state.lineage import Segment, fork_of
+from eventstore.state.lineage import fork_of
 
 from .moment import missing, moment_position
-from .projection import Projection, segment_stretches
+from .projection import Projection
 
 _MERGED = TYPE_CODES[ev.BranchMerged]
 
@@ -219,8 +220,7 @@ def tree_prefix(root: str) -> str:
 
 def root_of(log: Log, session: str) -> str:
     """Return the root of the tree that a session is in. Raises SessionNotFound."""
-    if log.tail(session) is None:
-        raise log.codec.missing(session)
+    tail_of(log, session)
     seen = {session}
     while (fork := fork_of(log, session)) is not None:
         session = fork[0]
@@ -272,8 +272,7 @@ def _row(recorded: Recorded) -> BranchRow:
 
 def _merge(log: Log, event: ev.BranchMerged) -> Merge:
     """Return the edge of a merge: the same from the fact in either stream."""
-    frame = frames_at(log, event.into, event.into_version, frames_max=1)[0]
-    position = frame.position + event.into_version - frame.version
+    position = fact_at(log, event.into, event.into_version).position
     return Merge(
         position, event.source, event.source_version, event.into, event.into_version, event.strategy
     )
@@ -300,7 +299,7 @@ def _firsts(store: EventStore, last: int) -> dict[str, Recorded]:
     """Return the event that started each stream."""
     found = {}
     for session in store.sessions():
-        first = Recorded(frames_at(store.log, session, 0, frames_max=1)[0], 0)
+        first = fact_at(store.log, session, 0)
         if first.position <= last:
             found[session] = first
     return found
@@ -321,9 +320,5 @@ def _members(firsts: dict[str, Recorded], root: str | None) -> list[Recorded]:
 
 
 def _merges_of(log: Log, session: str, last: int) -> Iterator[Recorded]:
-    newest = version_at(log, session, last)
-    for frame, _, stop in segment_stretches(log, [Segment(session, 0, newest)]):
-        if not frame.only_messages:
-            for recorded in frame.recorded(0, stop):
-                if recorded.type_code == _MERGED:
-                    yield recorded
+    merges = facts_of(log, session, 0, ev.BranchMerged)
+    return takewhile(lambda merged: merged.position <= last, merges)

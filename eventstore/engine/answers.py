@@ -11,7 +11,7 @@ from datetime import datetime
 from ..clock import to_ns
 from ..errors import InvalidEvent, brief
 from ..ids import SYSTEM
-from ..log.base import Head, Log, Receipt
+from ..log.base import Head, Log, Receipt, tail_of
 from ..log.recorded import Recorded
 from . import reading
 from .commands import Commands
@@ -94,10 +94,7 @@ class Answers(Commands[Receipt]):
     def version(self, session: str) -> int:
         """Return the newest version of a session. Raises SessionNotFound."""
         self.flush()
-        tail = self.log.tail(session)
-        if tail is None:
-            raise self.log.codec.missing(session)
-        return tail.version
+        return tail_of(self.log, session).version
 
     def position_at(self, moment: datetime | int) -> int:
         """Return the newest position recorded at or before a time, -1 where none was."""

@@ -11,13 +11,23 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from .. import events as ev
 from ..errors import InvalidEvent, KeyShredded
 from ..ids import SYSTEM
-from ..log.base import Log, Receipt, frames_at, frames_between, key_of, receipt_again
+from ..log.base import (
+    Log,
+    Receipt,
+    fact_at,
+    facts_of,
+    frames_at,
+    frames_between,
+    key_of,
+    receipt_again,
+    tail_of,
+)
 from ..log.format import SESSION_NAME, TYPE_CODES
 from ..log.recorded import Recorded
 from ..log.shredding import Shred, stripped
 from ..spans import length
-from .quoting import Quoting, fact_at
-from .redaction import facts_of, redacting, redaction_of, shred_of
+from .quoting import Quoting
+from .redaction import redacting, redaction_of, shred_of
 from .requests import KNOWN, Ground, Options, Part, Request, Runner, request
 
 PAGE_FRAMES = 512
@@ -71,9 +81,8 @@ def erasure_of(ground: Ground, session: str) -> Receipt | None:
 
 def _request_of(log: Log, session: str) -> Recorded:
     """Return the fact that asked for an erasure: the last one, or the last but one."""
-    tail = log.tail(session)
-    assert tail is not None
-    for version in (tail.version, tail.version - 1):
+    newest = tail_of(log, session).version
+    for version in (newest, newest - 1):
         recorded = fact_at(log, session, version)
         if recorded.type_code == TYPE_CODES[ev.EraseRequested]:
             return recorded
@@ -196,9 +205,8 @@ def complete(runner: Runner, session: str, options: Options) -> None:
 
 def _shred(log: Log, session: str) -> None:
     """Take the payloads of a session away, a page of frames a transaction."""
-    tail, version = log.tail(session), 0
-    assert tail is not None
-    while version <= tail.version:
+    newest, version = tail_of(log, session).version, 0
+    while version <= newest:
         last = frames_at(log, session, version, frames_max=PAGE_FRAMES)[-1].last_version
         log.shred(Shred(session, version, last, whole=True))
         version = last + 1
@@ -212,9 +220,7 @@ def _conclusion(session: str, fact: ev.KeyShredded, options: Options) -> Request
         return receipt_again(_request_of(ground.log, session).frame) if done else None
 
     def decide(ground: Ground) -> list[Part]:
-        tail = ground.log.tail(session)
-        assert tail is not None
-        return [Part(session, [fact], tail.version)]
+        return [Part(session, [fact], tail_of(ground.log, session).version)]
 
     who: Options = {"actor": options.get("actor")}
     return request([], ["erased", session], decide, who, reads_state=True, known=known)
@@ -275,6 +281,4 @@ def _repetition(again: Mapping[str, int | None], taken: Mapping[str, Versions]) 
 
 
 def _newest(log: Log, session: str) -> Recorded:
-    tail = log.tail(session)
-    assert tail is not None
-    return fact_at(log, session, tail.version)
+    return fact_at(log, session, tail_of(log, session).version)

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from .. import events as ev
 from ..errors import KeyShredded
 from ..events import Span
-from ..log.base import Log, frames_at, frames_between
+from ..log.base import Log, fact_at, facts_of, frames_between, tail_of
 from ..log.format import MESSAGE, TYPE_CODES
 from ..log.frame import Frame
 from ..log.recorded import Recorded
@@ -20,7 +20,8 @@ from ..spans import minus
 from ..state.header import SessionHeader
 from ..state.lineage import Segment, fold_segments, lineage
 
-NOTES = frozenset(TYPE_CODES[kind] for kind in (ev.HistorySummarized, ev.BranchMerged))
+_NOTING = ev.HistorySummarized, ev.BranchMerged
+NOTES = frozenset(TYPE_CODES[kind] for kind in _NOTING)
 """Types of facts that may be shown as a summary."""
 
 _TOLD = NOTES | {TYPE_CODES[ev.Redacted]}
@@ -32,12 +33,6 @@ class Quote(NamedTuple):
     session: str
     version: int
     position: int
-
-
-def fact_at(log: Log, session: str, version: int) -> Recorded:
-    """Return a fact that is known to be there."""
-    frame = frames_at(log, session, version, frames_max=1)[0]
-    return Recorded(frame, version - frame.version)
 
 
 def line_of(recorded: Recorded) -> Span:
@@ -64,17 +59,11 @@ class Quoting:
     def of_session(cls, log: Log, session: str) -> Self:
         """Return it for all that a session says, its summaries too; they are not among those found.
 
-        The session must exist.
+        Raises SessionNotFound.
         """
-        tail, version = log.tail(session), 0
-        assert tail is not None
-        lines = [Span(session, 0, tail.messages)]
-        while version <= tail.version:
-            for frame in frames_at(log, session, version):
-                lines += [line_of(each) for each in _told_in(frame) if each.type_code in NOTES]
-                version = frame.last_version + 1
-        first = frames_at(log, session, 0, frames_max=1)[0]
-        return cls(lines, first.position, [session])
+        lines = [Span(session, 0, tail_of(log, session).messages)]
+        lines += map(line_of, facts_of(log, session, 0, *_NOTING))
+        return cls(lines, fact_at(log, session, 0).position, [session])
 
     def read_on(self, log: Log) -> list[Quote]:
         """Return those that can be read, in the order of the log, with what came since last time.

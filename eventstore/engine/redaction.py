@@ -5,13 +5,13 @@ decided while nobody else can write; all of it goes in one append, or nothing do
 that goes has its own fact in its own stream, which stays.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 
 from .. import events as ev
 from ..errors import EventStoreError, InvalidEvent, VersionConflict
 from ..ids import parse_message_id
-from ..log.base import ANY, Log, Receipt, frames_at, receipt_again
+from ..log.base import ANY, Log, Receipt, fact_at, facts_of, receipt_again
 from ..log.format import MESSAGE, TYPE_CODES
 from ..log.recorded import Recorded
 from ..log.shredding import Shred
@@ -19,7 +19,7 @@ from ..messages import Json
 from ..spans import minus
 from ..state.decisions import find_line
 from ..state.lineage import checked_version
-from .quoting import NOTES, Quote, Quoting, fact_at, line_of
+from .quoting import NOTES, Quote, Quoting, line_of
 from .requests import KNOWN, Ground, Options, Part, Request, Runner, checked_expected, request
 
 _SINGLE = {MESSAGE, TYPE_CODES[ev.ContextSet]}
@@ -115,7 +115,6 @@ def quoting(ground: Ground, session: str, message: str | int | None) -> list[Quo
     Raises SessionNotFound, InvalidEvent and KeyShredded.
     """
     if message is None:
-        checked_version(ground.log, session, 0)
         return Quoting.of_session(ground.log, session).read_on(ground.log)
     stream, version = said_at(ground, session, message)
     ground.headers.check_readable(stream)
@@ -198,13 +197,3 @@ def redaction_of(log: Log, session: str, version: int) -> Receipt | None:
         if isinstance(fact, ev.Redacted) and fact.version == version:
             return receipt_again(recorded.frame)
     return None
-
-
-def facts_of(log: Log, session: str, start: int, kind: type[ev.Event]) -> Iterator[Recorded]:
-    """Iterate over a session's facts of one kind, from a version on."""
-    tail, code = log.tail(session), TYPE_CODES[kind]
-    while tail is not None and start <= tail.version:
-        for frame in frames_at(log, session, start):
-            if not frame.only_messages:
-                yield from (each for each in frame.recorded(start) if each.type_code == code)
-            start = frame.last_version + 1

@@ -18,17 +18,16 @@ from ..errors import (
     KeyShredded,
     SessionNotFound,
 )
-from ..events import Span
+from ..events import Event, Span
 from ..limits import NAME_BYTES_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from ..messages import Message
 from .codec import Codec
 from .draft import Draft
-from .format import (
-    SESSION_NAME,
-)
+from .format import SESSION_NAME, TYPE_CODES
 from .frame import Frame
 from .lone import Tally
 from .names import Names
+from .recorded import Recorded
 from .shredding import Shred
 
 
@@ -158,6 +157,14 @@ def session_row(names: Names, session: str) -> bytes:
     return row if len(row) <= NAME_BYTES_MAX + 1 else SESSION_NAME
 
 
+def tail_of(log: "Log", session: str) -> Tail:
+    """Return the newest place in a stream. Raises SessionNotFound."""
+    tail = log.tail(session)
+    if tail is None:
+        raise log.codec.missing(session)
+    return tail
+
+
 def frames_at(
     log: "Log", session: str, version: int, *, reverse: bool = False, frames_max: int | None = None
 ) -> list[Frame]:
@@ -166,6 +173,22 @@ def frames_at(
     if not frames:
         raise Corruption(-1, f"session {session!r} lacks version {version}, which a fact names")
     return frames
+
+
+def fact_at(log: "Log", session: str, version: int) -> Recorded:
+    """Return a fact that is known to be there; raises Corruption without it."""
+    frame = frames_at(log, session, version, frames_max=1)[0]
+    return Recorded(frame, version - frame.version)
+
+
+def facts_of(log: "Log", session: str, start: int, *kinds: type[Event]) -> Iterator[Recorded]:
+    """Iterate over a session's facts of these kinds, none of them messages, from a version on."""
+    last, codes = tail_of(log, session).version, {TYPE_CODES[kind] for kind in kinds}
+    while start <= last:
+        for frame in frames_at(log, session, start):
+            if not frame.only_messages:
+                yield from (each for each in frame.recorded(start) if each.type_code in codes)
+            start = frame.last_version + 1
 
 
 def frames_between(

@@ -17,9 +17,10 @@ from projections.moment import moment_position
 
 from ..errors import KeyShredded, SessionDeleted
 from ..ids import check_name
+from ..log.base import tail_of
 from ..messages import Json, Message
 from ..state.hidden import settled
-from ..state.lineage import checked_version, fork_of
+from ..state.lineage import fork_of
 from ..store import EventStore
 from .cache import HeaderCache
 from .checks import check_whole, checked_id
@@ -204,7 +205,7 @@ class Questions:
         not those that delete_template(redact=True) took away. It may be deleted or erased.
         """
         self.store.flush()
-        checked_version(self.store.log, session, 0)
+        tail_of(self.store.log, session)
         return sorted({str(name_of(each)) for each in made_of(self.store.log, session)})
 
     # -- branches ------------------------------------------------------------------------

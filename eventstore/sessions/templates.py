@@ -17,12 +17,10 @@ import msgspec
 from projections import SessionState, Views
 
 from ..engine.quoting import sources_of
-from ..engine.reading import stream_pages
 from ..errors import InvalidEvent, KeyShredded, SessionDeleted, SessionExists
 from ..events import AnyEvent, ContextSet
 from ..ids import check_name
-from ..log.base import Log, Receipt
-from ..log.format import TYPE_CODES
+from ..log.base import Log, Receipt, facts_of
 from ..log.recorded import Recorded
 from ..messages import Json, check_json
 from ..patch import assigned
@@ -37,7 +35,6 @@ TYPE = "template"
 VALUE = "template"
 """The context key that holds the template in its session."""
 
-_SET = TYPE_CODES[ContextSet]
 _OF_TEMPLATE = re.compile(rf"{PREFIX}(?:-[1-9][0-9]*)?:(.+)", re.DOTALL)
 
 
@@ -211,10 +208,7 @@ def _template_sessions(log: Log) -> Iterator[str]:
 
 def _values(log: Log, session: str) -> list[Recorded]:
     """Return the facts that set a template in its session, redacted or not."""
-    tail = log.tail(session)
-    assert tail is not None
-    facts = (each for page in stream_pages(log, session, 0, tail.version) for each in page)
-    return [each for each in facts if each.type_code == _SET and _is_value(each.structure)]
+    return [each for each in facts_of(log, session, 0, ContextSet) if _is_value(each.structure)]
 
 
 def _is_value(event: AnyEvent | None) -> bool:

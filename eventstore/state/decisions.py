@@ -8,10 +8,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from .. import events as ev
-from ..errors import InvalidEvent, MergeConflict, SessionNotFound, brief
+from ..errors import InvalidEvent, MergeConflict, brief
 from ..events import Span
 from ..ids import message_id, parse_message_id
-from ..log.base import Log, frames_at
+from ..log.base import Log, fact_at, frames_at, tail_of
 from ..messages import Json, calls_answered, calls_made
 from ..patch import assigned, changes, conflicts
 from ..spans import cut, index_of, joined, length, minus
@@ -154,7 +154,7 @@ def _older(log: Log, span: Span, before: int) -> list[Span]:
 
     def recorded_at(place: int) -> int:
         version = place if span.note else log.locate(span.session, place)
-        return frames_at(log, span.session, version, frames_max=1)[0].recorded_at
+        return fact_at(log, span.session, version).recorded_at
 
     count = bisect_left(range(span.start, span.stop), before, key=recorded_at)
     return cut([span], 0, count)
@@ -370,10 +370,8 @@ def _woven(log: Log, ours: Sequence[Span], theirs: Sequence[Span]) -> list[Span]
 
 def undo(log: Log, header: SessionHeader) -> ev.SessionRewound:
     """Decide the version before the last append; raises InvalidEvent where there is none."""
-    tail = log.tail(header.session)
-    if tail is None:
-        raise SessionNotFound(header.session)
-    frame = frames_at(log, header.session, tail.version, reverse=True, frames_max=1)[0]
+    newest = tail_of(log, header.session).version
+    frame = frames_at(log, header.session, newest, reverse=True, frames_max=1)[0]
     if frame.version == 0:
         raise InvalidEvent(f"session {header.session!r} has nothing to undo")
     return ev.SessionRewound(frame.version - 1, header.held)

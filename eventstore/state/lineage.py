@@ -15,7 +15,7 @@ from ..errors import Corruption, InvalidEvent, KeyShredded, LegalHold, SessionNo
 from ..events import BranchCreated, SessionRewound
 from ..ids import SYSTEM
 from ..limits import HEADERS_CACHED_MAX, LINEAGE_SEGMENTS_MAX, SNAPSHOT_VERSIONS
-from ..log.base import Log, frames_at
+from ..log.base import Log, fact_at, frames_at, tail_of
 from ..log.format import TYPE_CODES
 from ..log.frame import Frame
 from .header import SessionHeader, evolve_frame
@@ -124,7 +124,7 @@ def young_of(frames: Iterable[Frame], version: int) -> SessionHeader | None:
 
 def fork_of(log: Log, session: str) -> tuple[str, int] | None:
     """Return the (parent, version) that a branch started from, None for a root session."""
-    event = frames_at(log, session, 0, frames_max=1)[0].structure(0)
+    event = fact_at(log, session, 0).structure
     return (event.parent, event.at_version) if isinstance(event, BranchCreated) else None
 
 
@@ -318,10 +318,7 @@ class Headers:
         with self._lock:
             header = self._newest.pop(session, None)
         if header is None:
-            tail = self._log.tail(session)
-            if tail is None:
-                raise self._log.codec.missing(session)
-            header = self._folded(session, tail.version, erasures)
+            header = self._folded(session, tail_of(self._log, session).version, erasures)
             header.share()
             return header
         return self._caught_up(header, erasures)
@@ -360,9 +357,7 @@ class Headers:
 
 def checked_version(log: Log, session: str, version: int) -> int:
     """Return `version` if the session has it. Raises SessionNotFound and InvalidEvent."""
-    tail = log.tail(session)
-    if tail is None:
-        raise log.codec.missing(session)
+    tail = tail_of(log, session)
     if isinstance(version, bool) or not isinstance(version, int):
         raise InvalidEvent(f"a version must be an integer, not {brief(version)}")
     if not 0 <= version <= tail.version:

@@ -12,7 +12,7 @@ from typing import overload
 from ..errors import Corruption, counted
 from ..events import BranchMerged, HistorySummarized, MessageAppended, Span
 from ..ids import message_id
-from ..log.base import Log, frames_at
+from ..log.base import Log, fact_at, frames_at
 from ..log.format import MESSAGE
 from ..log.frame import Frame
 from ..log.recorded import Recorded
@@ -60,7 +60,7 @@ class Transcript(Sequence[Message]):
     def _runs(self, start: int, stop: int) -> Iterator[Iterable[Message]]:
         for span in cut(self._spans, start, stop):
             if span.note:
-                yield [note_message(_noted(self._log, span))]
+                yield [note_message(fact_at(self._log, span.session, span.start))]
             else:
                 yield from _said(self._log, span)
 
@@ -68,7 +68,7 @@ class Transcript(Sequence[Message]):
         """Iterate over lines as (span of that one line, event behind it, message)."""
         for span in cut(self._spans, start, stop):
             if span.note:
-                recorded = _noted(self._log, span)
+                recorded = fact_at(self._log, span.session, span.start)
                 yield span, recorded, note_message(recorded)
                 continue
             number = span.start
@@ -128,12 +128,6 @@ def _run(log: Log, span: Span) -> Iterator[tuple[Frame, Sequence[int]]]:
             version = frame.last_version + 1
 
 
-def _noted(log: Log, span: Span) -> Recorded:
-    """Return the event behind a span that is a summary."""
-    frame = frames_at(log, span.session, span.start, frames_max=1)[0]
-    return frame.recorded(span.start, span.start)[0]
-
-
 def note_message(recorded: Recorded) -> Message:
     """Return a summary as the message it is shown as."""
     event = recorded.event
@@ -157,7 +151,7 @@ def tokens_of(log: Log, spans: Sequence[Span]) -> int:
 
 def _tokens(log: Log, span: Span) -> int:
     if span.note:
-        return line_tokens(_noted(log, span))
+        return line_tokens(fact_at(log, span.session, span.start))
     return sum(frame.row(index)[2] for frame, indexes in _run(log, span) for index in indexes)
 
 
