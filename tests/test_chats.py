@@ -262,6 +262,10 @@ def test_names_that_are_taken_or_twice_stop_a_chat_before_it_writes(store, tmp_p
 
 
 DEEP = '{"role": "user", "content": ' + "[" * 100 + "]" * 100 + "}"
+TWO_ENDS = {
+    key: {"parent": "q" if key != "q" else None, "message": {"author": {"role": "user"}, "id": key}}
+    for key in "qab"
+}
 BAD = {
     "empty": (b"", "is empty"),
     "blank": (b" \n\n", "is empty"),
@@ -299,6 +303,26 @@ BAD = {
     "a task without messages": (b'[{"task_id": 1, "traj": 3}]', "unexpected shape"),
     "a trial of no messages": (b'[{"task_id": 1, "traj": [3]}]', "must be a dict"),
     "a talk without times": (b'{"x": {"messages": [[{"text": "a"}]]}}', "unexpected shape"),
+    "a talk of a bad name": (
+        b'{"a\\u0000": {"messages": []}}',
+        "conversation .*session id .*control",
+    ),
+    "a talk too late": (
+        b'{"x": {"messages": [[{"text": "", "timestamp": "9999-01-01T00:00:00", "sender": "b"}]]}}',
+        "conversation 'x': time",
+    ),
+    "a task's name too long": (
+        b'[{"task_id": "' + b"x" * 999 + b'", "traj": []}]',
+        "task .* bytes",
+    ),
+    "a tree's key too long": (
+        b'{"mapping": {"' + b"x" * 999 + b'": {"message": {"author": 3}}}}',
+        "message .*no author",
+    ),
+    "a branch's name too long": (
+        json.dumps({"id": "x" * 250, "mapping": TWO_ENDS}).encode(),
+        "file.json: session id has 259 bytes",
+    ),
     "an event without its place": (
         b'{"position": 0, "session": "a", "version": 0, "event": {}}',
         "unexpected shape",
@@ -355,7 +379,8 @@ def test_an_unknown_format_is_refused(store, tmp_path):
 
 def test_exported_chat_can_be_imported_again(store, tmp_path):
     """Messages, metadata, context and name survive the way out and in."""
-    store.create("a", metadata={"topic": "x"}, context={"city": "Bonn"})
+    context = {"city": "Bonn", "trip": {"back": None, "days": [None, 3]}}
+    store.create("a", metadata={"topic": "x"}, context=context)
     store.append("a", [said("one"), said("two", "assistant", tool_calls=[{"id": "c"}])])
     path = written(tmp_path / "a.json", export_chat(store, "a"))
     with EventStore.in_memory() as other:
@@ -363,7 +388,7 @@ def test_exported_chat_can_be_imported_again(store, tmp_path):
         assert shown(other, "a") == shown(store, "a")
         state = SessionState.of(other, "a")
         assert state.metadata == {"source": "a.json", "topic": "x"}
-        assert state.context == {"city": "Bonn"}
+        assert state.context == context
 
 
 def test_chat_shows_what_is_visible_at_a_moment(store):

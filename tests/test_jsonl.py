@@ -418,11 +418,7 @@ NUMBERS = [
     ("TtlExtended", "ttl", 1.0, float(TTL_SECONDS_MAX)),
     ("TtlExtended", "expires_at", 0, LATE - 1),
     ("ToolCallRecorded", "duration_ms", 0.0, float(DURATION_MS_MAX)),
-    ("MessagesPruned", "tokens", 0, TOKENS_MAX),
     ("HistorySummarized", "tokens", 0, TOKENS_MAX),
-    ("HistorySummarized", "tokens_before", 0, 2 * TOKENS_MAX),
-    ("BranchMerged", "summary_tokens", 0, TOKENS_MAX),
-    ("BranchMerged", "tokens", 0, TOKENS_MAX),
 ]
 """A number of an event, the least and the most that a command could have recorded there."""
 
@@ -430,11 +426,128 @@ NUMBERS = [
 @pytest.mark.parametrize(("kind", "field", "least", "most"), NUMBERS)
 def test_numbers_that_no_command_records_are_refused(store, kind, field, least, most):
     """Counts, times and limits are held to what commands hold them to, to the last one."""
+    count = 5 if kind == "MessageAppended" else None  # what comes after that adds them up
     for number in (least - 1, most + 1, -(10**17), 2**64 - 1):
         with pytest.raises(InvalidEvent, match=rf"line \d+: {field}"):
-            import_events(store, said_of(numbered(), kind, {field: number}))
+            import_events(store, said_of(numbered()[:count], kind, {field: number}))
         assert store.head().size == 0
     for number in (least, most):
         with EventStore.in_memory() as other:
-            import_events(other, said_of(numbered(), kind, {field: number}))
-            assert verify(other).sound
+            import_events(other, said_of(numbered()[:count], kind, {field: number}))
+            assert verify(other, deep=True).sound
+
+
+SUMS = [
+    ("MessagesPruned", "tokens", 2),
+    ("HistorySummarized", "tokens_before", 4),
+    ("BranchMerged", "tokens", 1),
+    ("BranchMerged", "summary_tokens", 0),
+]
+"""A number of an event that follows from lines, and what it is."""
+
+
+@pytest.mark.parametrize(("kind", "field", "right"), SUMS)
+def test_sums_are_those_of_the_lines(store, kind, field, right):
+    """A number of tokens that its lines do not have is refused: no state would add up."""
+    for number in (right - 1, right + 1, 0 if right else 7, TOKENS_MAX, -1, 2**64 - 1):
+        with pytest.raises(InvalidEvent, match=rf"line \d+: {field}"):
+            import_events(store, said_of(numbered(), kind, {field: number}))
+        assert store.head().size == 0
+    import_events(store, said_of(numbered(), kind, {field: right}))
+    assert verify(store, deep=True).sound
+
+
+def last_said(kind: str, changed: dict[str, object]) -> list[bytes]:
+    """Return lines of two sessions, and one more fact of the first with a fitting commitment."""
+    with EventStore.in_memory() as one:
+        one.create("b")
+        one.append("b", said("elsewhere"))
+        one.create("a")
+        one.append("a", [said("1234"), said("5678")])
+        one.record("a", "noted")
+        lines = [json.loads(line) for line in export_events(one)]
+    lines[-1] |= {"type": kind, "event": {"type": kind}}
+    return said_of(lines, kind, changed)
+
+
+FORGED = {
+    "a name": ("Custom", {"name": "a\nb"}, "event type .* control character"),
+    "no name": ("ToolCallRecorded", {"name": ""}, "tool name must not be empty"),
+    "a long name": ("ErrorRecorded", {"kind": "x" * 256}, "error kind has 256 bytes"),
+    "a key": ("ContextSet", {"key": "\0"}, "context key .* control character"),
+    "a user": ("LegalHoldSet", {"user": "u"}, "for the store to say"),
+    "a store's key": ("KeyCreated", {"key": 1, "digest": ""}, "for the store to say"),
+    "a redaction": ("Redacted", {"version": 1}, "what is gone no file"),
+    "an erasure": ("EraseRequested", {"keys": [1]}, "what is gone no file"),
+    "the end of one": ("KeyShredded", {"keys": [1]}, "what is gone no file"),
+    "a line twice": (
+        *("MessagesPruned", {"spans": [["a", 0, 1]] * 2, "count": 2, "tokens": 2}),
+        "names lines that the session does not show",
+    ),
+    "another's line": (
+        *("MessagesPruned", {"spans": [["b", 0, 1]], "count": 1, "tokens": 3}),
+        "names lines that the session does not show",
+    ),
+    "a summary's role": (
+        *("HistorySummarized", {"summary": {"role": 1}, "spans": [["a", 0, 1]], "count": 1}),
+        "message role must be a string",
+    ),
+}
+"""What no command records, though it has the shape of an event."""
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_facts_that_no_command_records_are_refused(store, what):
+    """Made by hand, with a commitment that fits, they are named by their line; none is written."""
+    kind, changed, told = FORGED[what]
+    with pytest.raises(InvalidEvent, match=f"line 6: .*{told}"):
+        import_events(store, last_said(kind, changed))
+    assert store.head().size == 0
+
+
+ENDLESS = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("MessagesPruned", {"spans": [[ENDLESS, 0, 1]], "count": 1}),
+        ("BranchMerged", {"source": ENDLESS, "into": "a", "source_version": 0, "into_version": 3,
+                          "strategy": "append"}),
+        ("BranchMerged", {"source": "a", "into": ENDLESS, "source_version": 2, "into_version": 3,
+                          "strategy": "append"}),
+    ],
+)  # fmt: skip
+def test_an_error_is_short_whatever_the_file_holds(store, kind, changed):
+    """A name of any length that a file refers to is shown by its beginning."""
+    with pytest.raises(InvalidEvent) as caught:
+        import_events(store, last_said(kind, changed))
+    assert len(str(caught.value)) < 600 and store.head().size == 0
+
+
+MERGES = {
+    "brings nothing of its source": ({"brought": [["a", 0, 1]]}, "are there"),
+    "brings a line twice": ({"brought": [["b", 0, 1], ["b", 0, 1]], "tokens": 2}, "a line twice"),
+    "brings what is there": ({"hidden": [], "brought": [["a", 1, 2]]}, "are there"),
+    "hides what is not shown": ({"hidden": [["b", 0, 1]]}, "does not show"),
+    "a base that is not": ({"base": [["c", 0], ["a", 1]]}, "neither in the file"),
+    "a strategy of its own": ({"strategy": "guess"}, "strategy must be one of"),
+}
+
+
+@pytest.mark.parametrize("what", MERGES)
+def test_merges_that_no_command_records_are_refused(store, what):
+    """A merge brings what its source shows, once, and hides what its target shows."""
+    changed, told = MERGES[what]
+    with pytest.raises(InvalidEvent, match=rf"line \d+: .*{told}"):
+        import_events(store, said_of(numbered(), "BranchMerged", changed))
+    assert store.head().size == 0
+
+
+def test_a_message_that_is_none_is_named_by_its_line(store):
+    """What is wrong with a message says where it stands, like everything else."""
+    lines = numbered()[:5]
+    lines[1]["event"]["message"]["role"] = 7
+    with pytest.raises(InvalidEvent, match="line 2: message role"):
+        import_events(store, [json.dumps(line).encode() for line in lines])
+    assert store.head().size == 0

@@ -120,11 +120,11 @@ def _stood_for(log: Log, recorded: Recorded) -> list[Span]:
 
 def _news(log: Log, merge: ev.BranchMerged) -> list[Span]:
     """Return the lines of a merge's source that were new since the two sides last met."""
-    theirs = _lines_at(log, merge.source, merge.source_version)
-    return minus(theirs, _lines_at(log, *merge.base[0])) if merge.base else theirs
+    theirs = lines_at(log, merge.source, merge.source_version)
+    return minus(theirs, lines_at(log, *merge.base[0])) if merge.base else theirs
 
 
-def _lines_at(log: Log, session: str, version: int) -> list[Span]:
+def lines_at(log: Log, session: str, version: int) -> list[Span]:
     """Return the lines of a state, with those that are hidden since."""
     return _folded(log, lineage(log, session, version)[1]).spans
 

@@ -27,7 +27,7 @@ from ..errors import InvalidEvent
 from ..events import SessionCreated
 from ..ids import check_name
 from ..messages import Json, check_json, check_message
-from ..patch import patched
+from ..patch import assigned, patched
 from ..store import EventStore
 from .intake import Imported, Progress, Whole, take_in
 from .sources import Lines, decoded, first_values, numbered, read_document, top_decoder
@@ -183,7 +183,7 @@ def opening_of(
     session = check_name(str(given[0]) if given else name, f"{where}: session id")
     metadata, context = (_dict(rest.pop(key, None), where, key) for key in ("metadata", "context"))
     metadata = {"source": path.name, **_dict(rest, where, "conversation"), **metadata}
-    return session, SessionCreated(metadata=patched({}, metadata), context=patched({}, context))
+    return session, SessionCreated(metadata=patched({}, metadata), context=assigned({}, context))
 
 
 def checked_messages(messages: list[Json], where: str) -> list[dict[str, Json]]:

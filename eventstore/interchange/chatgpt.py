@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..errors import DepthExceeded, InvalidEvent
+from ..errors import DepthExceeded, InvalidEvent, brief
 from ..events import BranchCreated, Event, SessionCreated
+from ..ids import check_name
 from ..messages import Json
 from ..store import EventStore
 from .chat import checked_messages, named, opening_of, times_of, values_of
@@ -82,7 +83,7 @@ def _nodes(mapping: Json, where: str) -> dict[str, _Node]:
     except msgspec.ValidationError as error:
         raise InvalidEvent(f"{where} has an unexpected shape: {error}") from None
     return {
-        key: _Node(_message(node.message or {}, f"{where}, message {key!r}"), node.parent)
+        key: _Node(_message(node.message or {}, f"{where}, message {brief(key)}"), node.parent)
         for key, node in nodes.items()
     }
 
@@ -146,6 +147,7 @@ class _Tree:
         name = EDITED if role == "user" else AGAIN
         opening = BranchCreated(parent.session, parent.version, name)
         session = f"{self._session}-branch-{self._branches}"
+        check_name(session, f"{self._where}: session id")
         return self._put([opening], path, session, parent.depth + 1)
 
     def _put(self, opening: list[Event], path: list[str], session: str, depth: int) -> Whole:

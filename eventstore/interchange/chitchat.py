@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from ..clock import to_ns
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..events import SessionCreated
+from ..ids import check_name
 from ..messages import Json, check_json
 from ..patch import patched
 from ..store import EventStore
@@ -80,18 +81,25 @@ def import_chitchat(
 
 def _wholes(talks: dict[str, msgspec.Raw], file: str, stem: str) -> Iterator[Whole]:
     for key, raw in talks.items():
-        where = f"{file} conversation {key!r}"
+        where = f"{file} conversation {brief(key)}"
         talk = decoded(raw, where, _talk)
         said = [each for turn in talk.messages for each in turn]
         metadata = _metadata(talk)
         check_json(metadata, where)
         user = said[0].sender if said else ""
         yield Whole(
-            f"{stem}-{key}",
+            check_name(f"{stem}-{key}", f"{where}: session id"),
             [SessionCreated(metadata=metadata)],
             [_message(each, user) for each in said],
-            [to_ns(each.timestamp) for each in said],
+            [_time(each, where) for each in said],
         )
+
+
+def _time(said: _Said, where: str) -> int:
+    try:
+        return to_ns(said.timestamp)
+    except InvalidEvent as error:
+        raise InvalidEvent(f"{where}: {error}") from None
 
 
 def _metadata(talk: _Talk) -> dict[str, Json]:

@@ -20,7 +20,7 @@ from heapq import merge
 import msgspec
 
 from ..audit.entry import SALT_BYTES, payload_commitment
-from ..errors import InvalidEvent
+from ..errors import InvalidEvent, brief
 from ..events import AnyEvent, MessageAppended
 from ..limits import APPEND_EVENTS_MAX, NESTING_DEPTH_MAX
 from ..log.base import FORGOTTEN, Log
@@ -202,7 +202,9 @@ def event_of(number: int, line: Line) -> AnyEvent:
     """Return the event of a line, checked; raises InvalidEvent."""
     code, where = _CODES.get(line.type), f"line {number}"
     if code is None or line.event.get("type") != line.type:
-        raise InvalidEvent(f"{where}: {line.type!r} is no type of event, or not that of the event")
+        raise InvalidEvent(
+            f"{where}: {brief(line.type)} is no type of event, or not that of the event"
+        )
     if line.schema != SCHEMA_OF[code]:
         raise InvalidEvent(
             f"{where}: {line.type} of schema {line.schema}; this release writes {SCHEMA_OF[code]}"
@@ -211,10 +213,10 @@ def event_of(number: int, line: Line) -> AnyEvent:
     try:
         payload = msgspec.msgpack.encode(line.event)
         event = decode(code, line.schema, payload, line.session, line.version)
-    except (msgspec.MsgspecError, ValueError) as error:
+        if isinstance(event, MessageAppended):
+            check_message(event.message)
+    except (msgspec.MsgspecError, ValueError, InvalidEvent) as error:
         raise InvalidEvent(f"{where}: {error}") from None
-    if isinstance(event, MessageAppended):
-        check_message(event.message)
     return event
 
 

@@ -1,21 +1,29 @@
 """A file of events, looked through before its first fact is written.
 
 Invariants: what passes can be written and verified: streams are whole from version 0 and in
-order, names and times can be kept, numbers are such as commands record, a merge is there in both
-streams, and whatever else an event refers to (a parent, lines that it hides) is in the file before
-it, or in the store; the survey writes nothing.
+order, names and times can be kept, numbers and words are such as commands record, a merge is there
+in both streams, and whatever else an event refers to (a parent, lines that it hides) is in the file
+before it, or in the store; nothing in it says that something was redacted or erased; the survey
+writes nothing.
 """
 
 from collections.abc import Iterable
 
 from ..engine import checks
-from ..errors import InvalidEvent, KeyReused
+from ..errors import InvalidEvent, KeyReused, brief
 from ..events import (
     AnyEvent,
     BranchCreated,
     BranchMerged,
+    ContextSet,
+    Custom,
+    EraseRequested,
+    ErrorRecorded,
     HistorySummarized,
     KeyCreated,
+    KeyShredded,
+    LegalHoldCleared,
+    LegalHoldSet,
     MessageAppended,
     MessagesPruned,
     Redacted,
@@ -29,16 +37,22 @@ from ..ids import SYSTEM, check_name, optional_name
 from ..limits import TTL_SECONDS_MAX
 from ..log.base import Log
 from ..log.shredding import stripped
-from ..messages import TOKENS_MAX
+from ..messages import TOKENS_MAX, check_message
 from ..spans import length
+from ..state.decisions import CONFLICT_RULES, STRATEGIES
 from .intake import Imported, check_new
 from .lines import Line, Numbered, check_commitment, content_of, event_of
+from .shown import Shown
 
 TIME_MAX = (1 << 63) - 1
 """Nanoseconds since the epoch that a store can keep, up to the year 2262."""
 
 EXPIRY_MAX = TIME_MAX + TTL_SECONDS_MAX * 1_000_000_000
 """The latest end of a session that begins by then."""
+
+
+_FORGETS = (Redacted, EraseRequested, KeyShredded)
+"""What comes with a loss of payloads, and is forged where the file has all of them."""
 
 
 class Survey:
@@ -60,6 +74,7 @@ class Survey:
         self._versions: dict[str, int] = {}
         self._messages: dict[str, int] = {}
         self._notes: set[tuple[str, int]] = set()
+        self._shown = Shown(log)
 
     def found(self, *, carried: bool) -> Imported:
         """Return what an import of the file brings: `carried` says that it is all of the file."""
@@ -91,7 +106,9 @@ class Survey:
         check_commitment(number, line, event)
         try:
             self._check_event(line, event)
+            _check_words(event)
             _check_numbers(event)
+            self._shown.take(line, event)
         except InvalidEvent as error:
             raise InvalidEvent(f"line {number}: {error}") from None
         self._count(line, event)
@@ -105,8 +122,8 @@ class Survey:
         if sessions != merged or stripped(events[1]) != stripped(event):
             found = next(each for each in events if isinstance(each, BranchMerged))
             raise InvalidEvent(
-                f"line {number}: {found.source!r} was merged into {found.into!r}; a merge is in the"
-                " file for both of them, or for none: export both"
+                f"line {number}: {brief(found.source)} was merged into {brief(found.into)}; a merge"
+                " is in the file for both of them, or for none: export both"
             )
 
     def _check_envelope(self, number: int, line: Line) -> None:
@@ -147,11 +164,15 @@ class Survey:
         """Check what the event refers to."""
         if isinstance(event, (SessionCreated, BranchCreated)) != (line.version == 0):
             raise InvalidEvent(f"{line.type} can't be version {line.version} of a session")
+        if isinstance(event, _FORGETS):
+            raise InvalidEvent(f"{line.type}: what is gone no file of events carries")
+        if line.session != SYSTEM and _is_of_store(event):
+            raise InvalidEvent(f"{line.type}: that is for the store to say, not for a session")
         if isinstance(event, BranchCreated):
             self._check_moment(line.session, event.parent, event.at_version)
-        elif isinstance(event, (SessionRewound, Redacted)):
-            target = event.to_version if isinstance(event, SessionRewound) else event.version
-            if not 0 <= target < line.version:
+        elif isinstance(event, SessionRewound):
+            if not 0 <= event.to_version < line.version:
+                target = event.to_version
                 raise InvalidEvent(f"version {target} does not come before this {line.type}")
         elif isinstance(event, (MessagesPruned, HistorySummarized)):
             self._check_spans(line.session, event.spans)
@@ -166,8 +187,11 @@ class Survey:
         if event.into == line.session and event.into_version == line.version:
             self._check_moment(line.session, event.source, event.source_version)
             self._check_spans(line.session, [*event.brought, *event.hidden])
+            for session, version in event.base:
+                if session != line.session or version >= line.version:
+                    self._check_moment(line.session, session, version)
         elif event.source != line.session or event.source_version != line.version - 1:
-            raise InvalidEvent(f"a merge into {event.into!r} can't stand here")
+            raise InvalidEvent(f"a merge into {brief(event.into)} can't stand here")
 
     def _check_moment(self, session: str, other: str, version: int) -> None:
         """Raise unless `other`, which `session` builds on, has that version."""
@@ -177,12 +201,13 @@ class Survey:
             last = tail.version if tail else None
         if last is None:
             raise InvalidEvent(
-                f"session {session!r} builds on {other!r}, which is neither in the file nor in"
+                f"session {session!r} builds on {brief(other)}, which is neither in the file nor in"
                 " the store; export it too"
             )
         if not 0 <= version <= last:
             raise InvalidEvent(
-                f"session {session!r} builds on version {version} of {other!r}, which has 0-{last}"
+                f"session {session!r} builds on version {version} of {brief(other)}, which has"
+                f" 0-{last}"
             )
 
     def _check_spans(self, session: str, spans: Iterable[Span]) -> None:
@@ -197,7 +222,7 @@ class Survey:
             if not (0 <= span.start < span.stop and sound):
                 raise InvalidEvent(
                     f"session {session!r} refers to messages {span.start} to {span.stop} of"
-                    f" {span.session!r}, which are neither in the file nor in the store"
+                    f" {brief(span.session)}, which are neither in the file nor in the store"
                 )
 
     def _count(self, line: Line, event: AnyEvent) -> None:
@@ -213,10 +238,40 @@ class Survey:
             self._notes.add((line.session, line.version))
 
 
+def _is_of_store(event: AnyEvent) -> bool:
+    """Return True for a fact that only the system stream may hold."""
+    holds = isinstance(event, (LegalHoldSet, LegalHoldCleared)) and event.user is not None
+    return holds or isinstance(event, KeyCreated)
+
+
+def _check_words(event: AnyEvent) -> None:
+    """Raise InvalidEvent for a name, a choice or a summary that no command would have recorded."""
+    if isinstance(event, SessionCreated):
+        optional_name(event.user, "user")
+        optional_name(event.template, "template")
+    elif isinstance(event, (LegalHoldSet, LegalHoldCleared)):
+        optional_name(event.user, "user")
+    elif isinstance(event, ContextSet):
+        check_name(event.key, "context key")
+    elif isinstance(event, ToolCallRecorded):
+        check_name(event.name, "tool name")
+    elif isinstance(event, ErrorRecorded):
+        check_name(event.kind, "error kind")
+    elif isinstance(event, Custom):
+        check_name(event.name, "event type")
+    elif isinstance(event, HistorySummarized):
+        check_message(event.summary)
+    elif isinstance(event, BranchMerged):
+        checks.check_choice(event.strategy, STRATEGIES, "strategy")
+        checks.check_choice(event.on_conflict, CONFLICT_RULES, "on_conflict")
+        if event.summary is not None:
+            check_message(event.summary)
+
+
 def _check_numbers(event: AnyEvent) -> None:
     """Raise InvalidEvent for a number that no command would have recorded.
 
-    Its lines are known to be there. Tokens are counted where they are added up, in 64 bits.
+    Those that follow from lines are compared with these, see shown.py.
     """
     if isinstance(event, MessageAppended):
         _check_within(event.tokens, 0, TOKENS_MAX, "tokens")
@@ -224,16 +279,11 @@ def _check_numbers(event: AnyEvent) -> None:
         _check_life(event)
     elif isinstance(event, ToolCallRecorded):
         checks.milliseconds(event.duration_ms)
-    elif isinstance(event, MessagesPruned):
-        _check_within(event.tokens, 0, event.count * TOKENS_MAX, "tokens")
     elif isinstance(event, HistorySummarized):
         _check_within(event.tokens, 0, TOKENS_MAX, "tokens")
-        _check_within(event.tokens_before, 0, event.count * TOKENS_MAX, "tokens_before")
     elif isinstance(event, BranchMerged):
-        _check_within(event.summary_tokens, 0, TOKENS_MAX, "summary_tokens")
-        least = -length(event.hidden) * TOKENS_MAX
-        most = length(event.brought) * TOKENS_MAX + event.summary_tokens
-        _check_within(event.tokens, least, most, "tokens")
+        most = 0 if event.summary is None else TOKENS_MAX
+        _check_within(event.summary_tokens, 0, most, "summary_tokens")
 
 
 def _check_life(event: SessionCreated | TtlExtended) -> None:

@@ -16,8 +16,9 @@ import msgspec
 
 from projections import SessionState
 
-from ..errors import DepthExceeded, InvalidEvent
+from ..errors import DepthExceeded, InvalidEvent, brief
 from ..events import BranchCreated, Event, MetadataUpdated, SessionCreated
+from ..ids import check_name
 from ..messages import Json, check_json
 from ..patch import patched
 from ..store import EventStore
@@ -109,7 +110,8 @@ def _named(path: Path, stem: str) -> Iterator[tuple[Trajectory, str]]:
 def _wholes(path: Path, stem: str, depth_max: int) -> Iterator[Whole]:
     tasks: dict[int | str, list[_Trial]] = {}
     for trajectory, session in _named(path, stem):
-        where = f"{path.name} task {trajectory.task_id} trial {trajectory.trial}"
+        where = f"{path.name} task {brief(trajectory.task_id)} trial {trajectory.trial}"
+        check_name(session, f"{where}: session id")
         checked_messages(trajectory.traj, where)
         metadata = _metadata(trajectory)
         check_json(metadata, where)
