@@ -5,7 +5,7 @@ the engine turns into one atomic append; the class is generic in what a caller g
 Receipt, or an awaitable of one), so sync and async share every line.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Unpack
@@ -20,6 +20,7 @@ from ..log.shredding import stripped
 from ..messages import Json, Message, TokenCounter, check_json
 from ..patch import assigned, patched
 from ..state import decisions
+from ..state.header import SessionHeader
 from ..state.lineage import checked_version
 from . import checks
 from .requests import LIVING, OPEN, PRESENT, Ground, Options, Part, checked_expected, request
@@ -156,28 +157,20 @@ class Commands(Retention[Result]):
         content: list[object] = ["prune", session, keep_last, named, moment, checks.text(reason)]
         content += [] if exact is None else [exact]
 
-        def decide(ground: Ground) -> list[Part]:
+        def made(ground: Ground, header: SessionHeader) -> Event:
             ground.headers.check_free(session)
-            header = ground.headers.now(session)
-            fact = decisions.prune(ground.log, header, keep_last, named, moment, exact, reason)
-            return [Part(session, [fact], header.version)]
+            return decisions.prune(ground.log, header, keep_last, named, moment, exact, reason)
 
-        return self._submit(
-            request([(session, LIVING)], content, decide, options, reads_state=True)
-        )
+        return self._fact_upon(session, made, content, options)
 
     def clear(self, session: str, **options: Unpack[Options]) -> Result:
         """Hide all messages and keep the summaries."""
 
-        def decide(ground: Ground) -> list[Part]:
+        def made(ground: Ground, header: SessionHeader) -> Event:
             ground.headers.check_free(session)
-            header = ground.headers.now(session)
-            return [Part(session, [decisions.clear(ground.log, header)], header.version)]
+            return decisions.clear(ground.log, header)
 
-        content = ["clear", session]
-        return self._submit(
-            request([(session, LIVING)], content, decide, options, reads_state=True)
-        )
+        return self._fact_upon(session, made, ["clear", session], options)
 
     def summarize(
         self,
@@ -197,42 +190,29 @@ class Commands(Retention[Result]):
         tokens = self.count_tokens(fields)
         exact = None if lines is None else checks.spans(lines)
 
-        def decide(ground: Ground) -> list[Part]:
-            header = ground.headers.now(session)
-            fact = decisions.summarize(
-                ground.log, ground.headers, header, fields, tokens, upto, exact
-            )
-            return [Part(session, [fact], header.version)]
+        def made(ground: Ground, header: SessionHeader) -> Event:
+            log, headers = ground.log, ground.headers
+            return decisions.summarize(log, headers, header, fields, tokens, upto, exact)
 
         content = ["summarize", session, fields, upto] + ([] if exact is None else [exact])
-        return self._submit(
-            request([(session, LIVING)], content, decide, options, reads_state=True)
-        )
+        return self._fact_upon(session, made, content, options)
 
     def rewind(self, session: str, to_version: int, **options: Unpack[Options]) -> Result:
         """Make the state what it was at `to_version`; history stays and can be rewound to."""
 
-        def decide(ground: Ground) -> list[Part]:
+        def made(ground: Ground, header: SessionHeader) -> Event:
             version = checked_version(ground.log, session, to_version)
-            header = ground.headers.now(session)
-            return [Part(session, [ev.SessionRewound(version, header.held)], header.version)]
+            return ev.SessionRewound(version, header.held)
 
-        content = ["rewind", session, to_version]
-        return self._submit(
-            request([(session, LIVING)], content, decide, options, reads_state=True)
-        )
+        return self._fact_upon(session, made, ["rewind", session, to_version], options)
 
     def undo(self, session: str, **options: Unpack[Options]) -> Result:
         """Rewind to before the last append; an undo can be undone."""
 
-        def decide(ground: Ground) -> list[Part]:
-            header = ground.headers.now(session)
-            return [Part(session, [decisions.undo(ground.log, header)], header.version)]
+        def made(ground: Ground, header: SessionHeader) -> Event:
+            return decisions.undo(ground.log, header)
 
-        content = ["undo", session]
-        return self._submit(
-            request([(session, LIVING)], content, decide, options, reads_state=True)
-        )
+        return self._fact_upon(session, made, ["undo", session], options)
 
     # -- branches ------------------------------------------------------------------------
 
@@ -392,3 +372,19 @@ class Commands(Retention[Result]):
         return self._submit(
             request([(session, needs)], content, lambda _: [part], options, reads_state=alone)
         )
+
+    def _fact_upon(
+        self,
+        session: str,
+        made: Callable[[Ground, SessionHeader], Event],
+        content: Sequence[object],
+        options: Options,
+    ) -> Result:
+        """Record the one fact that is made of the session's newest state, and of no other."""
+
+        def decide(ground: Ground) -> list[Part]:
+            header = ground.headers.now(session)
+            return [Part(session, [made(ground, header)], header.version)]
+
+        needs = [(session, LIVING)]
+        return self._submit(request(needs, content, decide, options, reads_state=True))

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar, Unpack
 from .. import events as ev
 from ..errors import InvalidEvent
 from ..ids import check_name
+from . import checks
 from .erasure import erasure
 from .redaction import redaction
 from .requests import KNOWN, Ground, Options, Part, Request, request
@@ -46,9 +47,8 @@ class Retention(ABC, Generic[Result]):
         pages and in a dictionary that was trained before (see EventStore.trained). Raises
         InvalidEvent, LegalHold, SessionNotFound, KeyShredded.
         """
-        return self._submit(
-            redaction(session, message, _text(reason), options, summaries=summaries)
-        )
+        why = checks.text(reason)
+        return self._submit(redaction(session, message, why, options, summaries=summaries))
 
     def erase(
         self,
@@ -68,15 +68,8 @@ class Retention(ABC, Generic[Result]):
         From then on every command on it and every read of it raises KeyShredded. Raises
         InvalidEvent, LegalHold, SessionNotFound and StoreUnavailable.
         """
-        return self._submit(
-            erasure(
-                session,
-                check_name(reason, "reason"),
-                options,
-                cascade=cascade,
-                summaries=summaries,
-            )
-        )
+        why = check_name(reason, "reason")
+        return self._submit(erasure(session, why, options, cascade=cascade, summaries=summaries))
 
     def set_hold(
         self,
@@ -90,7 +83,7 @@ class Retention(ABC, Generic[Result]):
 
         The hold on a user covers sessions that are still to come. Raises InvalidEvent.
         """
-        return self._hold(ev.LegalHoldSet(_text(reason), user), session, options)
+        return self._hold(ev.LegalHoldSet(checks.text(reason), user), session, options)
 
     def clear_hold(
         self,
@@ -101,7 +94,7 @@ class Retention(ABC, Generic[Result]):
         **options: Unpack[Options],
     ) -> Result:
         """End a hold on a session, or on all sessions of a user; other holds go on."""
-        return self._hold(ev.LegalHoldCleared(_text(reason), user), session, options)
+        return self._hold(ev.LegalHoldCleared(checks.text(reason), user), session, options)
 
     def _hold(
         self,
@@ -122,9 +115,3 @@ class Retention(ABC, Generic[Result]):
         needs = [] if session is None else [(session, KNOWN)]
         content = [type(fact).__name__, session, fact]
         return self._submit(request(needs, content, decide, options, reads_state=True))
-
-
-def _text(value: object) -> str | None:
-    if value is not None and type(value) is not str:
-        raise InvalidEvent(f"text expected, not {type(value).__name__}")
-    return value
