@@ -1,6 +1,6 @@
 """Time: nanoseconds since the Unix epoch as integers, read from a clock that is passed in.
 
-The log never lets recorded time go backwards; that rule lives in log/base.py, not here.
+The log never lets recorded time go backwards; that rule lives in log/plan.py, not here.
 """
 
 import time
@@ -38,6 +38,11 @@ def to_ns(moment: datetime | int) -> int:
 def to_datetime(ns: int) -> datetime:
     """Return ns since the epoch as an aware UTC datetime, cut to microseconds."""
     return _EPOCH + timedelta(microseconds=ns // 1_000)
+
+
+def when(ns: int) -> str:
+    """Return a time as people read it, UTC, to the second."""
+    return to_datetime(ns).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def parse_time(text: str) -> int:

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from projections import Statistics
 
+from ..clock import when
 from ..errors import counted
-from .drawing import Pen, pairs, size, table, when
+from .drawing import Pen, pairs, size, table
 
 BAR_WIDTH, SPARK_WIDTH = 40, 60
 BARS_MAX = 12

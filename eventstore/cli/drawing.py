@@ -17,7 +17,7 @@ from rich.text import Text
 
 from .. import Message, Receipt, Recorded
 from .. import events as ev
-from ..clock import to_datetime
+from ..clock import when
 from ..errors import counted
 from ..events import AnyEvent
 from ..state.header import SessionHeader
@@ -109,11 +109,6 @@ def short_name(name: str, width: int) -> str:
     line = one_line(name, len(name) + 1)
     head = (width - 1) * 2 // 3
     return line if len(line) <= width else f"{line[:head]}…{line[head + 1 - width :]}"
-
-
-def when(ns: int) -> str:
-    """Return a time, UTC, to the second."""
-    return to_datetime(ns).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def size(count: float) -> str:

@@ -15,13 +15,13 @@ from rich.text import Text
 from projections import SessionState
 
 from .. import EventStore, InvalidEvent, KeyShredded, Message, Recorded
-from ..clock import parse_time, system_clock
+from ..clock import parse_time, system_clock, when
 from ..engine.reading import checked_limit
 from ..events import EraseRequested, Span
 from ..log.format import TYPE_CODES
 from ..state.transcript import Transcript
 from .app import READ, AtPosition, AtTime, AtVersion, Session, command
-from .drawing import Pen, event_line, event_row, events_table, header_block, transcript_grid, when
+from .drawing import Pen, event_line, event_row, events_table, header_block, transcript_grid
 from .terminal import Terminal, write_json, write_lines
 
 SHOWN_LAST = 20

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import InvalidEvent
-from ..clock import parse_time
+from ..clock import parse_time, when
 from ..errors import counted
 from ..sessions import Outcome, Plan, SessionManager, Settings, Template, Window
 from ..sessions.cleanup import Cleanup, CleanupStatistics
@@ -37,7 +37,6 @@ from .drawing import (
     plain,
     printable,
     table,
-    when,
 )
 from .terminal import Terminal, binary_stdout, write_json, write_lines
 from .writes import parse_seconds

@@ -14,6 +14,7 @@ from rich.tree import Tree
 from projections import Blame, BranchTree, CatalogRow, Change, Diff, Merge, Origin
 
 from .. import Message
+from ..clock import when
 from ..errors import counted
 from .drawing import (
     STATUS_STYLES,
@@ -23,7 +24,6 @@ from .drawing import (
     plain,
     said,
     table,
-    when,
 )
 
 NAME_WIDTH = 30

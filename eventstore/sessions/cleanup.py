@@ -14,12 +14,13 @@ import msgspec
 
 from projections import CatalogRow, Views
 
+from ..clock import when
 from ..errors import InvalidEvent, StoreUnavailable, brief
 from ..messages import Json
 from ..store import EventStore
 from .background import Background
 from .checks import check_seconds, check_whole
-from .plans import Outcome, Plan, Refusal, Step, attempt, when
+from .plans import Outcome, Plan, Refusal, Step, attempt
 from .policies import Moment, Policy, exempt, expired, listed, moment_ns
 
 Ending = Literal["delete", "close", "archive"]

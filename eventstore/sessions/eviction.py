@@ -13,10 +13,11 @@ import msgspec
 
 from projections import CatalogRow, Views
 
+from ..clock import when
 from ..errors import InvalidEvent, brief, counted
 from ..store import EventStore
 from .checks import check_whole
-from .plans import Plan, Step, when
+from .plans import Plan, Step
 from .policies import Moment, listed, moment_ns
 from .units import spared
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 from xxhash import xxh3_128_hexdigest
 
-from ..clock import to_datetime
 from ..errors import EventStoreError, InvalidEvent, StoreUnavailable, brief, counted
 from ..events import Span
 from ..log.base import Receipt
@@ -218,11 +217,6 @@ def _done(store: EventStore, step: Step, actor: str | None) -> Receipt:
 
 
 # -- drawing ---------------------------------------------------------------------------------
-
-
-def when(ns: int) -> str:
-    """Return a time, UTC, to the second."""
-    return to_datetime(ns).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def shown(text: str, width: int) -> str:

@@ -12,6 +12,7 @@ import msgspec
 
 from projections import CatalogRow, Views
 
+from ..clock import when
 from ..errors import EventStoreError, InvalidEvent, brief, counted
 from ..messages import Message
 from ..spans import joined
@@ -19,7 +20,7 @@ from ..state.header import SessionHeader
 from ..state.transcript import Transcript
 from ..store import EventStore
 from .checks import check_seconds, check_whole
-from .plans import Drop, Plan, Step, step_of, when
+from .plans import Drop, Plan, Step, step_of
 from .policies import (
     Moment,
     expired,
