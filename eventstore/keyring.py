@@ -14,6 +14,7 @@ import shutil
 import struct
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -139,11 +140,8 @@ class Keyring:
         make_directory(self.path.parent)
         made = Path(mkdtemp(prefix=f".{self.directory.name}.", dir=self.path.parent))
         try:
-            env = open_environment(made, KEYRING_MAP_BYTES)
-            try:
+            with closing(open_environment(made, KEYRING_MAP_BYTES)) as env:
                 env.table(b"meta", create=True)
-            finally:
-                env.close()
             sync_directory(made)
             made.rename(self.directory)
         except OSError:

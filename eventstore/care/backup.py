@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,11 +148,8 @@ def _whole(place: Path) -> Iterator[LmdbLog]:
     for finding in check_structure(place):
         raise Corruption(finding.position, f"{place}: {finding.what}")
     check_increments(place)
-    log = LmdbLog(place / LOG, read_only=True)
-    try:
+    with closing(LmdbLog(place / LOG, read_only=True)) as log:
         yield log
-    finally:
-        log.close()
 
 
 def restored(
@@ -201,9 +198,9 @@ def _begins(log: LmdbLog, source: Path, made: Path, moment: Moment) -> Head:
 
 
 @contextmanager
-def private_log(path: Path) -> Iterator[LmdbLog]:
+def private_log(path: Path, *, read_only: bool = False) -> Iterator[LmdbLog]:
     """Open a log that nobody else knows of, and leave no lock file of ours behind."""
-    log = LmdbLog(path)
+    log = LmdbLog(path, read_only=read_only)
     try:
         yield log
     finally:
@@ -215,7 +212,8 @@ def _copied(log: LmdbLog, source: Path, made: Path) -> Head:
     (made / LOG).mkdir()
     log.env.copy(made / LOG)
     write_durably(made / MARKER, (source / MARKER).read_bytes())
-    head = _head(made / LOG)
+    with private_log(made / LOG, read_only=True) as copy:
+        head = copy.head()
     sync_copy(made)
     shutil.copymode(source, made)
     return head
@@ -255,16 +253,6 @@ def _check_free(destination: Path) -> None:
 
 def _refused(destination: Path, error: OSError) -> StoreUnavailable:
     return StoreUnavailable(f"no copy can be made at {destination}: {error.strerror}")
-
-
-def _head(path: Path) -> Head:
-    """Read the head of a finished copy, and leave no lock file of ours behind."""
-    log = LmdbLog(path, read_only=True)
-    try:
-        return log.head()
-    finally:
-        log.close()
-        (path / LOCK_FILE).unlink(missing_ok=True)
 
 
 def sync_copy(made: Path) -> None:

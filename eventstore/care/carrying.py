@@ -6,6 +6,7 @@ stops earlier, the tree of then.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from ..audit.entry import entry_lead
@@ -154,12 +155,9 @@ class Carrier:
 def make_log(path: Path, store: str, dictionaries: Mapping[int, bytes], *, encrypted: bool) -> None:
     """Make an empty log in an empty directory that has these dictionaries under their numbers."""
     create_log(path, store, dictionaries.get(STARTER), encrypted=encrypted)
-    log = LmdbLog(path)
-    try:
+    with closing(LmdbLog(path)) as log:
         for number, content in sorted(dictionaries.items()):
             log.add_dictionary(content, number)
-    finally:
-        log.close()
 
 
 def dictionaries_of(log: LmdbLog) -> dict[int, bytes]:

@@ -17,7 +17,7 @@ copied one by one: py-lmdb 3.0.0 dies when it compacts what it copies (docs/deci
 
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -94,12 +94,8 @@ def _compacted(place: Path) -> Compacted:
 
 def _has_outgrown(cache: Path) -> bool:
     """Return True where old revisions have left more tables than can be opened at once."""
-    source = open_environment(cache, read_only=True)
-    try:
-        with source.begin() as txn:
-            return sum(1 for _ in txn.cursor()) > TABLES_MAX
-    finally:
-        source.close()
+    with closing(open_environment(cache, read_only=True)) as source, source.begin() as txn:
+        return sum(1 for _ in txn.cursor()) > TABLES_MAX
 
 
 @contextmanager

@@ -5,6 +5,7 @@ to be that of what is in it; that the store begins with the same facts then foll
 """
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -58,11 +59,8 @@ def _compared(store: EventStore, place: Path, named: str) -> Comparison:
     report = verify_directory(place)
     if not report.sound:
         return Comparison(report.size, max(newest.size - report.size, 0), report.findings)
-    base = LmdbLog(place / LOG, read_only=True)
-    try:
+    with closing(LmdbLog(place / LOG, read_only=True)) as base:
         end, findings = _differences(store, place, base)
-    finally:
-        base.close()
     return Comparison(end.size, max(newest.size - end.size, 0), findings)
 
 

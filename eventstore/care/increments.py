@@ -15,6 +15,7 @@ the names that its references stand for, sealed ones sealed.
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from struct import Struct
@@ -145,13 +146,9 @@ def _beside(increment: str, number: str) -> str:
 
 def _newest(backup: Path, extents: list[Extent]) -> tuple[Head, int, set[int]]:
     """Return the head of a backup with its increments, its erasure count and dictionaries."""
-    with presence.reading(backup):
-        base = LmdbLog(backup / LOG, read_only=True)
-        try:
-            end = extents[-1].end if extents else base.head()
-            return end, base.erasures(), set(dictionaries_of(base))
-        finally:
-            base.close()
+    with presence.reading(backup), closing(LmdbLog(backup / LOG, read_only=True)) as base:
+        end = extents[-1].end if extents else base.head()
+        return end, base.erasures(), set(dictionaries_of(base))
 
 
 def _check_leads(log: LmdbLog, backup: Path, newest: Head, erasures: int, head: Head) -> None:

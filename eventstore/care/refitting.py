@@ -10,7 +10,7 @@ none of the dictionaries that go keeps every byte.
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from ..audit.entry import SALT_BYTES
@@ -80,11 +80,8 @@ def refit_of(place: Path) -> Refit | None:
 
     That is where nothing was destroyed, or nothing trained: an encrypted log never is.
     """
-    log = LmdbLog(place, read_only=True)
-    try:
+    with closing(LmdbLog(place, read_only=True)) as log:
         return Refit(log) if log.codec.trained and log.erasures() else None
-    finally:
-        log.close()
 
 
 def repacked(frame: Frame, gone: set[int]) -> bytes:

@@ -6,6 +6,7 @@ and read stands in opened.py, streams.py and reads.py.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import lmdb
@@ -42,8 +43,7 @@ from .shredding import Shred, hidden_lines, shredded
 
 def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool = False) -> None:
     """Make an empty log in an empty directory, durable when it returns."""
-    env = open_environment(path)
-    try:
+    with closing(open_environment(path)) as env:
         tables = [env.table(name, dupfixed=name == STREAMS, create=True) for name in TABLES]
         meta, dictionaries = tables[TABLES.index(META)], tables[TABLES.index(DICTIONARIES)]
         with env.translating, env.write() as txn:
@@ -55,8 +55,6 @@ def create_log(path: Path, store: str, starter: bytes | None, *, encrypted: bool
             if starter:
                 row = checked_row(starter, REF.pack(STARTER))
                 txn.put(REF.pack(STARTER), row, db=dictionaries)
-    finally:
-        env.close()
 
 
 class LmdbLog(Reads):
