@@ -29,6 +29,7 @@ from .frame import Frame
 from .lone import lone_messages, read_ahead
 from .newest import Seen
 from .opened import OpenLog
+from .rows import Bytes
 
 FRAMES_CACHED_MAX, FRAME_CACHED_BYTES_MAX = 1_024, 4_096
 """Frames that a log remembers, and how large one may be: 4 MiB in all."""
@@ -90,22 +91,16 @@ class Streams(OpenLog):
         ref = self._session_ref(txn, session)
         if ref is None:
             return None
-        cursor = txn.cursor(self._streams)
-        if not (cursor.set_key(ref) and cursor.last_dup()):
-            raise Corruption(-1, f"session {session!r} has no rows in the index")
-        row = Row(*STREAM_ROW.unpack(cursor.value()))
+        row = self._newest(txn, session, ref)
         frame = self._indexed(txn, txn.cursor(self._frames), session, row, recent)
         return Tail(REF.unpack(ref)[0], row.version, frame.next_number(), row.position)
 
-    def _newest(self, txn: lmdb.Transaction, session: str) -> int:
-        """Return the newest version that a stream's index names, -1 for no such stream."""
-        ref = self._session_ref(txn, session)
+    def _newest(self, txn: lmdb.Transaction, session: str, ref: Bytes) -> Row:
+        """Return the last row of a stream's index."""
         cursor = txn.cursor(self._streams)
-        if ref is None:
-            return -1
         if not (cursor.set_key(ref) and cursor.last_dup()):
             raise Corruption(-1, f"session {session!r} has no rows in the index")
-        return Row(*STREAM_ROW.unpack(cursor.value())).version
+        return Row(*STREAM_ROW.unpack(cursor.value()))
 
     # -- pages ---------------------------------------------------------------------------
 
@@ -175,7 +170,8 @@ class Streams(OpenLog):
 
     def _check_whole(self, txn: lmdb.Transaction, session: str, version: int) -> None:
         """Raise Corruption if a stream has a version behind which its index gave no more."""
-        if 0 <= version <= self._newest(txn, session):
+        ref = self._session_ref(txn, session)
+        if ref is not None and 0 <= version <= self._newest(txn, session, ref).version:
             raise Corruption(-1, f"version {version} of session {session!r} is missing")
 
     def _index(
