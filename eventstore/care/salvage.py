@@ -172,9 +172,7 @@ class Salvage:
 
     def tile(self, level: int, index: int) -> bytes | None:
         """Return the kept root of a full subtree of 2**level leaves, None where there is none."""
-        if TILES not in self._tables:
-            return None
-        found = self._file.get(self._tables[TILES], tile_key(level, index))
+        found = self._row(TILES, tile_key(level, index))
         return found if found and len(found) == HASH_BYTES else None
 
     # -- small tables ------------------------------------------------------------------------
@@ -190,12 +188,10 @@ class Salvage:
 
     def is_erased(self, ref: int) -> bool:
         """Return True where the tree has a row that says that a session's erasure has begun."""
-        key = ERASED_KEY + REF.pack(ref)
-        found = self._file.get(self._tables[META], key) if META in self._tables else None
-        return checked(found) is not None
+        return checked(self._row(META, ERASED_KEY + REF.pack(ref))) is not None
 
     def _meta_row(self, key: bytes) -> bytes | None:
-        found = self._file.get(self._tables[META], key) if META in self._tables else None
+        found = self._row(META, key)
         if checked(found) is not None:
             return found
         rows = (row for known, row in self._leaf_rows() if known == key)
@@ -236,11 +232,15 @@ class Salvage:
 
         That is the first position of its append, and what it was asked to do.
         """
-        row = checked(self._file.get(self._tables[KEYS], key)) if KEYS in self._tables else None
+        row = checked(self._row(KEYS, key))
         if row is None or len(row) != KEY_ROW.size:
             return None
         position, content = KEY_ROW.unpack(row)
         return int(position), bytes(content)
+
+    def _row(self, table: bytes, key: bytes) -> bytes | None:
+        """Return what a tree leads to, None where it is lost."""
+        return self._file.get(self._tables[table], key) if table in self._tables else None
 
     def _rows(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
         if table in self._tables:
@@ -390,7 +390,7 @@ def references_in(frame: Frame) -> dict[int, bytes]:
     return {**session, frame.actor_ref: ACTOR_NAME} if frame.actor_ref else session
 
 
-def _numbers(rows: Iterable[tuple[bytes, bytes]], *begins: bytes) -> Iterator[tuple[int, bytes]]:
+def _numbers(rows: Iterable[tuple[bytes, bytes]], begins: bytes) -> Iterator[tuple[int, bytes]]:
     """Iterate over the values of rows with a number for a key that are whole and begin like this.
 
     A page of one table that stands where another's should has rows that are as whole.
