@@ -17,7 +17,7 @@ it is lost; what a fact that came over took away stays away, whatever old copy o
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -148,7 +148,7 @@ class Mending:
         ends = (each.last_position + 1 for each in found.values())
         self.size = max(self.size, max(ends, default=0))
         self._find_holes(found)
-        for frame in self._frames(found):
+        for frame in self._frames(found, self.naming.give):
             self._take(frame, proven=frame.position not in unproven)
         self._end_merge(None)
         self.lost.add(self._next, self.size)
@@ -172,26 +172,21 @@ class Mending:
         doubted = [found[position] for position in unproven]
         for frame in doubted:
             self.naming.knows(frame)
-        for position in denied(doubted, partial(self._tried, found), self._salvage):
+        tried = partial(self._frames, found, self.naming.knows)
+        for position in denied(doubted, tried, self._salvage):
             del found[position]
         self.naming.settle(found.values(), unproven)
 
-    def _tried(self, found: dict[int, Frame]) -> Iterator[Frame]:
-        """Iterate over all frames in order, with names as far as these are known."""
+    def _frames(self, found: dict[int, Frame], name: Callable[[Frame], object]) -> Iterator[Frame]:
+        """Iterate over all frames in the order of their positions, each named in this way."""
         for frame in merged(self._salvage.reached(self._log.codec), found):
-            self.naming.knows(frame)
-            yield frame
-
-    def _frames(self, found: dict[int, Frame]) -> Iterator[Frame]:
-        """Iterate over all frames in the order of their positions, with their names."""
-        for frame in merged(self._salvage.reached(self._log.codec), found):
-            self.naming.give(frame)
+            name(frame)
             yield frame
 
     def _find_holes(self, found: dict[int, Frame]) -> None:
         """Note where sessions go on after what is lost of them."""
         due: dict[int, int] = {}
-        for frame in self._frames(found):
+        for frame in self._frames(found, self.naming.give):
             stream = self._stream(frame.session)
             stream.key = stream.key or _key_of(frame)
             if frame.version > due.get(frame.session_ref, 0):
