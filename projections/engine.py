@@ -8,7 +8,7 @@ until the new one is complete; what was kept before an erasure is never read aga
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -373,14 +373,11 @@ class Views:
         if begun is None:
             self._start_over(view)
         target = self._log.size()
-        while not self._built(view, target):
+        while not self._shelf.write(partial(self._built, view, target)):
             continue
 
-    def _built(self, view: _View, target: int) -> bool:
+    def _built(self, view: _View, target: int, tables: Tables) -> bool:
         """Take the new state one transaction further; swap it in and return True at the end."""
-        return self._shelf.write(partial(self._built_in, view, target))
-
-    def _built_in(self, view: _View, target: int, tables: Tables) -> bool:
         checkpoint = self._usable(tables, view.building)
         if checkpoint is None:  # another process has swapped it in
             return True
@@ -402,7 +399,8 @@ class Views:
         table = tables(view.tables[checkpoint.table])
         state = view.state(tables, checkpoint)
         newest = None
-        for frame in self._frames(checkpoint.size, target):
+        stop = min(target, checkpoint.size + APPLY_EVENTS_MAX)
+        for frame in frames_between(self._log, checkpoint.size, stop):
             newest = frame
             if frame.session != SYSTEM:
                 state = view.evolve(table, state, frame)
@@ -411,10 +409,6 @@ class Views:
         view.save(table, state)
         size = newest.last_position + 1
         return Checkpoint(self._store.id, size, _mark(newest), table.count(), checkpoint.table)
-
-    def _frames(self, size: int, target: int) -> Iterator[Frame]:
-        """Iterate over the frames of positions `size <= position < target`, so many at most."""
-        return frames_between(self._log, size, min(target, size + APPLY_EVENTS_MAX))
 
     # -- checkpoints ---------------------------------------------------------------------
 
