@@ -103,7 +103,7 @@ class AgentSession:
         self.max_tokens = COUNT_MAX if full_history else max_tokens
         self.actor = optional_name(actor, "actor")
         self.aio = AsyncAgentSession(self)
-        self._lanes = lanes_of(manager.store)
+        self.lanes = lanes_of(manager.store)
 
     def send_message(
         self, text: Question, agent: Agent | None = None, max_iterations: int | None = None
@@ -116,7 +116,7 @@ class AgentSession:
         appends raise, and InvalidEvent, with nothing recorded, for a question that no window of
         the budget could hold.
         """
-        return self._lanes.alone(self.session, self.sending(text, agent, max_iterations))
+        return self.lanes.alone(self.session, self.sending(text, agent, max_iterations))
 
     def resume(
         self, agent: Agent | None = None, max_iterations: int | None = None
@@ -125,7 +125,7 @@ class AgentSession:
 
         None where there is nothing to go on with. Raises as send_message() does.
         """
-        return self._lanes.alone(self.session, self.resuming(agent, max_iterations))
+        return self.lanes.alone(self.session, self.resuming(agent, max_iterations))
 
     def turn(self) -> Turn | None:
         """Return the newest turn as it is recorded, None before the first."""
@@ -318,8 +318,7 @@ class AsyncAgentSession:
         """Ask the agent and return its answer; see AgentSession.send_message."""
         session = self._session
         steps = session.sending(text, agent, max_iterations)
-        lanes = lanes_of(session.manager.store)
-        return await lanes.alone_async(session.session, steps, self._run)
+        return await session.lanes.alone_async(session.session, steps, self._run)
 
     async def resume(
         self, agent: Agent | None = None, max_iterations: int | None = None
@@ -327,8 +326,7 @@ class AsyncAgentSession:
         """Go on with the newest turn; see AgentSession.resume."""
         session = self._session
         steps = session.resuming(agent, max_iterations)
-        lanes = lanes_of(session.manager.store)
-        return await lanes.alone_async(session.session, steps, self._run)
+        return await session.lanes.alone_async(session.session, steps, self._run)
 
     async def turn(self) -> Turn | None:
         """Return the newest turn as it is recorded, None before the first."""
