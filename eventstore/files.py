@@ -49,6 +49,17 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def put_durably(path: Path, content: bytes) -> None:
+    """Put a file into its place as a whole, over the one that is there; name and bytes are synced.
+
+    One caller at a time: what is not whole yet is `<name>.new` beside it.
+    """
+    beside = path.with_name(f"{path.name}.new")
+    write_durably(beside, content)
+    beside.replace(path)
+    sync_directory(path.parent)
+
+
 def make_directory(path: Path, mode: int = 0o777) -> None:
     """Make a directory, and those above it, whose names are durable; it may exist."""
     if path.is_dir():

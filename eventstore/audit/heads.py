@@ -13,7 +13,7 @@ from pathlib import Path
 from ..engine.system import ROTATION
 from ..errors import ProofError, StoreUnavailable
 from ..events import Custom
-from ..files import alone, checked_path, make_directory, sync_directory, write_durably
+from ..files import alone, checked_path, make_directory, put_durably
 from ..ids import SYSTEM
 from ..store import EventStore
 from .anchors import Anchor
@@ -161,11 +161,8 @@ class Heads:
 
     def _keep(self, path: Path, note: bytes) -> None:
         """Put a note into its place, durably and whole."""
-        beside = path.with_name(path.name + ".new")
         try:
-            write_durably(beside, note)
-            beside.replace(path)
-            sync_directory(path.parent)
+            put_durably(path, note)
         except OSError as error:
             raise StoreUnavailable(f"{path} can't be written: {error.strerror}") from None
 

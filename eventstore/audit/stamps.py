@@ -17,7 +17,7 @@ from typing import Any
 from cryptography.x509 import Certificate, load_pem_x509_certificates
 
 from ..errors import ProofError, StoreUnavailable
-from ..files import checked_path, sync_directory, unavailable, write_durably
+from ..files import checked_path, put_durably, unavailable
 from .anchors import Anchor, check_url, post
 
 try:
@@ -50,10 +50,7 @@ def to_authority(url: str, directory: Path, roots: Sequence[Certificate]) -> Anc
             raise StoreUnavailable(f"{url} gave no good stamp: {error}") from None
         with unavailable(place):
             place.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".new")
-            write_durably(beside, raw)
-            beside.replace(path)
-            sync_directory(place)
+            put_durably(path, raw)
 
     return keep
 
