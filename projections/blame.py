@@ -22,7 +22,7 @@ from eventstore.state.hidden import settled
 from eventstore.state.lineage import lineage
 from eventstore.state.transcript import Transcript
 
-from .projection import segment_stretches
+from .projection import segment_pieces
 from .session import SessionState
 
 
@@ -87,7 +87,7 @@ def _blamed(store: EventStore, session: str, at_version: int | None) -> Blame:
     header = SessionState.of(store, session, at_version=at_version).header
     sources = _Sources()
     _, segments = lineage(store.log, session, header.version)
-    for frame, first, last in segment_stretches(store.log, segments):
+    for frame, first, last in segment_pieces(store.log, segments):
         if not frame.only_messages:
             for recorded in frame.recorded(first, last):
                 sources.note(recorded)

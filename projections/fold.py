@@ -11,7 +11,7 @@ from eventstore.errors import brief
 from eventstore.state.lineage import Segment, lineage
 
 from .moment import check_one_moment, moment_position, moment_version
-from .projection import Projection, segment_stretches
+from .projection import Projection, segment_pieces
 from .stretches import folded_log
 
 State = TypeVar("State")
@@ -50,6 +50,6 @@ def fold(
     if inherited:
         _, segments = lineage(store.log, session, version)
     state = projection.initial()
-    for frame, first, stop in segment_stretches(store.log, segments):
+    for frame, first, stop in segment_pieces(store.log, segments):
         state = projection.evolve_frame(state, frame, first, stop)
     return state

@@ -1,4 +1,4 @@
-"""Projection, the recipe of a view, and the stretches of frames that it is shown.
+"""Projection, the recipe of a view, and the pieces of frames that it is shown.
 
 Invariants: a recipe depends on nothing but the facts it is shown, in order, so that the same
 facts always give the same state; evolve() may change and return the state it is given; a frame
@@ -20,7 +20,7 @@ from eventstore.state.lineage import Segment
 
 State = TypeVar("State")
 
-Stretch = tuple[Frame, int, int]
+Piece = tuple[Frame, int, int]
 """A frame and the versions `first..last` (both included, cut to the frame) that count."""
 
 
@@ -73,7 +73,7 @@ class Projection(ABC, Generic[State]):
         What is about the store itself is left out. Override it where of messages only heads are
         looked at, see Log.tally().
         """
-        for frame, begin, stop in log_stretches(log, first, last):
+        for frame, begin, stop in log_pieces(log, first, last):
             state = self.evolve_frame(state, frame, begin, stop)
         return state
 
@@ -107,7 +107,7 @@ class Projection(ABC, Generic[State]):
         return None if self.types is None else type_codes(self.types)
 
 
-def log_stretches(log: Log, first: int, last: int) -> Iterator[Stretch]:
+def log_pieces(log: Log, first: int, last: int) -> Iterator[Piece]:
     """Iterate over positions `first..last` of the log, without what is about the store."""
     for frame in frames_between(log, first, last + 1, PAGE_FRAMES):
         if frame.session == SYSTEM:
@@ -124,7 +124,7 @@ def versions_within(frame: Frame, first: int, last: int) -> tuple[int, int]:
     return begin, frame.last_version - max(frame.last_position - last, 0)
 
 
-def segment_stretches(log: Log, segments: Iterable[Segment]) -> Iterator[Stretch]:
+def segment_pieces(log: Log, segments: Iterable[Segment]) -> Iterator[Piece]:
     """Iterate over the segments of a lineage, in order."""
     for segment in segments:
         version = segment.first
