@@ -45,7 +45,7 @@ from ..errors import counted
 from ..files import sync_directory, unavailable, write_durably
 from ..place.directory import describe
 from .app import NO, PROOF, WRONG, Session, command
-from .drawing import pairs, plain, whole
+from .drawing import done, pairs, plain, whole
 from .terminal import Terminal, parse_number, written
 
 NAME_DEFAULT = "eventstore"
@@ -86,7 +86,7 @@ def keygen(
     """Make the key that signs this store's heads, outside of the store."""
     key = _rotated(terminal) if rotate else _generated(terminal, name)
     document = {"origin": key.name, "key": str(key), "path": str(terminal.audit)}
-    told = whole(Text.assemble(("✓ ", "green"), plain(f"key {key.id.hex()} signs for {key.name}")))
+    told = done(f"key {key.id.hex()} signs for {key.name}")
     places = {"keep secret": SIGNING_KEY, "hand out": VERIFIER_KEY}
     rows = [(use, plain(str(terminal.audit / name))) for use, name in places.items()]
     terminal.answer(document, told, pairs(rows))
@@ -181,9 +181,7 @@ def checkpoint(
         if output is not None:
             out.write(note)
             told = f"{output}: a head of {counted(head.size, 'fact')}"
-            terminal.answer(
-                {**document, "path": str(output)}, Text.assemble(("✓ ", "green"), plain(told))
-            )
+            terminal.answer({**document, "path": str(output)}, done(told))
         elif terminal.json:
             terminal.answer({**document, "note": note.decode()})
         else:
@@ -319,8 +317,7 @@ def export_tree(terminal: Terminal, directory: Path) -> None:
 def tell_written(terminal: Terminal, path: Path | None, what: str) -> None:
     """Say that a file was written, where it was one and not stdout."""
     if path is not None:
-        told = whole(Text.assemble(("✓ ", "green"), plain(f"{path}: {what}")))
-        terminal.answer({"path": str(path)}, told)
+        terminal.answer({"path": str(path)}, done(f"{path}: {what}"))
 
 
 def _position(text: str) -> int:

@@ -27,12 +27,12 @@ from ..care import compacting
 from ..care import repair as repairing
 from ..care.doctor import Diagnosis, diagnose
 from ..errors import UNDECODABLE, counted
-from ..files import write_durably
+from ..files import put_durably
 from ..place.presence import Owner
 from ..state.caches import VIEWS, cache_directory
 from .app import CARE, NO, START, command
 from .audit import Keys, outside_of
-from .drawing import pairs, plain, size, whole
+from .drawing import done, pairs, plain, size, whole
 from .terminal import Terminal
 
 
@@ -49,7 +49,7 @@ def init(
     with terminal.writing(creates=True) as store:
         made = {"store": store.id, "path": str(terminal.path), "size": store.head().size}
     told = f"store {made['store']} at {terminal.path}"
-    terminal.answer(made, whole(Text.assemble(("✓ ", "green"), plain(told))))
+    terminal.answer(made, done(told))
 
 
 @command(CARE)
@@ -104,11 +104,9 @@ def _last_verified(terminal: Terminal, *, deep: bool) -> Verified | None:
 
 def _keep_verified(terminal: Terminal, verified: Verified) -> None:
     """Note, outside of the store, how far it was found sound."""
-    beside = terminal.audit / f"{VERIFIED}.new"
     try:
         terminal.audit.mkdir(parents=True, exist_ok=True)
-        write_durably(beside, msgspec.json.encode(verified) + b"\n")
-        beside.replace(terminal.audit / VERIFIED)
+        put_durably(terminal.audit / VERIFIED, msgspec.json.encode(verified) + b"\n")
     except OSError as error:
         terminal.remark(f"{terminal.audit / VERIFIED} can't be kept: {error.strerror}")
 
@@ -214,8 +212,7 @@ def compact(terminal: Terminal) -> None:
     with terminal.progress("compacting"):
         made = compacting.compact(terminal.path)
     lines = [f"{each.name}: {size(each.before)} -> {size(each.after)}" for each in made]
-    told = [Text.assemble(("✓ ", "green"), plain(line)) for line in lines]
-    terminal.answer({"files": msgspec.to_builtins(made)}, *told)
+    terminal.answer({"files": msgspec.to_builtins(made)}, *map(done, lines))
 
 
 @command(CARE)
@@ -259,4 +256,4 @@ def train_dictionary(terminal: Terminal) -> None:
     """
     with terminal.writing() as store, terminal.progress("training"):
         number = store.train_dictionary()
-    terminal.answer({"dictionary": number}, Text.assemble(("✓ ", "green"), f"dictionary {number}"))
+    terminal.answer({"dictionary": number}, done(f"dictionary {number}"))

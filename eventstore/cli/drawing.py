@@ -146,6 +146,11 @@ def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     return grid
 
 
+def done(told: str) -> Text:
+    """Draw what was done; it may name files, so the line has no break."""
+    return whole(Text.assemble(("✓ ", "green"), plain(told)))
+
+
 def receipt_line(receipt: Receipt) -> Text:
     """Draw the receipt of a command."""
     mark = ("= ", "yellow") if receipt.duplicate else ("✓ ", "green")

@@ -36,7 +36,7 @@ from ..interchange import (
 from ..log.base import Head
 from .app import CARE, NO, START, AtPosition, AtTime, AtVersion, command
 from .audit import export_tree, tell_written
-from .drawing import pairs, plain, printable, whole
+from .drawing import done, pairs, plain, printable, whole
 from .terminal import Terminal, written
 
 JSON, MARKDOWN = "json", "markdown"
@@ -243,5 +243,5 @@ def compare(
 
 def _tell_copy(terminal: Terminal, destination: Path, head: Head) -> None:
     document = {"path": str(destination), "size": head.size, "root": head.root.hex()}
-    told = Text.assemble(("✓ ", "green"), plain(f"{destination}: {counted(head.size, 'fact')}"))
-    terminal.answer(document, whole(told), pairs([("root", head.root.hex())]))
+    told = done(f"{destination}: {counted(head.size, 'fact')}")
+    terminal.answer(document, told, pairs([("root", head.root.hex())]))
