@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,12 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
-TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+
+
+@cache  # parsed where it is asked for: each worker collects this file, one looks at a module
+def tree(module: str) -> ast.Module:
+    """Return the syntax tree of a module."""
+    return ast.parse(MODULES[module].read_text())
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -44,7 +50,7 @@ def walk(node: ast.AST, *, inside: bool = False) -> Iterator[tuple[ast.stmt, boo
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.Import, ast.ImportFrom)):
             yield child, inside
-        elif not is_type_checking(child):
+        elif not isinstance(child, ast.expr) and not is_type_checking(child):  # in none can one be
             function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
             yield from walk(child, inside=inside or function)
 
@@ -65,17 +71,20 @@ def targets(module: str, statement: ast.stmt) -> set[str]:
     return {name for name in named if name in MODULES}
 
 
+@cache
+def statements() -> dict[str, list[tuple[ast.stmt, bool]]]:
+    """Return (import statement, whether it stands in a function) of each module."""
+    return {module: list(walk(tree(module))) for module in MODULES}
+
+
+@cache
 def imports() -> dict[str, set[str]]:
     """Return what each module imports of ours when it is loaded or run."""
     graph: dict[str, set[str]] = {}
-    for module, found in STATEMENTS.items():
+    for module, found in statements().items():
         graph[module] = set().union(*(targets(module, each) for each, _ in found), set())
         graph[module].discard(module)
     return graph
-
-
-STATEMENTS = {module: list(walk(tree)) for module, tree in TREES.items()}
-IMPORTS = imports()
 
 
 def floors() -> dict[str, int]:
@@ -113,14 +122,14 @@ def test_every_module_is_on_the_map():
 
 def is_bare(module: str) -> bool:
     """Return True for a package whose `__init__.py` only says what it is."""
-    return MODULES[module].name == "__init__.py" and len(TREES[module].body) <= 1
+    return MODULES[module].name == "__init__.py" and len(tree(module).body) <= 1
 
 
 def test_imports_only_go_down():
     """No module imports from a floor above its own."""
     upward = [
         f"{module} imports {target}"
-        for module, used in IMPORTS.items()
+        for module, used in imports().items()
         for target in used
         if floor_of(module) is not None
         and floor_of(target) is not None
@@ -131,7 +140,7 @@ def test_imports_only_go_down():
 
 def test_facts_know_nothing_of_views():
     """Only the doors of eventstore import projections, and nothing else imports a door."""
-    for module, used in IMPORTS.items():
+    for module, used in imports().items():
         is_door = module.startswith(DOORS)
         for target in used:
             if module.startswith("eventstore") and target.startswith("projections"):
@@ -142,7 +151,7 @@ def test_facts_know_nothing_of_views():
 
 def test_no_import_goes_in_a_circle():
     """The modules can be put in an order in which each imports only those before it."""
-    left = {module: used - {"eventstore", "projections"} for module, used in IMPORTS.items()}
+    left = {module: used - {"eventstore", "projections"} for module, used in imports().items()}
     ready = True
     while ready:
         ready = {module for module, used in left.items() if not used & left.keys()}
@@ -154,7 +163,7 @@ def test_no_import_hides_in_a_function():
     """An import inside a function is for an optional extra only, never for one of ours."""
     hidden = [
         f"{module}:{statement.lineno}"
-        for module, found in STATEMENTS.items()
+        for module, found in statements().items()
         for statement, inside in found
         if inside and targets(module, statement)
     ]
@@ -197,9 +206,8 @@ def public(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_says_what_it_is(module):
     """Every module opens with a docstring; so does every public class, method and function."""
-    tree = TREES[module]
-    assert ast.get_docstring(tree)
-    silent = [each.name for each in public(tree.body) if not ast.get_docstring(each)]
+    assert ast.get_docstring(tree(module))
+    silent = [each.name for each in public(tree(module).body) if not ast.get_docstring(each)]
     assert silent == []
 
 
