@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InvalidEvent, StoreUnavailable, brief
@@ -118,14 +118,30 @@ def read_private(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
+def try_lock(handle: int, path: Path) -> bool:
+    """Lock an opened file (flock); False where another has it locked.
+
+    Raises StoreUnavailable where the volume has no locks, or none left.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise StoreUnavailable(f"{path} can't be locked: {error.strerror}") from None
+    return True
+
+
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold off other processes and threads that ask for the same lock file (flock)."""
     with unavailable(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with unavailable(path):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough if a forked child has it too
+        with suppress(OSError):  # of a volume without locks, which said so before
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough if a forked child has it
         os.close(handle)

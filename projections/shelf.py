@@ -16,9 +16,10 @@ import lmdb
 import msgspec
 from xxhash import xxh3_64_digest
 
-from eventstore.errors import UNDECODABLE, Corruption, InvalidEvent, StoreUnavailable
+from eventstore.errors import UNDECODABLE, Corruption, InvalidEvent, StoreFull, StoreUnavailable
 from eventstore.log.base import T
 from eventstore.log.environment import Environment, open_environment
+from eventstore.place.presence import FULL
 
 CHECKSUM_BYTES = 8
 KEY_BYTES_MAX = 511
@@ -307,16 +308,20 @@ class LmdbShelf:
 
 def _open(path: Path) -> Environment:
     """Open the environment; one that is none any more is made anew."""
-    path.mkdir(exist_ok=True)
     try:
-        return open_environment(path)
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        kind = StoreFull if error.errno in FULL else StoreUnavailable
+        raise kind(f"{path} can't be made: {error.strerror}") from None
+    try:
+        return open_environment(path, cache=True)
     except (StoreUnavailable, Corruption) as error:
         ruined = (lmdb.InvalidError, lmdb.VersionMismatchError)
         if not isinstance(error, Corruption) and not isinstance(error.__cause__, ruined):
             raise
         shutil.rmtree(path)
         path.mkdir()
-        return open_environment(path)
+        return open_environment(path, cache=True)
 
 
 class _LmdbTable:

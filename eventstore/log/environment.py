@@ -68,33 +68,35 @@ class Reader(NamedTuple):
 class Environment:
     """One LMDB environment with its named tables, shared by all who open it here."""
 
-    def __init__(self, path: Path, map_size: int, *, read_only: bool) -> None:
-        self.path, self.read_only = path, read_only
+    def __init__(self, path: Path, map_size: int, *, read_only: bool, cache: bool) -> None:
+        self.path, self.read_only, self._cache = path, read_only, cache
         self.users = 0
         self.inside: dict[int, int] = {}
         self._map_size = map_size
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._resizing = threading.Lock()
-        self._roomy_until = 0.0
+        self._looked_until = 0.0
         self._tables: dict[bytes, lmdb._Database] = {}
         self._heads = NO_HEADS
         self._open()
 
     def _open(self) -> None:
-        allocate_lock_file(self.path)
+        _allocate(self.path)
         self._env = _open_halving(self.path, self._map_size, read_only=self.read_only)
-        self._file = _file(self.path)
-        self._check_whole()
-        self._map_heads()
-        if not self.read_only:
+        try:
+            self._files = _files(self.path)
+            self._check_whole()
+            self._map_heads()
             self._env.reader_check()  # slots of dead readers would pin old pages
+        except BaseException:
+            self._env.close()
+            raise
 
     def _check_whole(self) -> None:
         """Raise where the file was cut: reading behind its end would kill the process."""
         used, size = self.used_bytes(), (self.path / FILE).stat().st_size
         if size < used:
-            self._env.close()
             raise Corruption(
                 -1, f"{self.path}: the file was cut, {used} bytes are in use, it has {size}"
             )
@@ -106,21 +108,22 @@ class Environment:
             with (self.path / FILE).open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 2 * page_bytes, access=mmap.ACCESS_READ)
         except OSError as error:
-            self._env.close()
             raise StoreUnavailable(f"{self.path} can't be opened: {error}") from error
         starts = COMMIT_AT, page_bytes + COMMIT_AT
         first, second = (memoryview(mapped)[at : at + 8].cast("Q") for at in starts)
         self._heads = first, second
         if not before <= self.newest_commit() <= self._env.info()["last_txnid"]:
-            self._env.close()
             raise StoreUnavailable(f"{self.path}: this LMDB writes its heads in an unknown way")
 
     def check_in_place(self) -> None:
-        """Raise where other files have taken the place of those that are open."""
-        if _file(self.path) != self._file:
-            raise StoreUnavailable(
-                f"{self.path} was replaced while it is open in this process; close it first"
-            )
+        """Raise where the files that are open are gone, or others have taken their place.
+
+        Without its lock file another process would make one, and write at the same time.
+        """
+        with suppress(PermissionError):  # of an account that may not look any more
+            if _files(self.path) != self._files:
+                what = "was removed or replaced while it is open in this process"
+                raise StoreUnavailable(f"{self.path} {what}; close it first")
 
     def table(self, name: bytes, *, dupfixed: bool = False, create: bool = False) -> lmdb._Database:
         """Return the handle of a named table."""
@@ -184,8 +187,8 @@ class Environment:
         All processes wait for its end. So the block is LMDB's own, and left in C: no interrupt can
         come between its last line and its end, and one before the commit aborts it at once.
         """
-        if monotonic() >= self._roomy_until:
-            self._check_room()
+        if monotonic() >= self._looked_until:
+            self._look()
         return self.begun(write=True)
 
     def begun(self, *, write: bool) -> lmdb.Transaction:
@@ -204,11 +207,18 @@ class Environment:
         except lmdb.Error as error:
             raise self.translated(error) from error
 
-    def _check_room(self) -> None:
-        """Raise StoreFull near the end of the disk; far from it, look only after a second again."""
+    def _look(self) -> None:
+        """See that there is room and the files are in place; free the slots of dead readers.
+
+        One that was killed as it read would pin all pages, 30 KiB of file an append, until
+        somebody opens it anew. Far from the end of the disk, look only after a second again.
+        """
         now = monotonic()
         roomy = check_room(self.path) > ROOMY_BYTES
-        self._roomy_until = now + ROOMY_SECONDS if roomy else now
+        if not self._cache:
+            self.check_in_place()
+        self._env.reader_check()
+        self._looked_until = now + ROOMY_SECONDS if roomy else now
 
     def _begin_in_larger_map(self, *, write: bool) -> lmdb.Transaction:
         """Take over the larger map of another process, once nobody reads from ours, and begin.
@@ -347,9 +357,12 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def open_environment(
-    path: Path, map_size: int = MAP_BYTES_DEFAULT, *, read_only: bool = False
+    path: Path, map_size: int = MAP_BYTES_DEFAULT, *, read_only: bool = False, cache: bool = False
 ) -> Environment:
-    """Return the environment of a directory, the same object for all users in this process."""
+    """Return the environment of a directory, the same object for all users in this process.
+
+    The files of a `cache` may go at any time; of others that is noticed before too much is lost.
+    """
     key = os.getpid(), path.resolve()
     with _registry_lock:
         made = _registry.get(key)
@@ -359,7 +372,8 @@ def open_environment(
             made.check_in_place()
         if made is None:
             _check_inherited(key[1])
-            made = _registry[key] = Environment(key[1], map_size, read_only=read_only)
+            made = Environment(key[1], map_size, read_only=read_only, cache=cache)
+            _registry[key] = made
         made.users += 1
         return made
 
@@ -372,17 +386,29 @@ def _check_inherited(path: Path) -> None:
         )
 
 
-def _file(path: Path) -> tuple[int, int]:
-    """Return what tells a file from another that took its name."""
-    found = (path / FILE).stat()
-    return found.st_dev, found.st_ino
+def _files(path: Path) -> list[tuple[int, int]]:
+    """Return what tells files from others that took their names; nothing of one that is gone."""
+    told: list[tuple[int, int]] = []
+    for name in (FILE, LOCK_FILE):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = (path / name).stat()
+            told.append((found.st_dev, found.st_ino))
+    return told
 
 
 def allocate_lock_file(path: Path) -> None:
     """Give the lock file its blocks before LMDB writes into it through memory. Raises StoreFull.
 
-    On a system that has no call for that (macOS) LMDB does without.
+    One that is open here has them: to open and close it once more would let go of all locks that
+    LMDB has on it, for whatever file handle of a process is closed (POSIX, fcntl(2)).
     """
+    with _registry_lock:
+        if (os.getpid(), path.resolve()) not in _registry:
+            _allocate(path)
+
+
+def _allocate(path: Path) -> None:
+    """Do so; on a system that has no call for that (macOS) LMDB does without."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:

@@ -23,9 +23,10 @@ from typing import NamedTuple
 from ..audit.pages import FILE, META_READS, Meta, PageError, PageFile, hides_a_commit
 from ..audit.structure import check_structure
 from ..audit.trust import audit_directory
-from ..errors import Corruption, InvalidEvent, StoreUnavailable, brief
+from ..errors import Corruption, InvalidEvent, StoreLocked, StoreUnavailable, brief
 from ..files import checked_path
 from ..keyring import Keyring
+from ..log.environment import LOCK_FILE
 from ..log.format import FRAMES, HEAD_KEY, HEAD_ROW, MARKER
 from ..log.lmdb import LmdbLog
 from ..log.rows import checked_value
@@ -126,6 +127,7 @@ def open_log(path: Path, *, map_size: int, read_only: bool) -> LmdbLog:
             raise StoreUnavailable(f"{path / presence.OPEN} can't be written; check its owner")
         present = presence.look(path) if inside else presence.Present([], [])
         presence.check_pid(path, present)
+        _check_lock_file(path, present)
         sound = not present.stopped_uncleanly or check_after_unclean_stop(path, read_only=read_only)
         mark = _marked(path, read_only=read_only) if inside else None
         try:
@@ -141,6 +143,19 @@ def open_log(path: Path, *, map_size: int, read_only: bool) -> LmdbLog:
                 drop_unfinished(path)
             presence.forget_dead(path)
         return log
+
+
+def _check_lock_file(path: Path, present: presence.Present) -> None:
+    """Raise StoreLocked where LMDB's lock file was taken from those who write into the store.
+
+    LMDB would make another, which keeps nobody apart: both would write at the same time.
+    """
+    writers = sorted({str(each) for each in present.alive if not each.read_only})
+    if writers and not (path / LOG / LOCK_FILE).exists():
+        raise StoreLocked(
+            f"{path / LOG / LOCK_FILE} was removed while the store is open in "
+            f"{', '.join(writers)}; close it there first"
+        )
 
 
 def drop_unfinished(path: Path) -> None:

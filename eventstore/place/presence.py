@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 import msgspec
 
 from ..errors import UNDECODABLE, StoreFull, StoreLocked, StoreUnavailable
-from ..files import sync_directory
+from ..files import sync_directory, try_lock
 from ..ids import fresh_id
 
 OPEN = "open"
@@ -103,10 +104,7 @@ def _directory(store: Path) -> int | None:
 
 def _locked(handle: int, store: Path, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while True:
-        with suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+    while not try_lock(handle, store):
         if time.monotonic() >= deadline:
             raise StoreLocked(
                 f"{store} is being checked or compacted by another process for longer than "
@@ -117,7 +115,8 @@ def _locked(handle: int, store: Path, seconds: float) -> None:
 
 def _unlock(handle: int) -> None:
     """Let go of a lock and its file; a child that was forked meanwhile may have the file too."""
-    fcntl.flock(handle, fcntl.LOCK_UN)
+    with suppress(OSError):  # of a volume without locks, which said so before
+        fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
 
 
@@ -127,8 +126,8 @@ def _unlock(handle: int) -> None:
 class Mark:
     """The file of one that has the store open; released when it is closed."""
 
-    def __init__(self, path: Path, handle: int) -> None:
-        self._path, self._handle = path, handle
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self._path, self._file = path, file
         self._pid = os.getpid()
         _held.add(self)
 
@@ -139,7 +138,7 @@ class Mark:
             if self._pid == os.getpid():
                 with suppress(OSError):  # then the next one to open looks closer, that is all
                     self._path.unlink(missing_ok=True)
-            os.close(self._handle)
+            self._file.close()
 
 
 _held: set[Mark] = set()
@@ -166,20 +165,20 @@ def enter(store: Path, *, read_only: bool) -> Mark:
         raise kind(f"{path.parent} can't be written: {error.strerror}") from None
 
 
-def _made(path: Path, owner: Owner) -> int:
-    """Make the file of a mark; returns its handle, which has the lock."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+def _made(path: Path, owner: Owner) -> FileIO:
+    """Make the file of a mark; it has the lock, and gives it up where an interrupt drops it."""
+    file = FileIO(path, "x")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(handle, msgspec.json.encode(owner))
+        try_lock(file.fileno(), path)
+        file.write(msgspec.json.encode(owner))
         if not owner.read_only:
-            os.fsync(handle)
+            os.fsync(file.fileno())
             sync_directory(path.parent)
-    except OSError:
+    except BaseException:
         path.unlink(missing_ok=True)
-        os.close(handle)
+        file.close()
         raise
-    return handle
+    return file
 
 
 @contextmanager
@@ -286,10 +285,9 @@ def _is_held(path: Path) -> bool | None:
     except OSError:  # not ours to read: somebody else's, who may be alive
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(handle, path):
+            return True
         return False if os.fstat(handle).st_nlink else None
-    except BlockingIOError:
-        return True
     finally:
         _unlock(handle)
 

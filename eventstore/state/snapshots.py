@@ -100,7 +100,7 @@ class LmdbSnapshots:
         self._store, self._log, self._erasures = store, log, erasures
         self._lock = threading.Lock()
         self._closed = False
-        self._env = open_environment(path, read_only=read_only)
+        self._env = open_environment(path, read_only=read_only, cache=True)
         self._table = self._env.table(b"headers-%d" % REVISION, create=not read_only)
 
     def renewed(self, erasures: int) -> Snapshots:
