@@ -141,8 +141,7 @@ class Frames:
 
     def _take_odd(self, txn: lmdb.Transaction, walk: Walk, indexes: Indexes, row: TableRow) -> None:
         last, frame, said = self._taken(txn, indexes, *row)
-        for each in said:
-            self._notes.add(each.position, each.what)
+        self._notes.take(said)
         if last < self.size:
             walk.take(last, frame)
         if frame is not None:

@@ -6,6 +6,7 @@ that a report is bounded whatever the store looks like.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 
 import msgspec
 
@@ -57,6 +58,11 @@ class Notes:
             self.findings.append(Finding(position, what))
         else:
             self.unlisted += 1
+
+    def take(self, findings: Iterable[Finding]) -> None:
+        """Note what somebody else found."""
+        for each in findings:
+            self.add(each.position, each.what)
 
     def add_error(self, error: EventStoreError, position: int = -1) -> None:
         """Note damage that a reader raised; its own position goes before `position`."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict, Unpack
 
 import msgspec
 
@@ -60,6 +60,16 @@ class Verified(msgspec.Struct, frozen=True):
     deep: bool = False
 
 
+class Manner(TypedDict, total=False):
+    """How a store is verified, whoever opens it: what verify() takes, under the same names."""
+
+    deep: bool
+    progress: Progress | None
+    outside: Outside | None
+    since: Verified | None
+    workers: int | None
+
+
 def verify(
     store: EventStore,
     *,
@@ -93,12 +103,10 @@ def verify(
         size, root = _verify_frames(log, notes, progress, deep=deep)
     if states is not None:
         states.check(size, notes)
-        for finding in views(store) if views else ():
-            notes.add(finding.position, finding.what)
+        notes.take(views(store) if views else ())
     if outside is not None:
         notes.checked["signed heads"] = len(outside.notes)
-        for finding in check_outside(store, outside):
-            notes.add(finding.position, finding.what)
+        notes.take(check_outside(store, outside))
     return notes.report(size, root.hex())
 
 
@@ -234,15 +242,7 @@ def _count(walk: Walk, notes: Notes) -> None:
 
 
 def verify_directory(
-    path: Path,
-    *,
-    deep: bool = False,
-    progress: Progress | None = None,
-    views: Views | None = None,
-    outside: Outside | None = None,
-    since: Verified | None = None,
-    keyring: Keyring | None = None,
-    workers: int | None = None,
+    path: Path, *, keyring: Keyring | None = None, **manner: Unpack[Manner]
 ) -> Report:
     """Check the store in a directory: the structure of its files first, then all they hold.
 
@@ -257,7 +257,8 @@ def verify_directory(
     with presence.reading(path):  # else a compaction might swap the files below the walk
         damage = check_structure(path)
     if not damage:
-        return _verify_opened(path, progress, views, outside, since, keyring, workers, deep=deep)
+        return _verify_opened(path, keyring, manner)
+    progress, deep = manner.get("progress"), manner.get("deep", False)
     return _joined(damage, _verify_apart(path, progress, deep=deep))
 
 
@@ -268,17 +269,7 @@ def _check_readable(file: Path) -> None:
         raise StoreUnavailable(f"{file} can't be read: {error.strerror}") from None
 
 
-def _verify_opened(
-    path: Path,
-    progress: Progress | None,
-    views: Views | None = None,
-    outside: Outside | None = None,
-    since: Verified | None = None,
-    keyring: Keyring | None = None,
-    workers: int | None = None,
-    *,
-    deep: bool,
-) -> Report:
+def _verify_opened(path: Path, keyring: Keyring | None, manner: Manner) -> Report:
     try:
         store = EventStore.open(path, read_only=True, keyring=keyring)
     except (Corruption, FormatTooNew) as error:
@@ -286,15 +277,7 @@ def _verify_opened(
         notes.add_error(error)
         return notes.report()
     with store:
-        return verify(
-            store,
-            deep=deep,
-            progress=progress,
-            views=views,
-            outside=outside,
-            since=since,
-            workers=workers,
-        )
+        return verify(store, **manner)
 
 
 def _verify_apart(path: Path, progress: Progress | None, *, deep: bool) -> Report:
@@ -332,8 +315,9 @@ def _main(path: Path, *, deep: bool) -> None:
         sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
         sys.stdout.buffer.flush()
 
+    manner = Manner(deep=deep, progress=lambda done, size: say((done, size)), workers=1)
     try:
-        say(_verify_opened(path, lambda done, total: say((done, total)), workers=1, deep=deep))
+        say(_verify_opened(path, None, manner))
     except EventStoreError as error:
         say(Report(0, "", [Finding(-1, str(error))]))
 
