@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from eventstore import EventStore, EventStoreError, Keyring, KeyShredded
+from eventstore.audit.dossier import dossier_lines, dossier_of, page_parts
 from eventstore.audit.evidence import prove_event, prove_session
 from eventstore.audit.heads import Heads
 from eventstore.audit.note import origin_of
-from eventstore.audit.page import page_parts, report_lines, report_of
 from eventstore.audit.signer import SigningKey
 from eventstore.audit.tiles import export_tiles
 from eventstore.care.backup import backup
@@ -119,8 +119,8 @@ class House:
         keys = [self.key.verifier]
         made: list[bytes] = []
         for session in self.store.sessions():
-            report = report_of(self.store, session, self.heads.sign(), keys)
-            made += [*page_parts(self.store, report, keys), *report_lines(self.store, report)]
+            report = dossier_of(self.store, session, self.heads.sign(), keys)
+            made += [*page_parts(self.store, report, keys), *dossier_lines(self.store, report)]
         return b"".join(made)
 
 

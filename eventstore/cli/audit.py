@@ -18,12 +18,12 @@ from rich.text import Text
 from .. import EventStore, InvalidEvent, ProofError, StoreUnavailable
 from ..audit import verifier
 from ..audit.anchors import Anchor, to_command, to_directory, to_url
+from ..audit.dossier import DOSSIER, dossier_lines, dossier_of, page_parts
 from ..audit.evidence import disclose as disclosed
 from ..audit.evidence import prove_consistency, prove_event, prove_session
 from ..audit.heads import Heads, open_head
 from ..audit.note import origin_of
 from ..audit.outside import Outside
-from ..audit.page import REPORT, page_parts, report_lines, report_of
 from ..audit.signer import SigningKey, VerifierKey, check_key_name, is_made
 from ..audit.stamps import read_roots, to_authority
 from ..audit.tiles import CHECKPOINT, export_tiles
@@ -51,7 +51,7 @@ from .terminal import Terminal, parse_number, written
 NAME_DEFAULT = "eventstore"
 """What stands in front of the store's id in an origin, where nothing better is named."""
 
-REPORTS = b"<!doctype html>", f'{{"format":"{REPORT}"'.encode()
+REPORTS = b"<!doctype html>", f'{{"format":"{DOSSIER}"'.encode()
 """How a report begins: the page, and the lines for machines."""
 
 EVENT, CONSISTENCY, SESSION = "event", "consistency", "session"
@@ -299,8 +299,8 @@ def audit_export(
     with terminal.reading() as store:
         signed = head is not None or (terminal.audit / LAST_NOTE).exists()
         note, keys = (_head(terminal, head), _keys(terminal, key)) if signed else (None, [])
-        report = report_of(store, session, note, keys)
-        parts = page_parts(store, report, keys) if html else report_lines(store, report)
+        report = dossier_of(store, session, note, keys)
+        parts = page_parts(store, report, keys) if html else dossier_lines(store, report)
         with written(html or output, force=force) as out:
             out.writelines(parts)
     what = f"report of {session}, {counted(report.events, 'fact')}"

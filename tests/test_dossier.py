@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eventstore import EventStore, ProofError, SessionNotFound
+from eventstore.audit.dossier import dossier_lines, dossier_of, facts_in, page_parts
 from eventstore.audit.heads import Heads
 from eventstore.audit.note import origin_of
-from eventstore.audit.page import facts_of, page_parts, report_lines, report_of
 from eventstore.audit.signer import SigningKey
 from eventstore.audit.verifier import main as verifier
 
@@ -77,7 +77,7 @@ def fill(store: EventStore) -> None:
 def page_of(store: EventStore, note: bytes | None, key: SigningKey, session: str = "a") -> str:
     """Return the page of a session."""
     keys = [key.verifier]
-    report = report_of(store, session, note, keys)
+    report = dossier_of(store, session, note, keys)
     return b"".join(page_parts(store, report, keys)).decode()
 
 
@@ -145,26 +145,26 @@ def test_a_report_ends_where_its_head_does(disk, key, tmp_path: Path):
     disk.reopen("a")
     disk.append("a", {"content": "said later"})
     assert "said later" not in page_of(disk, note, key)
-    assert report_of(disk, "a", note, [key.verifier]).events == 13
+    assert dossier_of(disk, "a", note, [key.verifier]).events == 13
     disk.create("new")
-    assert list(facts_of(disk, report_of(disk, "new", note, [key.verifier]))) == []
+    assert list(facts_in(disk, dossier_of(disk, "new", note, [key.verifier]))) == []
 
 
 def test_lines_for_machines_and_the_page_hold_the_same_facts(disk, key):
     """Each line after the first is one fact, in order of versions."""
     fill(disk)
-    report = report_of(disk, "a", None, [])
-    assert len(list(report_lines(disk, report))) == 1 + len(list(facts_of(disk, report))) == 14
-    assert [fact.version for fact in facts_of(disk, report)] == list(range(13))
+    report = dossier_of(disk, "a", None, [])
+    assert len(list(dossier_lines(disk, report))) == 1 + len(list(facts_in(disk, report))) == 14
+    assert [fact.version for fact in facts_in(disk, report)] == list(range(13))
 
 
 def test_what_is_not_there_can_not_be_reported(disk, key, tmp_path: Path):
     """An unknown session and a head of another store raise before anything is written."""
     fill(disk)
     with pytest.raises(SessionNotFound):
-        report_of(disk, "none", None, [])
+        dossier_of(disk, "none", None, [])
     with EventStore.open(tmp_path / "other") as other:
         note = Heads(disk, key, tmp_path / "last.note").sign()
         other.create("a")
         with pytest.raises(ProofError):
-            report_of(other, "a", note, [key.verifier])
+            dossier_of(other, "a", note, [key.verifier])

@@ -1,4 +1,4 @@
-"""A session for people who ask what happened: every fact in order, the signed head, the evidence.
+"""The audit report of a session: every fact in order, the signed head, the evidence.
 
 Invariants: one file that loads nothing from anywhere and runs no script; whatever a fact says is
 text on it, never markup; facts are taken page by page, so that a long session needs no more
@@ -25,8 +25,8 @@ from .note import Checkpoint
 from .signer import VerifierKey
 from .tree import leaf_hash
 
-REPORT = "eventstore/audit-report@v1"
-"""The format of the report for machines: one JSON object a line, the first about the session."""
+DOSSIER = "eventstore/audit-report@v1"
+"""The format for machines: one JSON object a line, the first about the session."""
 
 BASE64_BYTES = 3 << 16
 """How much evidence is encoded at a time; a multiple of 3, so that the pieces fit together."""
@@ -38,7 +38,7 @@ UNSIGNED = "No signed head is given: this is a copy of what the store says, and 
 
 
 class Fact(msgspec.Struct, frozen=True):
-    """One event as the report has it; times in ns, `leaf` is the hex of its hash in the tree.
+    """One event as a dossier has it; times in ns, `leaf` is the hex of its hash in the tree.
 
     `data` is what was recorded, with its `type`; None where it can't be read, and `missing` says
     why.
@@ -57,8 +57,8 @@ class Fact(msgspec.Struct, frozen=True):
     missing: str | None = None
 
 
-class Report(msgspec.Struct, frozen=True):
-    """What a report says of a session before its facts; `note` and `bundle` are empty unsigned."""
+class Dossier(msgspec.Struct, frozen=True):
+    """What is said of a session before its facts; without a signed head no `note` and no `keys`."""
 
     format: str
     store: str
@@ -71,10 +71,10 @@ class Report(msgspec.Struct, frozen=True):
     keys: list[str] = []
 
 
-def report_of(
+def dossier_of(
     store: EventStore, session: str, note: bytes | None, keys: Sequence[VerifierKey]
-) -> Report:
-    """Return the report's head, over the events under a signed head or under the newest one.
+) -> Dossier:
+    """Return what comes before the facts, over the events under a signed head or the newest one.
 
     Raises SessionNotFound, and ProofError where the head is not this store's.
     """
@@ -87,34 +87,34 @@ def report_of(
     texts = [str(key) for key in keys] if note else []
     root, text = signed.root.hex(), (note or b"").decode()
     size = signed.size
-    return Report(
-        REPORT, store.id, signed.origin, session, newest + 1, size, root, text, keys=texts
+    return Dossier(
+        DOSSIER, store.id, signed.origin, session, newest + 1, size, root, text, keys=texts
     )
 
 
-def facts_of(store: EventStore, report: Report) -> Iterator[Fact]:
-    """Iterate over the facts of a report in order."""
-    if report.events:
-        for recorded in store.events(report.session, 0, report.events - 1):
+def facts_in(store: EventStore, dossier: Dossier) -> Iterator[Fact]:
+    """Iterate over the facts of a dossier in order."""
+    if dossier.events:
+        for recorded in store.events(dossier.session, 0, dossier.events - 1):
             yield _fact(recorded)
 
 
-def report_lines(store: EventStore, report: Report) -> Iterator[bytes]:
-    """Iterate over the report for machines, as lines of JSON."""
-    yield msgspec.json.encode(report) + b"\n"
-    for fact in facts_of(store, report):
+def dossier_lines(store: EventStore, dossier: Dossier) -> Iterator[bytes]:
+    """Iterate over the dossier for machines, as lines of JSON."""
+    yield msgspec.json.encode(dossier) + b"\n"
+    for fact in facts_in(store, dossier):
         yield msgspec.json.encode(fact) + b"\n"
 
 
-def page_parts(store: EventStore, report: Report, keys: Sequence[VerifierKey]) -> Iterator[bytes]:
+def page_parts(store: EventStore, dossier: Dossier, keys: Sequence[VerifierKey]) -> Iterator[bytes]:
     """Iterate over the pieces of the page for people."""
-    yield from _encoded(_top(report))
-    for fact in facts_of(store, report):
+    yield from _encoded(_top(dossier))
+    for fact in facts_in(store, dossier):
         yield from _encoded(_row(fact))
     yield b"</tbody></table>\n"
-    if report.note:
-        yield from _encoded(_check(report))
-        lines = prove_session(store, report.session, report.note.encode(), keys)
+    if dossier.note:
+        yield from _encoded(_check(dossier))
+        lines = prove_session(store, dossier.session, dossier.note.encode(), keys)
         yield from _link(lines)
     yield b"</main></body></html>\n"
 
@@ -173,24 +173,24 @@ margin:.3rem 0;font:12.5px/1.45 ui-monospace,monospace}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def _top(report: Report) -> str:
-    standing = '<p class="good">Under a signed head.</p>' if report.note else ""
-    unsigned = "" if report.note else f'<p class="warn">{UNSIGNED}</p>'
+def _top(dossier: Dossier) -> str:
+    standing = '<p class="good">Under a signed head.</p>' if dossier.note else ""
+    unsigned = "" if dossier.note else f'<p class="warn">{UNSIGNED}</p>'
     rows = {
-        "session": report.session,
-        "events": f"{report.events:,} (versions 0 to {report.events - 1})",
-        "store": report.store,
-        "origin": report.origin,
-        "log": f"{report.log_size:,} events",
-        "root": report.root,
+        "session": dossier.session,
+        "events": f"{dossier.events:,} (versions 0 to {dossier.events - 1})",
+        "store": dossier.store,
+        "origin": dossier.origin,
+        "log": f"{dossier.log_size:,} events",
+        "root": dossier.root,
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows.items())
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.session)}: audit report</title><style>{_STYLE}</style></head>\n"
-        f'<body><main><h1>{escape(report.session)}</h1><p class="dim">What was recorded, by whom, '
+        f"<title>{escape(dossier.session)}: audit report</title><style>{_STYLE}</style></head>\n"
+        f'<body><main><h1>{escape(dossier.session)}</h1><p class="dim">What was recorded, by whom, '
         f"when. Times are UTC.</p>{standing}{unsigned}<dl>{listed}</dl>\n"
         "<h2>Facts</h2><table><thead><tr>"
         '<th class="n">version</th><th class="t">recorded, position</th><th class="w">actor</th>'
@@ -241,11 +241,11 @@ def _json(value: dict[str, Any]) -> str:
     return f"<pre>{escape(short)}</pre>"
 
 
-def _check(report: Report) -> str:
-    keys = "\n".join(report.keys)
+def _check(dossier: Dossier) -> str:
+    keys = "\n".join(dossier.keys)
     return (
         "<h2>Signed head</h2>"
-        f"<pre>{escape(report.note)}</pre><p>Keys that sign for this origin; take them from where "
+        f"<pre>{escape(dossier.note)}</pre><p>Keys that sign for this origin; take them from where "
         f"you trust them, not from here:</p><pre>{escape(keys)}</pre>"
         "<h2>Check it</h2><p>Save the evidence below as <code>session.jsonl</code>. It holds each "
         "event's entry and its proof under the head above. The verifier is one file that needs "
