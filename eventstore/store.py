@@ -18,6 +18,7 @@ from .aio import AsyncStore
 from .audit.trust import check_not_lost, reason_for_distrust
 from .clock import Clock, system_clock
 from .engine.answers import Answers
+from .engine.checks import check_number
 from .engine.erasure import resume
 from .engine.fitting import Fitter, learnt
 from .engine.origins import beginning, lacks_reasons, origin_key
@@ -42,7 +43,6 @@ from .messages import Json, TokenCounter, checked_counter, count_tokens
 from .place.directory import check_no_backup, describe, ensure_store
 from .place.opening import (
     check_apart,
-    check_number,
     check_volume,
     own_log,
     trusted_directory,

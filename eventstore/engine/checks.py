@@ -86,6 +86,12 @@ def check_choice(value: object, choices: Sequence[str], what: str) -> None:
         raise InvalidEvent(f"{what} must be one of {', '.join(choices)}, not {brief(value)}")
 
 
+def check_number(value: object, what: str, low: int) -> None:
+    """Raise InvalidEvent unless the value is a whole number of 63 bits, from `low` on."""
+    if type(value) is not int or not low <= value < 1 << 63:
+        raise InvalidEvent(f"{what} must be a whole number from {low} on, not {brief(value)}")
+
+
 def check_limit(value: object, what: str) -> None:
     """Raise InvalidEvent unless the value is None or a whole number above 0."""
     if value is not None and (type(value) is not int or not 0 < value < 1 << 63):

@@ -38,12 +38,6 @@ UNFINISHED = ".compact-"
 """How the names begin of what a compaction makes in the store's directory."""
 
 
-def check_number(value: object, what: str, low: int) -> None:
-    """Raise InvalidEvent unless it is a whole number of 63 bits, from `low` on."""
-    if type(value) is not int or not low <= value < 1 << 63:
-        raise InvalidEvent(f"{what} must be a whole number from {low} on, not {brief(value)}")
-
-
 def check_volume(path: Path, *, read_only: bool) -> None:
     """Raise StoreUnavailable or StoreFull where a store can't be opened, or made, at a path."""
     try:
