@@ -18,8 +18,7 @@ from .cleanup import Cleanup
 from .context import Window, build_context
 from .covering import Rules
 from .plans import Outcome, Plan
-from .policies import Moment as Time
-from .policies import Policy
+from .policies import Policy, Time
 from .pruning import STRATEGIES, Duplicates, MessageTTL, TotalMessages
 from .semantic import Embedding
 from .session import Moment

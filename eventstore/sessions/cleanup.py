@@ -21,7 +21,7 @@ from ..store import EventStore
 from .background import Background
 from .checks import check_seconds, check_whole
 from .plans import Outcome, Plan, Refusal, Step, attempt
-from .policies import Moment, Policy, exempt, expired, listed, moment_ns
+from .policies import Policy, Time, exempt, expired, listed, moment_ns
 
 Ending = Literal["delete", "close", "archive"]
 """What becomes of expired sessions."""
@@ -104,7 +104,7 @@ class Cleanup(Background):
 
     # -- one round -----------------------------------------------------------------------
 
-    def run_once(self, now: Moment = None) -> Outcome:
+    def run_once(self, now: Time = None) -> Outcome:
         """Do one round, in this thread, as of `now`; one round at a time.
 
         Raises StoreUnavailable where the store takes no facts.
@@ -112,13 +112,13 @@ class Cleanup(Background):
         with self._round:
             return self._run(now, threading.Event())
 
-    def plan(self, now: Moment = None) -> Plan:
+    def plan(self, now: Time = None) -> Plan:
         """Return what ending sessions would do; policies make plans of their own."""
         moment = moment_ns(self._store, now)
         steps = (self._step(row, moment) for row in listed(self._views, self._batch))
         return Plan("Cleanup", [step for step in steps if step is not None])
 
-    def _run(self, now: Moment, halt: threading.Event) -> Outcome:
+    def _run(self, now: Time, halt: threading.Event) -> Outcome:
         """Do one round, or the part of it that comes before `halt` is set."""
         moment = moment_ns(self._store, now)
         outcome, ended, looked = Outcome(), [0, 0], 0

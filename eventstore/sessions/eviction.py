@@ -18,7 +18,7 @@ from ..errors import InvalidEvent, brief, counted
 from ..store import EventStore
 from .checks import check_whole
 from .plans import Plan, Step
-from .policies import Moment, listed, moment_ns
+from .policies import Time, listed, moment_ns
 from .units import spared
 
 End = Literal["archive", "delete"]
@@ -61,7 +61,7 @@ class _Limits(msgspec.Struct, frozen=True, kw_only=True):
 class LRU(_Limits, frozen=True, kw_only=True):
     """Sessions go whose newest fact is oldest, until the limits hold."""
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return which sessions would go."""
         return _evicted("LRU", self, store, views, moment_ns(store, now), _last_used)
 
@@ -81,7 +81,7 @@ class LFU(_Limits, frozen=True, kw_only=True):
         if self.accesses is not None and not callable(self.accesses):
             raise InvalidEvent(f"accesses must be a callable or None, not {brief(self.accesses)}")
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return which sessions would go."""
         rank = _facts_an_hour if self.accesses is None else _reads(self.accesses)
         return _evicted("LFU", self, store, views, moment_ns(store, now), rank)
@@ -90,7 +90,7 @@ class LFU(_Limits, frozen=True, kw_only=True):
 class Size(_Limits, frozen=True, kw_only=True):
     """The largest sessions go, by the tokens of their visible messages, until the limits hold."""
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return which sessions would go."""
         return _evicted("Size", self, store, views, moment_ns(store, now), _weight)
 
@@ -98,7 +98,7 @@ class Size(_Limits, frozen=True, kw_only=True):
 class TTL(_Limits, frozen=True, kw_only=True):
     """Expired sessions go; then, until the limits hold, those that expire next."""
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return which sessions would go."""
         moment = moment_ns(store, now)
         return _evicted("TTL", self, store, views, moment, _expiry, due=moment)

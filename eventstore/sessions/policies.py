@@ -18,7 +18,7 @@ from ..store import EventStore
 from .plans import Plan, Step
 from .units import spared
 
-Moment = datetime | int | None
+Time = datetime | int | None
 """A time as commands take it: aware, or ns since the epoch; None is now, by the store's clock."""
 
 ROWS_PAGE = 500
@@ -28,14 +28,14 @@ ROWS_PAGE = 500
 class Policy(Protocol):
     """What every policy here can do."""
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return what would go; nothing is written."""
 
 
 class SessionPolicy(Policy, Protocol):
     """What a policy over messages can do besides: look at one session alone."""
 
-    def step(self, store: EventStore, session: str, *, now: Moment = None) -> Step | None:
+    def step(self, store: EventStore, session: str, *, now: Time = None) -> Step | None:
         """Return what would go from one session, None where nothing would."""
 
 
@@ -51,7 +51,7 @@ def listed(views: Views, page: int = ROWS_PAGE) -> Iterator[CatalogRow]:
 
 
 def swept(
-    title: str, policy: SessionPolicy, store: EventStore, rows: Iterable[CatalogRow], now: Moment
+    title: str, policy: SessionPolicy, store: EventStore, rows: Iterable[CatalogRow], now: Time
 ) -> Plan:
     """Return the plan of a policy that looks at these sessions one by one, at one time."""
     moment = moment_ns(store, now)
@@ -61,7 +61,7 @@ def swept(
     return Plan(title, [step for step in steps if step is not None])
 
 
-def open_to_policies(store: EventStore, session: str, now: Moment) -> SessionHeader | None:
+def open_to_policies(store: EventStore, session: str, now: Time) -> SessionHeader | None:
     """Return a session's header now, None where policies must leave its messages alone.
 
     Raises SessionNotFound.
@@ -82,6 +82,6 @@ def expired(row: CatalogRow | SessionHeader, moment: int) -> bool:
     return row.expires_at is not None and row.expires_at <= moment
 
 
-def moment_ns(store: EventStore, now: Moment) -> int:
+def moment_ns(store: EventStore, now: Time) -> int:
     """Return a time in ns; None is the store's clock."""
     return store.engine.now() if now is None else to_ns(now)

@@ -15,7 +15,7 @@ much they don't. What pruning did in all, the statistics of the store know: they
 
 from .eviction import LFU, LRU, TTL, End, Size
 from .plans import Drop, Outcome, Plan, Refusal, Step
-from .policies import Moment, Policy, SessionPolicy
+from .policies import Policy, SessionPolicy, Time
 from .semantic import Duplicates
 from .trimming import PRESERVED, Compact, KeepCount, MessageTTL, TotalMessages
 
@@ -31,7 +31,6 @@ __all__ = [
     "End",
     "KeepCount",
     "MessageTTL",
-    "Moment",
     "Outcome",
     "Plan",
     "Policy",
@@ -39,6 +38,7 @@ __all__ = [
     "SessionPolicy",
     "Size",
     "Step",
+    "Time",
     "TotalMessages",
 ]
 

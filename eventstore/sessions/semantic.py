@@ -23,7 +23,7 @@ from ..state.transcript import Transcript
 from ..store import EventStore
 from .checks import check_whole
 from .plans import Drop, Plan, Step, step_of
-from .policies import Moment, listed, open_to_policies, swept
+from .policies import Time, listed, open_to_policies, swept
 from .units import Line, units_of
 
 SHINGLE_CHARACTERS = 5
@@ -66,12 +66,12 @@ class Duplicates(msgspec.Struct, frozen=True, kw_only=True):
         check_whole(self.characters_min, "characters_min")
         check_whole(self.messages_max, "messages_max")
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return which messages would go."""
         rows = (row for row in listed(views) if row.messages > 1)
         return swept("Duplicates", self, store, rows, now)
 
-    def step(self, store: EventStore, session: str, *, now: Moment = None) -> Step | None:
+    def step(self, store: EventStore, session: str, *, now: Time = None) -> Step | None:
         """Return what would go from one session, None where nothing would."""
         header = open_to_policies(store, session, now)
         if header is None:

@@ -22,7 +22,7 @@ from ..store import EventStore
 from .checks import check_seconds, check_whole
 from .plans import Drop, Plan, Step, step_of
 from .policies import (
-    Moment,
+    Time,
     expired,
     listed,
     moment_ns,
@@ -50,12 +50,12 @@ class KeepCount(msgspec.Struct, frozen=True, kw_only=True):
         check_whole(self.keep, "keep", or_none=True)
         _check_kept(self.by_type, "by_type")
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return which messages would go."""
         rows = (row for row in listed(views) if row.messages > self._count(row))
         return swept("KeepCount", self, store, rows, now)
 
-    def step(self, store: EventStore, session: str, *, now: Moment = None) -> Step | None:
+    def step(self, store: EventStore, session: str, *, now: Time = None) -> Step | None:
         """Return what would go from one session, None where nothing would."""
         header = open_to_policies(store, session, now)
         if header is None or header.messages <= self._count(header):
@@ -85,11 +85,11 @@ class MessageTTL(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_seconds(self.default, "default", or_none=True)
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return which messages would go."""
         return swept("MessageTTL", self, store, listed(views), now)
 
-    def step(self, store: EventStore, session: str, *, now: Moment = None) -> Step | None:
+    def step(self, store: EventStore, session: str, *, now: Time = None) -> Step | None:
         """Return what would go from one session, None where nothing would."""
         header, moment = open_to_policies(store, session, now), moment_ns(store, now)
         if header is None:
@@ -124,7 +124,7 @@ class TotalMessages(msgspec.Struct, frozen=True, kw_only=True):
         check_whole(self.limit, "limit")
         _check_kept(self.preserve, "preserve")
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return which messages would go; reads the messages of the sessions that are cut."""
         moment = moment_ns(store, now)
         counts: dict[str, tuple[int, int]] = {}  # session -> what it shows, what it keeps anyway
@@ -200,7 +200,7 @@ class Compact(msgspec.Struct, frozen=True, kw_only=True):
         check_whole(self.over, "over")
         check_whole(self.keep, "keep")
 
-    def plan(self, store: EventStore, views: Views, *, now: Moment = None) -> Plan:
+    def plan(self, store: EventStore, views: Views, *, now: Time = None) -> Plan:
         """Return which messages would become summaries."""
         steps, remarks = [], []
         for row in listed(views):
@@ -214,7 +214,7 @@ class Compact(msgspec.Struct, frozen=True, kw_only=True):
             steps += [step] if step is not None else []
         return Plan("Compact", steps, remarks)
 
-    def step(self, store: EventStore, session: str, *, now: Moment = None) -> Step | None:
+    def step(self, store: EventStore, session: str, *, now: Time = None) -> Step | None:
         """Return one session's summary to come, None where none is due.
 
         Raises what the summariser raises, and InvalidEvent where it gives no text.
