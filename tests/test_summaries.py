@@ -1,11 +1,9 @@
 """Summaries: what they cover, the worker that writes them, and what happens when that fails."""
 
 import asyncio
-import sys
 import threading
 
 import pytest
-from facts import TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 from play import STEPS, Play, call, results, said
@@ -16,7 +14,6 @@ from eventstore.messages import calls_answered, calls_made, count_tokens
 from eventstore.sessions import summaries as module
 from eventstore.sessions.context import build_context
 from eventstore.sessions.covering import Rules, is_due, plan_summary, still_holds
-from eventstore.sessions.digests import clipped, digest, extract
 from eventstore.sessions.summaries import ERROR_KIND, Summaries, backoff_seconds
 from eventstore.sessions.units import units_of
 from eventstore.spans import length, minus
@@ -455,68 +452,6 @@ def test_closing_the_store_stops_the_worker(tmp_path):
     worker.notice("s")
     assert worker.wait_idle(PATIENCE_SECONDS)
     assert "eventstore-summaries" not in [each.name for each in threading.enumerate()]
-
-
-# -- texts without a model -------------------------------------------------------------------
-
-MESSAGES = st.lists(
-    st.builds(
-        lambda role, text: Message({"role": role, "content": text}),
-        st.sampled_from(["user", "assistant", ""]),
-        TEXTS | st.text(max_size=400),
-    ),
-    min_size=1,
-    max_size=30,
-)
-
-
-@pytest.mark.parametrize("extra", [True, False])
-@given(messages=MESSAGES, tokens=st.integers(1, 200))
-def test_an_extract_fits_and_is_not_empty(extra, messages, tokens):
-    """With `summa` or without it, any messages give a text of at most so many tokens."""
-    if extra:
-        pytest.importorskip("summa", reason="needs the extra `summaries`")
-    with pytest.MonkeyPatch.context() as patch:
-        if not extra:
-            patch.setitem(sys.modules, "summa", None)
-        text = extract(messages, tokens, count_tokens)
-    assert text and count_tokens({"content": text}) <= tokens
-
-
-def test_a_digest_quotes_first_and_last():
-    """It shortens lines, takes them from both ends, and says where some are left out."""
-    messages = [Message(each) for each in said("first", *["middle " * 50] * 50, "last")]
-    lines = digest(messages, 500).splitlines()
-    assert lines[0] == "user: first" and lines[-1] == "user: last" and "…" in lines
-    assert sum(map(len, lines)) <= 500 and max(map(len, lines)) <= 160
-    assert digest(messages[:1] + messages[-1:], 500) == "user: first\nuser: last"
-    silent = [Message({"role": "assistant", "tool_calls": []})] * 2
-    assert digest(silent, 9) == "(2 messages without text)"
-
-
-@given(text=st.text(max_size=300), most=st.integers(1, 50), base=st.integers(0, 60))
-def test_any_counter_can_be_cut_to(text, most, base):
-    """Cutting ends with any counter, and keeps what fits as it is."""
-
-    def count(fields):
-        return base + count_tokens(fields)
-
-    shown = clipped(text, most, count)
-    assert count({"content": shown}) <= most or shown in ("", "…")
-    assert shown == text or count({"content": text}) > most
-
-
-def test_a_textrank_summary_says_what_most_sentences_say():
-    """With the extra, the sentences that share most words with the others come first."""
-    pytest.importorskip("summa", reason="needs the extra `summaries`")
-    talked = (
-        "The blue parcel left the harbour office.",
-        "A parcel waits at the harbour.",
-        "Who sent the blue parcel to the harbour office yesterday?",
-        "The office keeps each parcel.",
-    )
-    text = extract([Message(each) for each in said("Zebras yodel.", *talked)], 20, count_tokens)
-    assert "parcel" in text and "Zebras" not in text
 
 
 def test_due_is_a_function_of_the_header(store):
