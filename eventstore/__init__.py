@@ -7,7 +7,7 @@ The map, from the ground up (imports only go down):
     the log   audit.tree audit.entry log masterkey keyring
     state     state
     trust     audit.signer audit.note audit.leaves audit.proof audit.trust
-    engine    engine place audit.pages audit.report audit.structure store aio
+    engine    engine place audit.pages audit.report audit.structure audit.walker store aio
     proof     audit care
     views     the package `projections`
     doors     interchange sessions cli

@@ -22,9 +22,9 @@ import lmdb
 import pytest
 
 from eventstore import EventStore, EventStoreError, FormatTooNew, StoreUnavailable
-from eventstore.audit.pages import walked
-from eventstore.audit.structure import child_environment
+from eventstore.audit.structure import child_environment, problems
 from eventstore.audit.verify import verify, verify_directory
+from eventstore.audit.walker import walked
 from eventstore.log.format import FORMAT_KEY, FRAMES, META, REF
 from eventstore.log.rows import checked_row
 from projections.session import SessionState
@@ -120,7 +120,7 @@ def child() -> None:
             number, *image = json.loads(line)
             store = Path(place) / str(number)
             write_image(work / "store", store, image)
-            say(number, "structure", walked(store / "log"))
+            say(number, "structure", problems(store / "log", walked(str(store / "log"))))
             say(number, "verify", verdict(store))
             say(number, "reads", compared(store, original))
             shutil.rmtree(store)

@@ -6,25 +6,18 @@
     tree   pad u32 | flags, depth u16 | branch, leaf, overflow pages, entries, root u64
 
 Invariants: whatever the bytes are, no call kills a process, goes on for ever or raises anything
-but PageError; numbers are in this machine's order, as LMDB writes them. This file needs nothing
-but the standard library and lmdb: structure.py runs it as a program, and a process that has
-nothing else to load is quick to start.
+but PageError; numbers are in this machine's order, as LMDB writes them.
 """
 
-import json
 import os
 import struct
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import lmdb
-from lmdb.verify import VerifyError, verify
-
 FILE, LOG = "data.mdb", "log"
-"""LMDB's name for its file, and the directory of the log: said here too, since this runs alone."""
+"""LMDB's name for its file, and the directory of the log, which place/directory.py makes."""
 
 BRANCH, LEAF, OVERFLOW, LEAF2 = 0x01, 0x02, 0x04, 0x20
 """Kinds of pages."""
@@ -254,7 +247,7 @@ def _child(page: bytes, wanted: bytes) -> int | None:
     return found
 
 
-# -- as a program: the structure of whole files ------------------------------------------
+# -- what no walk shows ---------------------------------------------------------------------
 
 
 def hides_a_commit(file: PageFile) -> str | None:
@@ -267,8 +260,11 @@ def hides_a_commit(file: PageFile) -> str | None:
     return "the two meta pages are not of consecutive commits, so one may be hidden"
 
 
-def _complaints(path: Path) -> list[str]:
-    """Return what a sound walk does not show: a hidden commit, a cut in the midst of a value."""
+def complaints(path: Path) -> list[str]:
+    """Return what a sound walk does not show: a hidden commit, a cut in the midst of a value.
+
+    Raises PageError where the meta pages can't be read, OSError where the file can't.
+    """
     with PageFile(path / FILE) as file:
         hidden = hides_a_commit(file)
         used, size = file.metas()[0].used_bytes, (path / FILE).stat().st_size
@@ -277,31 +273,3 @@ def _complaints(path: Path) -> list[str]:
     # Elsewhere the last pages may be free and never written; the log frees no page unwritten.
     cut = path.name == LOG and size < used
     return [f"{used} bytes are in use, the file has {size}"] if cut else []
-
-
-def walked(path: Path) -> list[str]:
-    """Return the problems of one environment; no damage of its pages is touched through LMDB.
-
-    The walk over one in use is made on pages that a reader's slot pins, so that what others
-    write meanwhile is no damage.
-    """
-    environment = pinned = None
-    try:
-        environment = lmdb.open(str(path), readonly=True, create=False)
-        pinned = environment.begin()  # its slot keeps all pages of this moment and later
-    except lmdb.Error:
-        pinned = None  # nobody can be writing to what can't be opened
-    try:
-        found: list[str] = verify(str(path), subdir=True)  # type: ignore[no-untyped-call]
-        found = found or _complaints(path)
-    except (VerifyError, PageError, OSError) as error:
-        found = [str(error)]
-    if pinned is not None:
-        pinned.abort()
-    if environment is not None:
-        environment.close()
-    return [f"{path.name}/{FILE}: {what}" for what in found]
-
-
-if __name__ == "__main__":
-    json.dump([each for place in sys.argv[1:] for each in walked(Path(place))], sys.stdout)

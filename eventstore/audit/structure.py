@@ -1,10 +1,10 @@
 """The structure of LMDB files, walked byte by byte in a process of its own.
 
 Invariants: whatever a file holds, whoever asks lives on and gets an answer in bounded time; the
-walk itself is in pages.py.
+walk itself is in walker.py, and only what it leaves open is looked at here, as bytes.
 """
 
-import json
+import ast
 import os
 import subprocess
 import sys
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..files import unavailable
 from ..log.environment import allocate_lock_file
-from . import pages
-from .pages import FILE
+from . import walker
+from .pages import FILE, PageError, complaints
 from .report import Finding
 
 SECONDS_MIN = 120.0
@@ -40,17 +40,27 @@ def check_structure(path: Path) -> list[Finding]:
         allocate_lock_file(each)
     seconds = SECONDS_MIN + sum(_size(each) for each in places) / BYTES_PER_SECOND_MIN
     # -P: the program's own directory has modules that nobody should find by their bare names
-    command = [sys.executable, "-P", pages.__file__, *map(str, places)]
+    command = [sys.executable, "-P", walker.__file__, *map(str, places)]
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, our own file
             command, env=child_environment(), capture_output=True, check=False, timeout=seconds
         )
-        found = [str(each) for each in json.loads(done.stdout)]
+        walked = ast.literal_eval(done.stdout.decode())
+        found = [what for pair in zip(places, walked, strict=True) for what in problems(*pair)]
     except subprocess.TimeoutExpired:
         found = [f"walking the pages took longer than {seconds:.0f} s"]
-    except ValueError:
+    except (ValueError, SyntaxError):  # it did not come to its last line
         found = [f"walking the pages ended with {ending(done.returncode)}"]
     return [Finding(-1, what) for what in found]
+
+
+def problems(path: Path, walked: list[str]) -> list[str]:
+    """Return what is wrong with one environment, of which a walk said what it found."""
+    try:
+        found = walked or complaints(path)
+    except (PageError, OSError) as error:
+        found = [str(error)]
+    return [f"{path.name}/{FILE}: {what}" for what in found]
 
 
 def _size(path: Path) -> int:

@@ -25,9 +25,9 @@ from disk import Disk, Image
 from oracle import Facts, Model, check
 from recorder import Recording
 
-from eventstore.audit.pages import walked
 from eventstore.audit.report import Finding
-from eventstore.audit.structure import child_environment, environments
+from eventstore.audit.structure import child_environment, environments, problems
+from eventstore.audit.walker import walked
 from eventstore.care import backup
 from eventstore.place import opening
 
@@ -119,7 +119,8 @@ def main(work: Path, place: Path) -> None:
 
 def walked_here(path: Path) -> list[Finding]:
     """Walk all pages in this process, which may die of them: one per state would take too long."""
-    return [Finding(-1, what) for each in environments(path) for what in walked(each)]
+    found = ((each, walked(str(each))) for each in environments(path))
+    return [Finding(-1, what) for place, walk in found for what in problems(place, walk)]
 
 
 def judged(
