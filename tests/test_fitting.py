@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from facts import told
+from growing import grown, line, numbers, opened, settle
 
 from eventstore import EventStore, InvalidEvent, StoreFull, StoreUnavailable
 from eventstore.audit.verify import verify
-from eventstore.care.carrying import dictionaries_of
 from eventstore.engine import fitting
 from eventstore.engine.fitting import (
     FITTING_EVENTS_MIN,
@@ -35,26 +35,6 @@ FIRST = STARTER + 1
 """The number of the first dictionary that a store makes."""
 
 
-def line(number: int) -> dict[str, str]:
-    """Return a message that is much like the others, in words that the starter has not."""
-    chance = random.Random(number)
-    words = [WORDS[chance.randrange(len(WORDS))] for _ in range(12)]
-    return {"role": "user", "content": " ".join([*words, str(number)])}
-
-
-_SPELT = random.Random(7)
-WORDS = ["".join(_SPELT.choices("bcdfghjklmnpqrstvwxz", k=11)) for _ in range(60)]
-
-
-def grown(store: EventStore, size: int) -> None:
-    """Append messages until a store has so many events, and wait for what they set off."""
-    if not store.exists("talk"):
-        store.create("talk")
-    for number in range(store.head().size, size):
-        store.append("talk", line(number))
-    settle(store)
-
-
 def silent(store: EventStore, count: int) -> None:
     """Append events without a text to learn from."""
 
@@ -65,26 +45,9 @@ def silent(store: EventStore, count: int) -> None:
     settle(store)
 
 
-def settle(store: EventStore) -> None:
-    """Wait until what was said is committed, and what that set off is done."""
-    store.flush()
-    if store.fitter is not None:
-        store.fitter.wait()
-
-
 def named(store: EventStore) -> list[int]:
     """Return the dictionary that each event names."""
     return [each.frame.row(each.index)[7] for each in store.all()]
-
-
-def numbers(store: EventStore) -> list[int]:
-    """Return the numbers of a store's dictionaries."""
-    return sorted(dictionaries_of(store.log))
-
-
-def opened(place: Path, **options) -> EventStore:
-    """Open a store that commits together what comes together."""
-    return EventStore.open(place, durability="buffered", **options)
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +291,8 @@ def test_two_that_train_at_once_add_one(due):
 APPENDS = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from test_fitting import FITTING_EVENTS_MIN, grown, numbers, opened
+from growing import grown, numbers, opened
+from eventstore.engine.fitting import FITTING_EVENTS_MIN
 with opened(sys.argv[1]) as store:
     grown(store, FITTING_EVENTS_MIN + 20)
     print(numbers(store), store.log.codec.current)
@@ -399,7 +363,8 @@ def test_a_closed_store_begins_nothing(due):
 KILLED = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
-from test_fitting import fitting, line, opened
+from growing import line, opened
+from eventstore.engine import fitting
 def stop(*_):
     os.write(1, b"training\\n")
     sys.stdin.read()
@@ -434,7 +399,9 @@ def test_killed_while_training_nothing_is_lost(due):
 INTERRUPTED = """
 import os, sys, threading
 sys.path.insert(0, sys.argv[2])
-from test_fitting import fitted, fitting, line, opened
+from growing import line, opened
+from eventstore.engine import fitting
+from eventstore.engine.fitting import fitted
 let_go = threading.Event()
 def slow(*given):
     os.write(1, b"training\\n")

@@ -5,13 +5,14 @@ import sys
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import pytest
 from facts import fill
 from hypothesis import given
 from hypothesis import strategies as st
+from recipes import Apart, Decoded, Places, Since
 from test_tamper import last, tables
 
 from eventstore import Corruption, EventStore, InvalidEvent, Keyring
@@ -23,51 +24,6 @@ from projections.statistics import StatisticsProjection
 from projections.stretches import Task
 
 CHILDREN = 2
-
-
-class Places(Projection[list[list[Any]]]):
-    """Keeps the places of all it is shown, in order."""
-
-    name: ClassVar[str] = "places"
-
-    def initial(self):
-        return []
-
-    def evolve(self, state, recorded):
-        return [*state, [recorded.session, recorded.version, recorded.type]]
-
-    def join(self, before, after):
-        return before + after
-
-
-class Decoded(Places):
-    """The same, having looked at every event."""
-
-    name: ClassVar[str] = "decoded"
-    about_erased: ClassVar[bool] = True
-
-    def evolve(self, state, recorded):
-        _ = recorded.structure
-        return super().evolve(state, recorded)
-
-
-class Apart(Projection[int]):
-    """Counts facts, and can't say what two counts are together."""
-
-    name: ClassVar[str] = "apart"
-
-    def initial(self):
-        return 0
-
-    def evolve(self, state, recorded):  # noqa: ARG002 - all count alike
-        return state + 1
-
-
-class Since(Places):
-    """Takes an argument that another process would not know of."""
-
-    def __init__(self, position: int) -> None:
-        self.position = position
 
 
 @pytest.fixture(scope="module")
