@@ -19,6 +19,7 @@ from ..errors import FormatTooNew, StoreUnavailable
 from ..files import checked_path, write_durably
 from ..ids import fresh_id
 from ..keyring import Keyring
+from ..log.codec import is_dictionary
 from ..log.format import FORMAT, MARKER, STARTER
 from ..log.lmdb import LmdbLog
 from ..place import presence
@@ -114,7 +115,8 @@ def _repaired(
 def _dictionaries(salvage: Salvage) -> dict[int, bytes]:
     """Return the dictionaries that are whole; for the first the one that ships with the package."""
     starter = starter_dictionary()
-    return {**({} if starter is None else {STARTER: starter}), **salvage.dictionaries()}
+    kept = {number: each for number, each in salvage.dictionaries().items() if is_dictionary(each)}
+    return {**({} if starter is None else {STARTER: starter}), **kept}
 
 
 def _marker(place: Path, salvage: Salvage) -> dict[str, Any]:

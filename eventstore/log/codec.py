@@ -36,6 +36,10 @@ WINDOW_LOG = 21
 """2 MiB."""
 TABLES_BYTES = 64 * KIB
 
+STATES_SIZE = 0xE0
+"""Bits of a zstd frame's first byte, one of which is set where it says how large it gets (RFC 8878,
+3.1.1.1.1)."""
+
 SEGMENT_BYTES, SEQUENCE_BYTES = 1_000, 8
 """A dictionary is put together from segments, chosen by how often their sequences come."""
 LEARNT_BYTES_A_BYTE = 8
@@ -238,11 +242,18 @@ class Codec:
         return made
 
     def _decompressor(self, number: int) -> Callable[[bytes, int], bytes]:
-        made = zstandard.ZstdDecompressor(
+        unpack = zstandard.ZstdDecompressor(
             dict_data=self._dictionary(number), format=zstandard.FORMAT_ZSTD1_MAGICLESS
         ).decompress
-        self._contexts.decompress[number] = made
-        return made
+
+        def bounded(stored: bytes, size: int) -> bytes:
+            """Take no frame that states a size, as none is written: zstd would make room for it."""
+            if size > EVENT_BYTES_MAX or (stored and stored[0] & STATES_SIZE):
+                raise ValueError(f"payload of {size} bytes is over the limit, or says so itself")
+            return unpack(stored, size, False, False)  # noqa: FBT003 - one frame, nothing behind it
+
+        self._contexts.decompress[number] = bounded
+        return bounded
 
     def _dictionary(
         self, number: int, *, compress: bool = False
@@ -253,8 +264,8 @@ class Codec:
         if not raw:
             raise Corruption(-1, f"compression dictionary {number} is missing")
         made = zstandard.ZstdCompressionDict(raw)
-        if compress:
-            made.precompute_compress(compression_params=_parameters())
+        if compress and not _is_sound(made):
+            raise Corruption(-1, f"compression dictionary {number} is none")
         return made
 
 
@@ -272,6 +283,20 @@ def train(payloads: Sequence[bytes], bytes_max: int = DICTIONARY_BYTES_MAX) -> b
         ).as_bytes()
     except zstandard.ZstdError as error:
         raise InvalidEvent(f"{len(payloads)} payloads can't train a dictionary: {error}") from None
+
+
+def is_dictionary(raw: bytes) -> bool:
+    """Return True for bytes that zstd takes for a dictionary."""
+    return _is_sound(zstandard.ZstdCompressionDict(raw))
+
+
+def _is_sound(dictionary: zstandard.ZstdCompressionDict) -> bool:
+    """Have zstd take a dictionary apart; return False where it can't."""
+    try:
+        dictionary.precompute_compress(compression_params=_parameters())
+    except zstandard.ZstdError:
+        return False
+    return True
 
 
 def _compressed_together(
