@@ -19,6 +19,7 @@ from ..events import (
     SessionRewound,
     Span,
 )
+from ..log.base import POSITION_MAX
 from ..log.format import TYPE_CODES
 from ..log.frame import Frame
 from ..log.recorded import Recorded
@@ -37,16 +38,35 @@ Named = Callable[[str], int | None]
 """Returns the reference of a session's name, None for no such session."""
 
 
+NOWHERE: Place = 0, 0, -1
+"""Where a stream stands that has not begun."""
+
+REFS_A_STREAM = 8
+"""References that arrays make room for, a stream that has begun: so many take less than a row of a
+dict. Sessions share their numbers with actors, so some lie fallow."""
+
+REFS_MIN = 1_024
+"""And so many more."""
+
+
 class Places:
-    """The place of each stream, by its reference, in three numbers each."""
+    """The place of each stream, by its reference, in three numbers each.
+
+    References are numbers from 1 on, so arrays hold them, in a tenth of the room; a reference that
+    is far from all others, as where a walk begins, or where somebody made it up, stands in a dict.
+    """
 
     def __init__(self) -> None:
         self._versions, self._messages, self._positions = array("q"), array("q"), array("q")
+        self._far: dict[int, Place] = {}
+        self._begun = 0
 
     def at(self, ref: int) -> Place:
         """Return how far a stream has come."""
+        if ref in self._far:
+            return self._far[ref]
         if ref >= len(self._versions):
-            return 0, 0, -1
+            return NOWHERE
         return self._versions[ref], self._messages[ref], self._positions[ref]
 
     def fits(self, ref: int, place: Place) -> bool:
@@ -55,7 +75,12 @@ class Places:
 
     def move(self, ref: int, version: int, messages: int, position: int) -> None:
         """Note where a stream goes on."""
+        self._begun += self.at(ref) == NOWHERE
         missing = ref + 1 - len(self._versions)
+        far = missing > 0 and ref > self._begun * REFS_A_STREAM + REFS_MIN
+        if far or ref in self._far or position > POSITION_MAX:
+            self._far[ref] = version, messages, position
+            return
         if missing > 0:
             self._versions.extend([0] * missing)
             self._messages.extend([0] * missing)

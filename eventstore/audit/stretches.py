@@ -72,27 +72,27 @@ class _Claims(Places):
     def __init__(self, indexed: Callable[[int], Place]) -> None:
         super().__init__()
         self._indexed = indexed
-        self._begun: dict[int, Place] = {}
+        self._claimed: dict[int, Place] = {}
 
     def at(self, ref: int) -> Place:
         """Return how far a stream has come."""
-        if ref not in self._begun:
+        if ref not in self._claimed:
             self._claim(ref, self._indexed(ref))
         return super().at(ref)
 
     def fits(self, ref: int, place: Place) -> bool:
         """Return True if a stream has come just so far, as one may that nothing is known of."""
-        if ref not in self._begun:
+        if ref not in self._claimed:
             self._claim(ref, place)
         return super().at(ref) == place
 
     def _claim(self, ref: int, place: Place) -> None:
-        self._begun[ref] = place
+        self._claimed[ref] = place
         self.move(ref, *place)
 
     def moved(self) -> list[tuple[int, Place, Place]]:
         """Return reference, place at the beginning and place now of each."""
-        return [(ref, begun, self.at(ref)) for ref, begun in self._begun.items()]
+        return [(ref, begun, self.at(ref)) for ref, begun in self._claimed.items()]
 
 
 class _Later(Erasures, Merges):
