@@ -54,6 +54,7 @@ def lineage(
 ) -> tuple[SessionHeader | None, list[Segment]]:
     """Return the newest snapshot that the state builds on, if any, and the segments after it."""
     segments: list[Segment] = []
+    seen = {session}
     while len(segments) < LINEAGE_SEGMENTS_MAX:
         base = snapshots.nearest(session, version) if snapshots else None
         base = base if base and _belongs(log, base) else None
@@ -63,6 +64,8 @@ def lineage(
         rewind = _last_rewind(log, session, first, version)
         segments.append(Segment(session, rewind[0] if rewind else first, version))
         if rewind:
+            if rewind[1] >= rewind[0]:
+                break
             version = rewind[1]
         elif base:
             return base, segments[::-1]
@@ -71,6 +74,9 @@ def lineage(
             if fork is None:
                 return None, segments[::-1]
             session, version = fork
+            if session in seen:  # forks lead to older sessions
+                break
+            seen.add(session)
     raise Corruption(-1, f"the lineage of session {session!r} has no end")
 
 

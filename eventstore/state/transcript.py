@@ -76,9 +76,7 @@ class Transcript(Sequence[Message]):
                 for index in indexes:
                     recorded = Recorded(frame, index)
                     line = Span(span.session, number, number + 1)
-                    event = recorded.event
-                    assert isinstance(event, MessageAppended)
-                    yield line, recorded, event.message
+                    yield line, recorded, _message(recorded)
                     number += 1
 
 
@@ -109,11 +107,17 @@ def _decoded(frame: Frame, indexes: Sequence[int]) -> Iterator[Iterable[Message]
         yield _one_by_one(frame, some[len(plain) :])
 
 
+def _message(recorded: Recorded) -> Message:
+    """Return the message that an event is; raises Corruption where it is none."""
+    event = recorded.event
+    if not isinstance(event, MessageAppended):
+        raise Corruption(recorded.position, "a message was expected here")
+    return event.message
+
+
 def _one_by_one(frame: Frame, indexes: Iterable[int]) -> Iterator[Message]:
     for index in indexes:
-        event = frame.event(index)
-        assert isinstance(event, MessageAppended)
-        yield event.message
+        yield _message(Recorded(frame, index))
 
 
 def _run(log: Log, span: Span) -> Iterator[tuple[Frame, Sequence[int]]]:
