@@ -64,6 +64,13 @@ KEY_SHREDDED = TYPE_CODES[KeyShredded]
 LOST = "lost"
 """The name of the fact, and of the key in a message's metadata, that stand for what is lost."""
 
+ROOM_EVENTS = 10_000
+"""Events that a repaired log may have at least; a file that was cut may have had so many more."""
+
+ROOM_BYTES = 16
+"""Or one for so many bytes of the file: less than half of what any event takes. A forged number
+would else have placeholders written until the disk is full."""
+
 LOST_TEXT = "[a message was lost here and could not be repaired]"
 
 
@@ -133,6 +140,7 @@ class Mending:
         self._erased: set[str] = set()
         self._named: set[int] = set()
         self._time = self._next = self.kept = 0
+        self._room = max(ROOM_EVENTS, salvage.file_bytes // ROOM_BYTES)
         self.size = salvage.size
         self.lost, self.parts = Gaps(), list[LostPart]()
         self.unproven = list[Unproven]()
@@ -219,10 +227,10 @@ class Mending:
                 self._erased.add(frame.session)
             if isinstance(event, Redacted):
                 self._gone.append(Shred(frame.session, event.version, event.version))
-        if frame.version < stream.version:  # a frame that is there twice can only be damage
+        self._fill(stream, frame.version)
+        if frame.version != stream.version:  # there twice, or so far on as no session ever was
             self.lost.add(frame.position, frame.last_position + 1)
             return
-        self._fill(stream, frame.version)
         if not proven:
             self._doubt(frame)
         self._time = max(self._time, frame.recorded_at)
@@ -308,15 +316,22 @@ class Mending:
             if span.note:
                 self._fill(stream, span.start + 1)
             while stream.number < span.stop and not span.note:
-                self._fill(stream, stream.version + max(span.stop - stream.number, 1))
+                if not self._fill(stream, stream.version + max(span.stop - stream.number, 1)):
+                    break
 
-    def _fill(self, stream: _Stream, version: int) -> None:
-        """Put placeholders for the versions of a session before this one that are missing."""
+    def _fill(self, stream: _Stream, version: int) -> bool:
+        """Put placeholders for the versions of a session before this one that are missing.
+
+        None, and returns False, where no log in such a file can have had so many.
+        """
         first = stream.version
+        if self._carrier.taken + version - first > self._room:
+            return False
         while stream.version < version:
             self._put(stream, _lost(stream.version, self._is_message(stream)))
         if stream.version > first:
             self.parts.append(LostPart(stream.name, first, stream.version - 1))
+        return True
 
     def _is_message(self, stream: _Stream) -> bool:
         """Return whether the next lost event is to be a message: first all that a hole had are."""
@@ -376,7 +391,7 @@ class Mending:
         """Put a half of a merge at its version, unless the session goes further already."""
         stream = self._stream(session)
         self._fill(stream, version)
-        if stream.version > version:
+        if stream.version != version:
             return False
         self._put(stream, fact)
         return True

@@ -118,6 +118,7 @@ class Salvage:
 
     def __init__(self, path: Path) -> None:
         self._file = PageFile(path)
+        self.file_bytes = self._file.size
         self._tables: dict[bytes, Tree] = {}
         self.size = 0
         """How many events the log had, as far as that is known."""
