@@ -159,9 +159,13 @@ class EventStore(Answers):
                 log.codec.current = RAW
             found = reason_for_distrust(log, origin, restored.get("origin"), trusted)
             in_memory = read_only or found is not None or log.codec.locked
+            snapshots: Snapshots = MemorySnapshots()
+            if not in_memory:
+                snapshots = disk_snapshots(place, log, log.erasures())
+            undo.callback(snapshots.close)
             opened = cls(
                 log,
-                MemorySnapshots() if in_memory else disk_snapshots(place, log, log.erasures()),
+                snapshots,
                 path=place,
                 store=store,
                 origin=origin,

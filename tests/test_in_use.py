@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from eventstore import EventStore, Keyring, StoreLocked, StoreUnavailable
+from eventstore import EventStore, InvalidEvent, Keyring, StoreFull, StoreLocked, StoreUnavailable
 from eventstore.audit.verify import verify_directory
 from eventstore.care.backup import restore
 from eventstore.care.compacting import compact
@@ -178,3 +179,60 @@ def test_a_volume_without_locks_is_one_clear_error(tmp_path, monkeypatch):
     ):
         with pytest.raises(StoreUnavailable, match="No locks available"):
             opening()
+
+
+def files_open(place: Path) -> list[str]:
+    """Return the files below a directory that this process has open."""
+    names = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return [str(each) for each in names if each.is_relative_to(place)]
+
+
+@pytest.mark.parametrize("options", [{"max_depth": -1}, {"actor": "x" * 256}])
+def test_an_opening_that_is_refused_leaves_no_file_open(tmp_path, options):
+    """Whatever it had opened by then."""
+    opened(tmp_path / "h").close()
+    with pytest.raises(InvalidEvent):
+        EventStore.open(tmp_path / "h", **options)
+    assert files_open(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "eventstore.place.presence.sync_directory",
+        "eventstore.log.environment.Environment.used_bytes",
+        "eventstore.place.presence.forget_dead",
+        "eventstore.store.process_actor",
+    ],
+)
+def test_an_opening_that_is_interrupted_leaves_no_file_open(tmp_path, monkeypatch, where):
+    """Ctrl-C as it waits for the disk leaves no mark and no LMDB open, even while it is shown."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    opened(tmp_path / "h").close()
+    with monkeypatch.context() as patched:
+        patched.setattr(where, interrupted)
+        with pytest.raises(KeyboardInterrupt) as shown:
+            EventStore.open(tmp_path / "h", train=False)
+    assert files_open(tmp_path) == []
+    compact(tmp_path / "h")
+    with EventStore.open(tmp_path / "h", train=False) as store:
+        store.append("a", HI)
+    assert shown.type is KeyboardInterrupt
+
+
+def test_a_compaction_without_room_leaves_no_file_open(tmp_path):
+    """The store can be opened for writing after it, in the same process."""
+    opened(tmp_path / "h").close()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(StoreFull):
+            compact(tmp_path / "h")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files_open(tmp_path) == []
+    with EventStore.open(tmp_path / "h", train=False) as store:
+        store.append("a", HI)

@@ -78,13 +78,10 @@ def _compacted(place: Path) -> Compacted:
         return Compacted(place.name, before, 0)
     with unavailable(place), _beside(place) as beside:
         refit = refit_of(place) if place.name == LOG else None
-        source, made = open_environment(place, read_only=True), open_environment(beside)
-        try:
+        with closing(open_environment(place, read_only=True)) as source:
             _check_room(place, source.used_bytes())
-            _copy_tables(source, made, refit)
-        finally:
-            made.close()
-            source.close()
+            with closing(open_environment(beside)) as made:
+                _copy_tables(source, made, refit)
         shutil.copymode(place / FILE, beside / FILE)
         (beside / FILE).rename(place / FILE)
         sync_directory(place)

@@ -132,11 +132,20 @@ def open_log(path: Path, *, map_size: int, read_only: bool) -> LmdbLog:
             raise
         if mark is not None:
             log.on_close(mark.release)
-        if inside and sound:
-            if not present.alive:
-                drop_unfinished(path)
-            presence.forget_dead(path)
+        try:
+            if inside and sound:
+                _tidy(path, present)
+        except BaseException:
+            log.close()
+            raise
         return log
+
+
+def _tidy(path: Path, present: presence.Present) -> None:
+    """Remove what those who died have left."""
+    if not present.alive:
+        drop_unfinished(path)
+    presence.forget_dead(path)
 
 
 def _check_lock_file(path: Path, present: presence.Present) -> None:

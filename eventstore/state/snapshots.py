@@ -101,7 +101,11 @@ class LmdbSnapshots:
         self._lock = threading.Lock()
         self._closed = False
         self._env = open_environment(path, read_only=read_only, cache=True)
-        self._table = self._env.table(b"headers-%d" % REVISION, create=not read_only)
+        try:
+            self._table = self._env.table(b"headers-%d" % REVISION, create=not read_only)
+        except BaseException:
+            self._env.close()
+            raise
 
     def renewed(self, erasures: int) -> Snapshots:
         """Leave the directory for that of a newer count."""
