@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from eventstore.audit.verify import verify_directory
 from eventstore.care.backup import restore
 from eventstore.care.compacting import compact
 from projections import Views
+
+SECONDS_MAX = 30
+"""Longer than anything here takes, unless it waits for ever."""
 
 HI = {"role": "user", "content": "hi"}
 
@@ -95,6 +99,27 @@ def test_what_is_written_into_files_that_are_gone_is_refused(tmp_path, taken):
         assert store.version("a") == 1
         (tmp_path / "away").rename(tmp_path / taken)
         assert store.append("a", HI).version == 2
+
+
+def test_who_is_acknowledged_early_hears_that_nothing_can_begin(tmp_path):
+    """No caller waits for a commit that the disk, or what is wrong with the files, rules out."""
+    store, told = opened(tmp_path / "h", durability="buffered"), []
+    store.flush()
+    (tmp_path / "h").rename(tmp_path / "away")
+    look_again(store)
+
+    def append() -> None:
+        with pytest.raises(StoreUnavailable, match="removed or replaced"):
+            store.append("a", HI)
+        told.append("refused")
+
+    caller = threading.Thread(target=append, daemon=True)
+    caller.start()
+    caller.join(SECONDS_MAX)
+    assert told == ["refused"]
+    (tmp_path / "away").rename(tmp_path / "h")
+    assert store.append("a", HI).version == 1
+    store.close()
 
 
 def test_keys_are_not_made_in_a_keyring_that_was_replaced(tmp_path):
