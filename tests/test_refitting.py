@@ -58,7 +58,8 @@ def talk(store: EventStore, rounds: int = 100) -> None:
     store.create("talk")
     store.append("talk", [line(GONE[0]), line(GONE[1]), line(STAYS)], key="first")
     for turn in range(rounds):
-        said = line(f"{GONE[turn % 3]} {turn}")
+        text = STAYS if turn % 4 else GONE[turn % 3]  # each that is to go costs a redaction
+        said = line(f"{text} {turn}")
         store.append("talk", said, occurred_at=turn if turn % 5 == 0 else None)
         store.append("talk", line(f"{STAYS} {turn}"))
         store.append("talk", [line("ok"), line(f"the price of item {turn} is {turn * 7}")])
