@@ -397,7 +397,7 @@ def test_killed_while_training_nothing_is_lost(due):
 
 
 INTERRUPTED = """
-import os, sys, threading
+import os, sys, threading, time
 sys.path.insert(0, sys.argv[2])
 from growing import line, opened
 from eventstore.engine import fitting
@@ -412,7 +412,8 @@ with opened(sys.argv[1]) as store:
     store.append("talk", line(1))
     try:
         os.write(1, b"waiting\\n")
-        sys.stdin.read()
+        for _ in range(6_000):  # a signal that comes just before one long wait would not end it
+            time.sleep(0.01)
     except KeyboardInterrupt:
         store.append("talk", line(2))
         let_go.set()
