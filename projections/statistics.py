@@ -17,7 +17,7 @@ from eventstore import events as ev
 from eventstore.clock import DAY_NS, to_datetime
 from eventstore.ids import SYSTEM
 from eventstore.log.base import Log
-from eventstore.log.format import MESSAGE, TYPE_CODES
+from eventstore.log.format import CREATING, MESSAGE, TYPE_CODES
 from eventstore.log.frame import Frame
 from eventstore.log.lone import Tally, Times
 from eventstore.messages import ROLES
@@ -30,7 +30,6 @@ ROLE_NAMES = tuple(role or "other" for role in ROLES)
 _ASSISTANT = ROLES.index("assistant")
 _MESSAGE_NAME = ev.MessageAppended.__name__
 _BRANCH = TYPE_CODES[ev.BranchCreated]
-_CREATIONS = (TYPE_CODES[ev.SessionCreated], _BRANCH)
 
 
 class ToolUse(msgspec.Struct):
@@ -164,7 +163,7 @@ class StatisticsProjection(Projection[Statistics]):
             _date(state, (moment, moment), {moment // DAY_NS: 1})
             return state
         step = _STEPS.get(recorded.type_code)
-        if recorded.type_code in _CREATIONS:  # that it happened is all that counts
+        if recorded.type_code in CREATING:  # that it happened is all that counts
             _created(state, branches=recorded.type_code == _BRANCH)
         elif step is not None:
             event = recorded.structure

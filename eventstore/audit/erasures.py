@@ -8,7 +8,7 @@ from the frames, and the rows that say so are compared with it.
 from ..events import AnyEvent, EraseRequested, KeyShredded, Redacted, Span
 from ..log.format import ERASED_KEY, ERASURES_KEY, HIDDEN_KEY, REF, TYPE_CODES
 from ..log.frame import Frame
-from ..log.shredding import hidden_line, hidden_with
+from ..log.shredding import hidden_with, line_at
 from ..spans import minus
 from .report import Notes
 
@@ -37,7 +37,7 @@ class Erasures:
         gone = Span(frame.session, version, version + 1)
         self._gone[ref] = hidden_with(self._gone.get(ref, ()), [gone])
         self._newest[ref] = frame.position + index
-        line = hidden_line(frame, index)
+        line = line_at(frame, index)
         if line is not None:
             self.hidden[ref] = hidden_with(self.hidden.get(ref, ()), [line])
 

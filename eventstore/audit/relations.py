@@ -15,19 +15,17 @@ from ..events import (
     HistorySummarized,
     MessagesPruned,
     Redacted,
-    SessionCreated,
     SessionRewound,
     Span,
 )
 from ..log.base import POSITION_MAX
-from ..log.format import TYPE_CODES
+from ..log.format import CREATING, TYPE_CODES
 from ..log.frame import Frame
 from ..log.recorded import Recorded
 from ..log.shredding import stripped
 from ..spans import length
 from .report import Notes
 
-_CREATING = (TYPE_CODES[SessionCreated], TYPE_CODES[BranchCreated])
 MERGED = TYPE_CODES[BranchMerged]
 
 Complaint = str | None
@@ -130,7 +128,7 @@ class Relations:
         # Its own stream has come as far as the event before it.
         self._places.move(frame.session_ref, version, frame.message_number(index), position - 1)
         code = frame.row(index)[3]
-        if (version == 0) != (code in _CREATING):
+        if (version == 0) != (code in CREATING):
             self._notes.add(position, f"{Recorded(frame, index).type} at version {version}")
         if code == MERGED:
             self._merges.take(frame, index, event)

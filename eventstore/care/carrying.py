@@ -11,19 +11,11 @@ from pathlib import Path
 
 from ..audit.entry import entry_lead
 from ..errors import EventStoreError
-from ..events import BranchCreated, SessionCreated, Span
+from ..events import Span
 from ..limits import MIB
 from ..log.base import ANY, FORGOTTEN, Append
 from ..log.draft import Draft, laid_out
-from ..log.format import (
-    DICTIONARIES,
-    KEY_ROW,
-    MESSAGE,
-    REF,
-    SHREDDED,
-    STARTER,
-    TYPE_CODES,
-)
+from ..log.format import CREATING, DICTIONARIES, KEY_ROW, MESSAGE, REF, SHREDDED, STARTER
 from ..log.frame import Frame
 from ..log.lmdb import LmdbLog, create_log
 from ..log.rows import checked_value
@@ -34,8 +26,6 @@ CARRIED_EVENTS = 5_000
 
 CARRIED_BYTES = 4 * MIB
 """Or so many stored bytes of them."""
-
-_CREATING = (TYPE_CODES[SessionCreated], TYPE_CODES[BranchCreated])
 
 
 def draft_of(frame: Frame, low: int = 0, high: int | None = None) -> Draft:
@@ -55,7 +45,7 @@ def draft_of(frame: Frame, low: int = 0, high: int | None = None) -> Draft:
         frame.session,
         len(indexes),
         sum(row[3] == MESSAGE for row, _ in events),
-        events[0][0][3] in _CREATING,
+        events[0][0][3] in CREATING,
         leads,
         heads,
         bodies,
@@ -95,7 +85,7 @@ class Carrier:
         self._log = log
         self._waiting: list[Append] = []
         self._events = self._bytes = 0
-        self._hidden: dict[str, list[Span]] = {}
+        self._hidden = dict[str, list[Span]]()
         self._last: Frame | None = None
         self.carried = 0
 

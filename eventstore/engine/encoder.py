@@ -8,11 +8,11 @@ sealed with the store's key; a key that no append ever names has sealed nothing 
 from collections.abc import Sequence
 
 from ..audit.entry import Salts
-from ..events import BranchCreated, Event, KeyCreated, SessionCreated
+from ..events import KeyCreated
 from ..ids import SYSTEM
 from ..log.base import Expected, Log, key_of
 from ..log.draft import Draft, draft
-from ..log.format import OUTLIVING, TYPE_CODES
+from ..log.format import CREATING, OUTLIVING, TYPE_CODES
 from ..log.seal import Seal
 from ..log.shredding import Shred
 from ..log.vault import STORE_KEY
@@ -52,7 +52,7 @@ class Encoder:
         """Make a key for each new session; return the part that says so."""
         facts = []
         for part in parts:
-            if part.session != SYSTEM and _creates(part.events[0]):
+            if part.session != SYSTEM and TYPE_CODES[type(part.events[0])] in CREATING:
                 keys[part.session], digest = seal.opened().fresh()
                 facts.append(KeyCreated(keys[part.session], digest.hex()))
         return [Part(SYSTEM, facts)] if facts else []
@@ -63,7 +63,3 @@ class Encoder:
         if all(TYPE_CODES[type(event)] in OUTLIVING for event in part.events):
             return STORE_KEY
         return keys[part.session] if part.session in keys else key_of(self._log, part.session)
-
-
-def _creates(event: Event) -> bool:
-    return isinstance(event, (SessionCreated, BranchCreated))

@@ -13,16 +13,13 @@ from .. import events as ev
 from ..errors import KeyShredded
 from ..events import Span
 from ..log.base import Log, fact_at, facts_of, frames_between, tail_of
-from ..log.format import MESSAGE, TYPE_CODES
+from ..log.format import NOTES, TYPE_CODES
 from ..log.frame import Frame
 from ..log.recorded import Recorded
+from ..log.shredding import line_at
 from ..spans import minus
 from ..state.header import SessionHeader
 from ..state.lineage import Segment, fold_segments, lineage
-
-_NOTING = ev.HistorySummarized, ev.BranchMerged
-NOTES = frozenset(TYPE_CODES[kind] for kind in _NOTING)
-"""Types of facts that may be shown as a summary."""
 
 _TOLD = NOTES | {TYPE_CODES[ev.Redacted]}
 
@@ -35,11 +32,10 @@ class Quote(NamedTuple):
     position: int
 
 
-def line_of(recorded: Recorded) -> Span:
-    """Return the line that a message, or a fact with a summary, is shown as."""
-    note = recorded.type_code != MESSAGE
-    start = recorded.version if note else recorded.number
-    return Span(recorded.session, start, start + 1, note)
+def lines_of(recorded: Recorded) -> list[Span]:
+    """Return the line that a message, or a fact with a summary, is shown as; of others none."""
+    line = line_at(recorded.frame, recorded.index)
+    return [] if line is None else [line]
 
 
 class Quoting:
@@ -53,7 +49,7 @@ class Quoting:
     def of_message(cls, log: Log, session: str, version: int) -> Self:
         """Return it for one message, or one summary."""
         recorded = fact_at(log, session, version)
-        return cls([line_of(recorded)], recorded.position)
+        return cls(lines_of(recorded), recorded.position)
 
     @classmethod
     def of_session(cls, log: Log, session: str) -> Self:
@@ -62,7 +58,8 @@ class Quoting:
         Raises SessionNotFound.
         """
         lines = [Span(session, 0, tail_of(log, session).messages)]
-        lines += map(line_of, facts_of(log, session, 0, *_NOTING))
+        for recorded in facts_of(log, session, 0, ev.HistorySummarized, ev.BranchMerged):
+            lines += lines_of(recorded)
         return cls(lines, fact_at(log, session, 0).position, [session])
 
     def read_on(self, log: Log) -> list[Quote]:
@@ -85,7 +82,7 @@ class Quoting:
         if recorded.type_code not in NOTES:
             self._told = minus(self._told, _hidden_by(log, recorded, self._told))
         elif minus(self._told, _stood_for(log, recorded)) != self._told:
-            self._told.append(line_of(recorded))
+            self._told += lines_of(recorded)
             self._found.append((recorded.session, recorded.version))
 
 
@@ -102,7 +99,7 @@ def _hidden_by(log: Log, recorded: Recorded, told: Sequence[Span]) -> list[Span]
         return []
     fact = recorded.event
     assert isinstance(fact, ev.Redacted)
-    return [line_of(fact_at(log, recorded.session, fact.version))]
+    return lines_of(fact_at(log, recorded.session, fact.version))
 
 
 def _stood_for(log: Log, recorded: Recorded) -> list[Span]:

@@ -12,14 +12,14 @@ from .. import events as ev
 from ..errors import EventStoreError, InvalidEvent, VersionConflict
 from ..ids import parse_message_id
 from ..log.base import ANY, Log, Receipt, fact_at, facts_of, receipt_again
-from ..log.format import MESSAGE, TYPE_CODES
+from ..log.format import MESSAGE, NOTES, TYPE_CODES
 from ..log.recorded import Recorded
 from ..log.shredding import Shred
 from ..messages import Json
 from ..spans import minus
 from ..state.decisions import find_line
 from ..state.lineage import checked_version
-from .quoting import NOTES, Quote, Quoting, line_of
+from .quoting import Quote, Quoting, lines_of
 from .requests import KNOWN, Ground, Options, Part, Request, Runner, checked_expected, request
 
 _SINGLE = {MESSAGE, TYPE_CODES[ev.ContextSet]}
@@ -148,7 +148,7 @@ def _belongs(ground: Ground, session: str, stream: str, version: int) -> bool:
     if recorded.type_code not in {MESSAGE, *NOTES} or _has_own_id(recorded):
         return False
     shown = ground.headers.whole(session).spans
-    return stream == session or not minus([line_of(recorded)], shown)
+    return stream == session or not minus(lines_of(recorded), shown)
 
 
 def _has_own_id(recorded: Recorded) -> bool:

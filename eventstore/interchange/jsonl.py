@@ -14,7 +14,7 @@ from ..engine.requests import Part
 from ..errors import EventStoreError, InvalidEvent
 from ..ids import SYSTEM
 from ..limits import MIB
-from ..log.base import NO_STREAM, Append, Stage, frames_between
+from ..log.base import NO_STREAM, Append, Stage, frames_between, tail_of
 from ..store import EventStore
 from .intake import Imported, Progress, check_writable
 from .lines import (
@@ -49,8 +49,7 @@ def export_events(store: EventStore, sessions: Sequence[str] | None = None) -> I
         return written(store.log, frames_between(store.log, stop=size))
     names = dict.fromkeys(sessions)
     for name in names:
-        if store.log.tail(name) is None:
-            raise store.log.codec.missing(name)
+        tail_of(store.log, name)
     return written(store.log, frames_of(store.log, names, size))
 
 

@@ -36,6 +36,7 @@ from ..events import (
 from ..ids import SYSTEM, check_name, optional_name
 from ..limits import TTL_SECONDS_MAX
 from ..log.base import Log
+from ..log.format import CREATING, TYPE_CODES
 from ..log.shredding import stripped
 from ..messages import TOKENS_MAX, check_message
 from ..spans import length
@@ -162,7 +163,7 @@ class Survey:
 
     def _check_event(self, line: Line, event: AnyEvent) -> None:
         """Check what the event refers to."""
-        if isinstance(event, (SessionCreated, BranchCreated)) != (line.version == 0):
+        if (TYPE_CODES[type(event)] in CREATING) != (line.version == 0):
             raise InvalidEvent(f"{line.type} can't be version {line.version} of a session")
         if isinstance(event, _FORGETS):
             raise InvalidEvent(f"{line.type}: what is gone no file of events carries")

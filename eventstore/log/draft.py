@@ -21,13 +21,14 @@ from ..audit.entry import (
     session_digest,
 )
 from ..errors import EventTooLarge, InvalidEvent
-from ..events import BranchCreated, Event, MessageAppended, SessionCreated
+from ..events import Event, MessageAppended
 from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX
 from ..messages import role_code
 from .codec import SCHEMA_OF, Codec, encode_all
 from .format import (
     CHECKSUM32,
     CONTINUES,
+    CREATING,
     EVENT_HEAD,
     FRAME_FORMAT,
     FRAME_HEAD,
@@ -113,7 +114,7 @@ def draft(
         session,
         len(events),
         list(map(type, events)).count(MessageAppended),
-        isinstance(events[0], (SessionCreated, BranchCreated)),
+        TYPE_CODES[type(events[0])] in CREATING,
         leads,
         loose=loose,
     )

@@ -151,6 +151,10 @@ TYPE_CODES: dict[type[events.Event], int] = {
 }
 TYPES: dict[int, type[events.Event]] = {code: kind for kind, code in TYPE_CODES.items()}
 MESSAGE = TYPE_CODES[events.MessageAppended]
+CREATING = frozenset(TYPE_CODES[kind] for kind in (events.SessionCreated, events.BranchCreated))
+"""Facts that begin a stream: each stream's version 0 is one of them, and nothing else is."""
+NOTES = frozenset(TYPE_CODES[kind] for kind in (events.HistorySummarized, events.BranchMerged))
+"""Facts that may be shown as a line: their summary."""
 OUTLIVING = frozenset(
     TYPE_CODES[kind]
     for kind in (

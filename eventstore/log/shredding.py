@@ -21,12 +21,12 @@ from .format import (
     CHECKSUM,
     FRAME_HEAD_BYTES,
     MESSAGE,
+    NOTES,
     OCCURRED,
     OCCURRED_TIME,
     OUTLIVING,
     RESIDUE_SCHEMA,
     SHREDDED,
-    TYPE_CODES,
 )
 from .frame import Frame, Row
 from .vault import STORE_KEY
@@ -159,23 +159,21 @@ def rebuilt(frame: Frame, events: Iterable[tuple[Row, bytes]]) -> bytes:
 
 # -- hidden lines ----------------------------------------------------------------------------
 
-_NOTES = frozenset(TYPE_CODES[kind] for kind in (ev.HistorySummarized, ev.BranchMerged))
-
 
 def hidden_lines(frame: Frame, indexes: Iterable[int] | None = None) -> list[Span]:
     """Return the lines that no list may show, their payloads being gone: of all events or some."""
     asked = range(frame.count) if indexes is None else indexes
-    lines = (hidden_line(frame, index) for index in asked if frame.erased(index))
+    lines = (line_at(frame, index) for index in asked if frame.erased(index))
     return [line for line in lines if line is not None]
 
 
-def hidden_line(frame: Frame, index: int) -> Span | None:
-    """Return the line that an event without payload would be, None where it is none."""
+def line_at(frame: Frame, index: int) -> Span | None:
+    """Return the line that an event is shown as, or was or might be; None where it never is one."""
     code, version = frame.row(index)[3], frame.version + index
     if code == MESSAGE:
         number = frame.message_number(index)
         return Span(frame.session, number, number + 1)
-    return Span(frame.session, version, version + 1, note=True) if code in _NOTES else None
+    return Span(frame.session, version, version + 1, note=True) if code in NOTES else None
 
 
 def hidden_with(known: Iterable[Span], more: Iterable[Span]) -> list[Span]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from ..engine.quoting import lines_of
 from ..events import (
     ErrorRecorded,
     HistorySummarized,
@@ -130,19 +131,13 @@ def read_turn(store: EventStore, session: str, number: int) -> Turn:
 
 
 def _begun(first: Recorded, number: int, identity: str) -> Turn:
-    line, version = _line(first), first.version
+    [line], version = lines_of(first), first.version
     if first.erased:
         lost = Message({"role": first.role}, message_id(first.session, version))
         return Turn(first.session, number, identity, line, lost, version, version, redacted=True)
     event = first.event
     assert isinstance(event, MessageAppended)
     return Turn(first.session, number, identity, line, event.message, version, version)
-
-
-def _line(recorded: Recorded) -> Span:
-    """Return where the message stands that a fact brought."""
-    place = recorded.frame.message_number(recorded.index)
-    return Span(recorded.session, place, place + 1)
 
 
 def _is_rewound(turn: Turn, facts: Sequence[Recorded]) -> bool:
@@ -164,7 +159,7 @@ def _is_hidden(turn: Turn, facts: Sequence[Recorded], shown: Sequence[Span]) -> 
             if isinstance(event, HistorySummarized) and not minus([turn.line], event.spans):
                 return False
         own = recorded.correlation_id == turn.id and recorded.type == "MessageAppended"
-        if own and not minus([_line(recorded)], shown):
+        if own and not minus(lines_of(recorded), shown):
             return False
     return True
 
