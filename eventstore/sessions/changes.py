@@ -29,11 +29,11 @@ from .external import (
     generation_key,
     newest_generation,
 )
-from .limits import payload_bytes
 from .plans import Outcome, attempt
 from .questions import Questions
 from .session import CURRENT, Session
 from .sharing import reference, resolved
+from .sizes import payload_bytes
 from .templates import Template, template_of
 from .trimming import KeepCount
 

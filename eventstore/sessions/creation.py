@@ -15,8 +15,8 @@ from ..log.base import Expected
 from ..messages import Json
 from ..patch import assigned, patched
 from .external import External
-from .limits import check_max_bytes
 from .settings import Settings
+from .sizes import check_max_bytes
 from .templates import Template
 
 Left = UnsetType

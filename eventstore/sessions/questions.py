@@ -27,11 +27,11 @@ from .checks import check_whole, checked_id
 from .external import EXTERNAL_PARTS, External, external_key, newest_generation
 from .health import health
 from .learning import SESSIONS_MAX, learned_ttl
-from .limits import Sizes
 from .search import Hit, search
 from .session import CURRENT, Moment, Session, SessionReader
 from .settings import Settings
 from .sharing import resolved
+from .sizes import Sizes
 from .templates import Template, Templates, made_of, name_of
 
 SEARCH_HITS = 20

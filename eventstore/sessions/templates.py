@@ -26,9 +26,9 @@ from ..messages import Json, check_json
 from ..patch import assigned
 from ..store import EventStore
 from .external import newest_number
-from .limits import check_max_bytes
 from .session import CURRENT
 from .settings import DAY_SECONDS
+from .sizes import check_max_bytes
 
 PREFIX = "template"
 TYPE = "template"
