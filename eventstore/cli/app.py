@@ -32,6 +32,7 @@ from .. import (
     SessionClosed,
     StoreUnavailable,
 )
+from ..clock import parse_time
 from ..engine.requests import Options
 from ..log.base import Expected
 from .drawing import plain, receipt_line
@@ -124,7 +125,8 @@ AtPosition = Annotated[
     int | None, typer.Option(metavar="P", help="As it was at this position of the store.")
 ]
 AtTime = Annotated[
-    str | None, typer.Option(metavar="TIME", help="As it was at this time, ISO 8601 or ns.")
+    int | None,
+    typer.Option(metavar="TIME", parser=parse_time, help="As it was at this time, ISO 8601 or ns."),
 ]
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from projections import SessionState
 
 from .. import EventStore, InvalidEvent, KeyShredded, Message, Recorded
-from ..clock import parse_time, system_clock, when
+from ..clock import system_clock, when
 from ..engine.reading import checked_limit
 from ..events import EraseRequested, Span
 from ..log.format import TYPE_CODES
@@ -51,11 +51,7 @@ def show(
     with terminal.reading() as store:
         try:
             state = SessionState.of(
-                store,
-                session,
-                at_version=at_version,
-                at_position=at_position,
-                at_time=None if at_time is None else parse_time(at_time),
+                store, session, at_version=at_version, at_position=at_position, at_time=at_time
             )
         except KeyShredded as gone:
             if gone.lost:

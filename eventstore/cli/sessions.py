@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import InvalidEvent
-from ..clock import parse_time, when
+from ..clock import when
 from ..errors import counted
 from ..sessions import Outcome, Plan, SessionManager, Settings, Template, Window
 from ..sessions.cleanup import Cleanup, CleanupStatistics
@@ -123,7 +123,6 @@ def context(
     if format not in FORMATS:
         raise InvalidEvent(f"--format takes {', '.join(FORMATS)}, not {format!r}")
     chosen = load_settings(terminal, settings)
-    moment = None if at_time is None else parse_time(at_time)
     with terminal.reading() as store, SessionManager(store, chosen) as manager:
         window = manager.build_context(
             session,
@@ -132,7 +131,7 @@ def context(
             include_summaries=summaries,
             at_version=at_version,
             at_position=at_position,
-            at_time=moment,
+            at_time=at_time,
         )
     if format != "plain":
         _write_shape(terminal, _SHAPES[format](window))
@@ -310,15 +309,22 @@ def _remarks(remarks: Iterable[str]) -> list[RenderableType]:
 def cleanup(
     terminal: Terminal,
     every: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Go on, a round every 90, 30m or 12h, until Ctrl-C."),
+        float | None,
+        typer.Option(
+            metavar="TIME",
+            parser=parse_seconds,
+            help="Go on, a round every 90, 30m or 12h, until Ctrl-C.",
+        ),
     ] = None,
     expired: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="delete, close or archive expired sessions."),
     ] = None,
     inactive_after: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Close what is unused that long: 30m, 7d.")
+        float | None,
+        typer.Option(
+            metavar="TIME", parser=parse_seconds, help="Close what is unused that long: 30m, 7d."
+        ),
     ] = None,
     settings: SettingsFile = None,
 ) -> None:
@@ -327,8 +333,8 @@ def cleanup(
         terminal,
         settings,
         expired=expired,
-        inactive_after=None if inactive_after is None else parse_seconds(inactive_after),
-        cleanup_interval=None if every is None else parse_seconds(every),
+        inactive_after=inactive_after,
+        cleanup_interval=every,
     )
     with managing(terminal, chosen) as manager:
         if every is not None:

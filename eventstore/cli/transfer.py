@@ -20,7 +20,6 @@ from .. import EventStore, InvalidEvent, StoreUnavailable
 from ..audit.trust import LAST_NOTE, audit_directory, read_note
 from ..care import backup as copies
 from ..care.comparing import compare as copies_compared
-from ..clock import parse_time
 from ..errors import counted
 from ..interchange import (
     CHAT,
@@ -214,7 +213,7 @@ def restore(
     at_time: AtTime = None,
 ) -> None:
     """Make a new store out of a backup, up to any moment: a new origin, which says of what."""
-    moment = copies.Moment(at_position, None if at_time is None else parse_time(at_time))
+    moment = copies.Moment(at_position, at_time)
     note = read_note(head or audit_directory(destination) / LAST_NOTE)
     if head is not None and note is None:
         raise StoreUnavailable(f"{head}: no such file")

@@ -15,7 +15,7 @@ from projections.catalog import LISTED, ORDERS, STATUSES
 from projections.diff import Side
 
 from .. import EventStore, InvalidEvent
-from ..clock import parse_time, system_clock
+from ..clock import system_clock
 from .app import READ, AtPosition, AtTime, AtVersion, Session, command
 from .charts import statistics_blocks
 from .terminal import Terminal, parse_number, write_lines
@@ -73,9 +73,8 @@ def tree(
         with terminal.viewing() as views:
             found = views.tree(session)
     else:
-        moment = None if at_time is None else parse_time(at_time)
         with terminal.reading() as store:
-            found = BranchTree.of(store, session, at_position=at_position, at_time=moment)
+            found = BranchTree.of(store, session, at_position=at_position, at_time=at_time)
     terminal.answer(
         found.to_dict(), *[tree_drawing(terminal.pen, found, root, session) for root in found.roots]
     )
@@ -116,10 +115,9 @@ def stats(
         with terminal.viewing() as views:
             found = views.statistics()
     else:
-        moment = None if at_time is None else parse_time(at_time)
         with terminal.reading() as store, terminal.progress("counting"):
             found = Statistics.of(
-                store, session, at_version=at_version, at_position=at_position, at_time=moment
+                store, session, at_version=at_version, at_position=at_position, at_time=at_time
             )
     terminal.answer(found.to_dict(), *statistics_blocks(terminal.pen, found))
 

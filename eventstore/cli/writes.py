@@ -117,15 +117,20 @@ def append(
         str | None, typer.Option(help="What is said; else stdin is read as JSON messages.")
     ] = None,
     at: Annotated[
-        str | None, typer.Option("--occurred-at", help="When it was said, ISO 8601 or ns.")
+        int | None,
+        typer.Option(
+            "--occurred-at",
+            metavar="TIME",
+            parser=parse_time,
+            help="When it was said, ISO 8601 or ns.",
+        ),
     ] = None,
 ) -> Receipt:
     """Add one message, or JSON lines (or a JSON array) from stdin as one atomic append."""
     messages = parse_messages(_stdin()) if content is None else [_message(role, content)]
     if not messages:
         raise InvalidEvent("standard input holds no messages")
-    occurred_at = None if at is None else parse_time(at)
-    return store.append(session, messages, occurred_at=occurred_at, **options)
+    return store.append(session, messages, occurred_at=at, **options)
 
 
 @mutation(WRITE)
@@ -138,21 +143,17 @@ def prune(
         list[str] | None, typer.Option(metavar="ID", help="Hide this one; may be repeated.")
     ] = None,
     before: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Hide what was recorded before.")
+        int | None,
+        typer.Option(metavar="TIME", parser=parse_time, help="Hide what was recorded before."),
     ] = None,
     reason: Reason = None,
 ) -> Receipt:
     """Hide messages from the view; nothing leaves the history."""
     if sum((keep_last is not None, bool(message), before is not None)) != 1:
         raise InvalidEvent("prune takes exactly one of --keep-last, --message and --before")
-    moment = None if before is None else parse_time(before)
+    chosen = message or None
     return store.prune(
-        session,
-        keep_last=keep_last,
-        messages=message or None,
-        before=moment,
-        reason=reason,
-        **options,
+        session, keep_last=keep_last, messages=chosen, before=before, reason=reason, **options
     )
 
 
