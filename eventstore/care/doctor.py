@@ -18,6 +18,7 @@ from ..audit.trust import LAST_NOTE, audit_directory, known_keys, read_note
 from ..errors import Corruption, EventStoreError, StoreLocked, StoreUnavailable
 from ..files import unavailable
 from ..limits import RESERVE_BYTES
+from ..log.base import Head
 from ..log.lmdb import LmdbLog
 from ..place import presence
 from ..place.directory import LOG, describe
@@ -129,9 +130,9 @@ def diagnose(path: Path, audit: Path | None = None) -> Diagnosis:
         unclean_stop=present.stopped_uncleanly,
         files=files,
         readers=readers,
-        size=head[0] if head else None,
-        root=head[1] if head else None,
-        recorded_at=head[2] if head else None,
+        size=head.size if head else None,
+        root=head.root.hex() if head else None,
+        recorded_at=head.recorded_at if head else None,
         signed=_signed(kept),
         advice=advice,
     )
@@ -225,9 +226,6 @@ def _damage(path: Path, present: presence.Present, advice: list[Advice]) -> bool
     return bool(in_log)
 
 
-Head = tuple[int, str, int]
-
-
 def _opened(path: Path, audit: Path, advice: list[Advice]) -> tuple[Head | None, list[Slot]]:
     """Open the log to read; returns its head, and who reads in it."""
     try:
@@ -236,10 +234,8 @@ def _opened(path: Path, audit: Path, advice: list[Advice]) -> tuple[Head | None,
             if store.distrust is not None:
                 do = "docs/integrity.md says what to do when a store was set back"
                 advice.append(Advice(str(store.distrust), do))
-            head = store.head()
             assert isinstance(store.log, LmdbLog)
-            slots = _slots(store.log, advice)
-            return (head.size, head.root.hex(), head.recorded_at), slots
+            return store.head(), _slots(store.log, advice)
     except StoreUnavailable as error:
         advice.append(Advice(str(error), "see docs/operations.md for what each error asks for"))
     except EventStoreError as error:
