@@ -60,12 +60,12 @@ def put_durably(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
-def make_directory(path: Path, mode: int = 0o777) -> None:
+def make_directory(path: Path) -> None:
     """Make a directory, and those above it, whose names are durable; it may exist."""
     if path.is_dir():
         return
     make_directory(path.parent)
-    path.mkdir(mode, exist_ok=True)
+    path.mkdir(exist_ok=True)
     sync_directory(path.parent)
 
 

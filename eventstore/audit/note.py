@@ -16,14 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 from ..errors import ProofError
-from .signer import (
-    KEY_ID_BYTES,
-    SigningKey,
-    VerifierKey,
-    check_key_name,
-    from_base64,
-    to_base64,
-)
+from .signer import KEY_ID_BYTES, SigningKey, VerifierKey, check_key_name, from_base64, to_base64
 from .tree import HASH_BYTES, SIZE_MAX
 
 NOTE_BYTES_MAX = 65_536
@@ -133,18 +126,11 @@ def origin_of(name: str, store: str) -> str:
     return check_key_name(f"{name}/{store}")
 
 
-def open_checkpoint(
-    raw: bytes, keys: Sequence[VerifierKey], origin: str | None = None
-) -> Checkpoint:
-    """Return the tree head in a note that a known key of its origin signed.
-
-    `origin`, where given, is the only one accepted. Raises ProofError.
-    """
+def open_checkpoint(raw: bytes, keys: Sequence[VerifierKey]) -> Checkpoint:
+    """Return the tree head in a note that a known key of its origin signed; raises ProofError."""
     note = Note.parse(raw)
     signed = note.check(keys)
     found = Checkpoint.parse(note.text)
-    if origin is not None and found.origin != origin:
-        raise ProofError(f"the head is of {found.origin!r}, not of {origin!r}")
     if all(key.name != found.origin for key in signed):
         raise ProofError(f"no key of its origin {found.origin!r} signed the head")
     return found

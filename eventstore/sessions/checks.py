@@ -10,16 +10,14 @@ from ..limits import TTL_SECONDS_MAX
 from .settings import COUNT_MAX
 
 
-def check_whole(
-    value: object, what: str, *, low: int = 0, high: int = COUNT_MAX, or_none: bool = False
-) -> None:
-    """Raise InvalidEvent unless a count is a whole number from `low` to `high`."""
+def check_whole(value: object, what: str, *, low: int = 0, or_none: bool = False) -> None:
+    """Raise InvalidEvent unless a count is a whole number from `low` to COUNT_MAX."""
     if value is None and or_none:
         return
-    if type(value) is not int or not low <= value <= high:
+    if type(value) is not int or not low <= value <= COUNT_MAX:
         also = ", or None" if or_none else ""
         raise InvalidEvent(
-            f"{what} must be a whole number, {low} to {high:,}{also}, not {brief(value)}"
+            f"{what} must be a whole number, {low} to {COUNT_MAX:,}{also}, not {brief(value)}"
         )
 
 
