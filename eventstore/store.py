@@ -25,11 +25,7 @@ from .engine.origins import beginning, lacks_reasons, origin_key
 from .engine.requests import Options, Request
 from .engine.runner import Engine
 from .engine.subscription import Signal
-from .errors import (
-    EventStoreError,
-    InvalidEvent,
-    StoreUnavailable,
-)
+from .errors import EventStoreError, InvalidEvent, StoreUnavailable
 from .files import checked_path
 from .ids import SYSTEM, check_name
 from .keyring import Keyring
@@ -41,12 +37,7 @@ from .log.seal import LOCKED
 from .log.vault import STORE_KEY
 from .messages import Json, TokenCounter, checked_counter, count_tokens
 from .place.directory import check_no_backup, describe, ensure_store
-from .place.opening import (
-    check_apart,
-    check_volume,
-    own_log,
-    trusted_directory,
-)
+from .place.opening import check_apart, check_volume, own_log, trusted_directory
 from .state.caches import drop_stale
 from .state.lineage import Headers
 from .state.snapshots import MemorySnapshots, Snapshots, disk_snapshots

@@ -16,15 +16,7 @@ from projections import Blame, BranchTree, CatalogRow, Change, Diff, Merge, Orig
 from .. import Message
 from ..clock import when
 from ..errors import counted
-from .drawing import (
-    STATUS_STYLES,
-    Pen,
-    brief,
-    cut,
-    plain,
-    said,
-    table,
-)
+from .drawing import STATUS_STYLES, Pen, brief, cut, plain, said, table
 
 NAME_WIDTH = 30
 NAME_WIDTH_MIN = 12

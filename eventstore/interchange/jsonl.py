@@ -17,16 +17,7 @@ from ..limits import MIB
 from ..log.base import NO_STREAM, Append, Stage, frames_between, tail_of
 from ..store import EventStore
 from .intake import Imported, Progress, check_writable
-from .lines import (
-    Line,
-    Numbered,
-    content_of,
-    event_of,
-    frames_of,
-    read_appends,
-    salt_of,
-    written,
-)
+from .lines import Line, Numbered, content_of, event_of, frames_of, read_appends, salt_of, written
 from .sources import repeatable
 from .survey import Survey
 

@@ -11,13 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from ..errors import (
-    Corruption,
-    EventStoreError,
-    InvalidEvent,
-    KeyShredded,
-    SessionNotFound,
-)
+from ..errors import Corruption, EventStoreError, InvalidEvent, KeyShredded, SessionNotFound
 from ..events import Event, Span
 from ..limits import NAME_BYTES_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from ..messages import Message

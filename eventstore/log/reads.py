@@ -14,20 +14,8 @@ from ..audit.tree import HASH_BYTES, Frontier
 from ..errors import Corruption
 from ..events import Span
 from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
-from .base import (
-    NAMES_PAGE,
-    Head,
-    Receipt,
-    receipt_again,
-)
-from .format import (
-    HEAD_KEY,
-    HEAD_ROW,
-    KEY_NAME,
-    KEY_ROW,
-    POSITION,
-    SESSION_NAME,
-)
+from .base import NAMES_PAGE, Head, Receipt, receipt_again
+from .format import HEAD_KEY, HEAD_ROW, KEY_NAME, KEY_ROW, POSITION, SESSION_NAME
 from .frame import Frame
 from .lone import Tally
 from .rows import checked_value, tile_key

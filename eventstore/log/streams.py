@@ -14,17 +14,8 @@ import lmdb
 from ..errors import UNDECODABLE, Corruption
 from ..limits import PAGE_BYTES_MAX
 from ..messages import Message
-from .base import (
-    Row,
-    Tail,
-    page,
-    version_of,
-)
-from .format import (
-    POSITION,
-    REF,
-    STREAM_ROW,
-)
+from .base import Row, Tail, page, version_of
+from .format import POSITION, REF, STREAM_ROW
 from .frame import Frame
 from .lone import lone_messages, read_ahead
 from .newest import Seen

@@ -22,13 +22,7 @@ from ..messages import Json, Message
 from ..state.header import SessionHeader
 from .checks import checked_id
 from .creation import LIMITS, Left, Limits, NewSession, beginning
-from .external import (
-    External,
-    checked_external,
-    external_key,
-    generation_key,
-    newest_generation,
-)
+from .external import External, checked_external, external_key, generation_key, newest_generation
 from .plans import Outcome, attempt
 from .questions import Questions
 from .session import CURRENT, Session

@@ -21,14 +21,7 @@ from ..state.transcript import Transcript
 from ..store import EventStore
 from .checks import check_seconds, check_whole
 from .plans import Drop, Plan, Step, step_of
-from .policies import (
-    Time,
-    expired,
-    listed,
-    moment_ns,
-    open_to_policies,
-    swept,
-)
+from .policies import Time, expired, listed, moment_ns, open_to_policies, swept
 from .units import Unit, cut, lines_in, spared, units_of
 
 PRESERVED = {"dm": 100, "group": 50}
