@@ -14,7 +14,7 @@ from facts import told
 from handed_out import HandedOut
 from hypothesis import given
 from hypothesis import strategies as st
-from test_leaks import bytes_of, found_in
+from traces import bytes_of, found_in
 
 from eventstore import EventStore, InvalidEvent, KeyShredded, LegalHold, SessionNotFound
 from eventstore.audit.verify import verify
