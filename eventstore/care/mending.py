@@ -207,9 +207,9 @@ class Mending:
     # -- frames ------------------------------------------------------------------------------
 
     def _take(self, frame: Frame, *, proven: bool) -> None:
+        """Carry a frame, and make room for what it says of others, where it means anything."""
         self.lost.add(self._next, frame.position)
         self._next = frame.last_position + 1
-        stream = self._stream(frame.session)
         events = facts_of(frame)
         unnamed = frame.session in self.naming.unnamed and self._needs_name(frame.session, events)
         if unnamed or _comes_anew(frame):
@@ -221,18 +221,27 @@ class Mending:
             self._half = None
         for event in events:
             self._found(event)
-            if isinstance(event, KeyCreated):
-                self._named.add(event.key)
-            if isinstance(event, (EraseRequested, KeyShredded)):
-                self._erased.add(frame.session)
-            if isinstance(event, Redacted):
-                self._gone.append(Shred(frame.session, event.version, event.version))
+            self._note(frame.session, event)
+        stream = self._stream(frame.session)
         self._fill(stream, frame.version)
         if frame.version != stream.version:  # there twice, or so far on as no session ever was
-            self.lost.add(frame.position, frame.last_position + 1)
+            self.lost.add(frame.position, self._next)
             return
         if not proven:
             self._doubt(frame)
+        self._carry(stream, frame)
+
+    def _note(self, session: str, event: AnyEvent) -> None:
+        """Remember what a fact says of keys, and of payloads that must not come back."""
+        if isinstance(event, KeyCreated):
+            self._named.add(event.key)
+        elif isinstance(event, (EraseRequested, KeyShredded)):
+            self._erased.add(session)
+        elif isinstance(event, Redacted):
+            self._gone.append(Shred(session, event.version, event.version))
+
+    def _carry(self, stream: _Stream, frame: Frame) -> None:
+        """Take a frame over as it is, or where it is damaged event by event."""
         self._time = max(self._time, frame.recorded_at)
         _, content = (frame.kept_key and self._salvage.keyed(frame.kept_key)) or (0, None)
         try:
