@@ -7,7 +7,7 @@ the pen draws for a screen, and nothing is cut where it does not.
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -117,9 +117,14 @@ def size(count: float) -> str:
     return f"{count:.0f} B" if step == 0 else f"{count / 1_000**step:.1f} {_UNITS[step]}"
 
 
-def brief(value: object) -> str:
+def bare(value: object) -> str:
     """Return a JSON value as people read it: text bare, all else compact JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def listed(values: Mapping[str, object]) -> str:
+    """Return values behind their names, on one line."""
+    return ", ".join(f"{name}: {bare(value)}" for name, value in values.items())
 
 
 # -- tables ----------------------------------------------------------------------------
@@ -186,7 +191,7 @@ def header_block(header: SessionHeader, newest: int, now: int) -> Table:
         rows.append((word, when(header.expires_at)))
     for name, values in (("metadata", header.metadata), ("context", header.context)):
         if values:
-            rows.append((name, plain(", ".join(f"{k}: {brief(v)}" for k, v in values.items()))))
+            rows.append((name, plain(listed(values))))
     return pairs(rows)
 
 
@@ -221,7 +226,7 @@ def message_body(message: Message) -> Text:
     for call in _calls(message):
         body.append(("\n" if body else "") + f"→ {printable(call)}", "magenta")
     if not body and message.content is not None:
-        body = plain(brief(message.content), "dim")
+        body = plain(bare(message.content), "dim")
     return body
 
 
@@ -233,7 +238,7 @@ def _calls(message: Message) -> list[str]:
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):
             made.append((function.get("name"), function.get("arguments")))
-    return [f"{name}({brief(arguments)})" for name, arguments in made]
+    return [f"{name}({bare(arguments)})" for name, arguments in made]
 
 
 def _is(part: object, kind: str) -> bool:
@@ -298,7 +303,7 @@ def gist(event: AnyEvent) -> str:
     if told is not None:
         return str(told(event))
     fields = msgspec.to_builtins(event)
-    return ", ".join(f"{k}: {brief(v)}" for k, v in fields.items() if k != "type")
+    return listed({k: v for k, v in fields.items() if k != "type"})
 
 
 _GISTS: dict[type, Any] = {
@@ -309,7 +314,7 @@ _GISTS: dict[type, Any] = {
     ev.SessionRewound: lambda e: f"to version {e.to_version}",
     ev.BranchCreated: lambda e: f"of {e.parent} at version {e.at_version}",
     ev.BranchMerged: lambda e: f"{e.source}@{e.source_version} into {e.into}, by {e.strategy}",
-    ev.ContextSet: lambda e: f"{e.key} = {brief(e.value)}",
-    ev.MetadataUpdated: lambda e: brief(e.patch),
-    ev.Custom: lambda e: f"{e.name} {brief(e.data)}",
+    ev.ContextSet: lambda e: f"{e.key} = {bare(e.value)}",
+    ev.MetadataUpdated: lambda e: bare(e.patch),
+    ev.Custom: lambda e: f"{e.name} {bare(e.data)}",
 }

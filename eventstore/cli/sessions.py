@@ -29,8 +29,9 @@ from .app import CARE, NO, READ, AtPosition, AtTime, AtVersion, Session, command
 from .drawing import (
     ROLE_STYLES,
     Pen,
-    brief,
+    bare,
     indented,
+    listed,
     message_body,
     one_line,
     pairs,
@@ -416,10 +417,10 @@ def _template_blocks(pen: Pen, template: Template) -> list[RenderableType]:
     rows += [(name, plain(text)) for name, text in told.items() if text]
     for name, values in (("metadata", template.metadata), ("context", template.context)):
         if values:
-            rows.append((name, plain(", ".join(f"{k}: {brief(v)}" for k, v in values.items()))))
+            rows.append((name, plain(listed(values))))
     for fields in template.messages:
         role = fields.get("role")
-        rows.append((pen.line(str(role or "-"), 12), plain(brief(fields.get("content")))))
+        rows.append((pen.line(str(role or "-"), 12), plain(bare(fields.get("content")))))
     return [pairs(rows)]
 
 

@@ -16,7 +16,7 @@ from projections import Blame, BranchTree, CatalogRow, Change, Diff, Merge, Orig
 from .. import Message
 from ..clock import when
 from ..errors import counted
-from .drawing import STATUS_STYLES, Pen, brief, cut, plain, said, table
+from .drawing import STATUS_STYLES, Pen, bare, cut, plain, said, table
 
 NAME_WIDTH = 30
 NAME_WIDTH_MIN = 12
@@ -142,7 +142,7 @@ def _side(pen: Pen, sign: str, style: str, messages: Sequence[Message]) -> list[
 
 
 def _change(pen: Pen, name: str, change: Change) -> Text:
-    before, after = plain(brief(change.a), "red"), plain(brief(change.b), "green")
+    before, after = plain(bare(change.a), "red"), plain(bare(change.b), "green")
     return Text.assemble((f"~ {pen.line(name, NAME_WIDTH)}: ", "yellow"), before, " → ", after)
 
 
