@@ -101,7 +101,7 @@ class BranchTree:
         """
         store.flush()
         last = moment_position(store, at_position, at_time)
-        root = None if session is None else root_of(store.log, session)
+        root = None if session is None else root_session(store.log, session)
         rows = _rows_on_demand(store, root, last)
         if session is not None and session not in {row.session for row in rows}:
             raise missing(store, session)
@@ -198,7 +198,7 @@ class BranchesProjection(Projection[MutableMapping[str, BranchRow]]):
         self, state: MutableMapping[str, BranchRow], recorded: Recorded
     ) -> MutableMapping[str, BranchRow]:
         """Add a session, or a merge to a session's row."""
-        root = root_of(self._log, recorded.session)
+        root = root_session(self._log, recorded.session)
         key, event = tree_prefix(root) + recorded.session, recorded.structure
         if recorded.type_code == _MERGED:
             if isinstance(event, ev.BranchMerged):  # else the other half tells of it
@@ -218,7 +218,7 @@ def tree_prefix(root: str) -> str:
     return f"{root}\x00"
 
 
-def root_of(log: Log, session: str) -> str:
+def root_session(log: Log, session: str) -> str:
     """Return the root of the tree that a session is in. Raises SessionNotFound."""
     tail_of(log, session)
     seen = {session}

@@ -23,7 +23,7 @@ from eventstore.log.frame import Frame
 from eventstore.messages import Json
 from eventstore.state.caches import VIEWS, cache_directory
 
-from .branches import BranchesProjection, BranchTree, root_of, tree_of, tree_prefix
+from .branches import BranchesProjection, BranchTree, root_session, tree_of, tree_prefix
 from .catalog import LISTED, CatalogProjection, SessionPage, selection
 from .projection import Projection
 from .shelf import (
@@ -219,7 +219,7 @@ class Views:
     def tree(self, session: str) -> BranchTree:
         """Return the tree that a session is in. Raises SessionNotFound."""
         self._store.flush()
-        prefix = tree_prefix(root_of(self._log, session))
+        prefix = tree_prefix(root_session(self._log, session))
 
         def read(rows: Any, checkpoint: Checkpoint) -> BranchTree:
             found = [row for _, row in rows.under(prefix)]

@@ -16,7 +16,7 @@ from eventstore.events import BranchCreated, MessageAppended
 from eventstore.log.base import NO_STREAM, Append
 from eventstore.log.draft import draft
 from projections import BranchTree, Projection, SessionState, Statistics, fold
-from projections.branches import root_of
+from projections.branches import root_session
 from projections.moment import moment_version
 from projections.statistics import StatisticsProjection
 
@@ -503,7 +503,7 @@ def test_circle_of_parents_is_damage():
     )
     store.log.commit([Append(drafts, (NO_STREAM, NO_STREAM))], 1)
     with pytest.raises(Corruption, match="ancestor"):
-        root_of(store.log, "a")
+        root_session(store.log, "a")
 
 
 def test_state_at_a_version_ignores_later_facts():

@@ -242,7 +242,7 @@ class Commands(Retention[Result]):
             if depth >= ground.max_depth:
                 raise DepthExceeded(depth + 1, ground.max_depth)
             if at is not None:
-                version = decisions.version_at(ground.log, ground.headers, parent, at)
+                version = decisions.version_named(ground.log, ground.headers, parent, at)
             return [Part(branch, [ev.BranchCreated(parent, version, name, description)])]
 
         return self._submit(request([(parent, LIVING)], content, decide, options, reads_state=True))

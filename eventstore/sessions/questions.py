@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Unpack
 
 from projections import BranchTree, Diff, SessionPage, SessionState, Statistics, Views, diff
-from projections.branches import root_of
+from projections.branches import root_session
 from projections.catalog import LISTED
 from projections.diff import Side
 from projections.moment import moment_position
@@ -288,7 +288,7 @@ class Questions:
 
     def _head(self, session: str) -> str:
         """Return the root of a session, or where that is gone, what is left closest to it."""
-        root = root_of(self.store.log, session)
+        root = root_session(self.store.log, session)
         if self._living(root) is not None:
             return root
         head = above = session

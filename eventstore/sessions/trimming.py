@@ -22,7 +22,7 @@ from ..store import EventStore
 from .checks import check_seconds, check_whole
 from .plans import Drop, Plan, Step, step_of
 from .policies import Time, expired, listed, moment_ns, open_to_policies, swept
-from .units import Unit, cut, lines_in, spared, units_of
+from .units import Unit, lines_in, spared, surplus, units_of
 
 PRESERVED = {"dm": 100, "group": 50}
 """How many newest messages sessions of a type (`metadata.type`) keep."""
@@ -215,7 +215,7 @@ class Compact(msgspec.Struct, frozen=True, kw_only=True):
         header = open_to_policies(store, session, now)
         if header is None or header.tokens <= self.over:
             return None
-        lines = list(lines_in(cut(units_of(store.log, header), self.keep)))
+        lines = list(lines_in(surplus(units_of(store.log, header), self.keep)))
         if not lines:
             return None
         covered = joined(line.span for line in lines)
@@ -234,7 +234,7 @@ class Compact(msgspec.Struct, frozen=True, kw_only=True):
 def _cut_step(header: SessionHeader, units: list[Unit], keep: int) -> Step | None:
     """Return the step that lets the oldest messages go until no more than `keep` are left."""
     why = f"older than the newest {keep:,}"
-    drops = [(line, Drop(line.id, line.tokens, why)) for line in lines_in(cut(units, keep))]
+    drops = [(line, Drop(line.id, line.tokens, why)) for line in lines_in(surplus(units, keep))]
     return step_of(header.session, header.version, why, drops) if drops else None
 
 

@@ -66,7 +66,7 @@ def units_of(log: Log, header: SessionHeader) -> list[Unit]:
     return groups.units()
 
 
-def cut(units: Sequence[Unit], keep: int) -> list[Unit]:
+def surplus(units: Sequence[Unit], keep: int) -> list[Unit]:
     """Return the units that go, oldest first, until no more than `keep` lines are left.
 
     More are left only where what stays is more.

@@ -64,7 +64,7 @@ def _made_line(log: Log, header: SessionHeader, session: str, version: int) -> S
     return line if found.id == message_id(session, version) else None  # else it has its own id
 
 
-def version_at(log: Log, headers: Headers, session: str, at: int | str) -> int:
+def version_named(log: Log, headers: Headers, session: str, at: int | str) -> int:
     """Return the version that `at` (a version or a message id) means in this session."""
     if not isinstance(at, str):
         return checked_version(log, session, at)
