@@ -6,7 +6,7 @@ induction either all are right or one is named; nothing is written.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from ..errors import EventStoreError
 from ..events import MessageAppended, Span
 from ..limits import PAGE_EVENTS_MAX
 from ..log.base import Log, frames_at
+from ..log.environment import FILE
 from ..log.frame import Frame
 from ..log.recorded import Recorded
 from ..messages import Message
@@ -91,27 +92,31 @@ class States:
 
 def _check_states(store: "EventStore", size: int, notes: Notes) -> None:
     """Check the snapshots, then the newest states; a log is sound of which `notes` hold nothing."""
-    erasures = store.log.erasures()
-    path = cache_directory(store.path, SNAPSHOTS, erasures) if store.path else None
-    if store.path and path and (path / "data.mdb").exists():
+    kept = _saved(store, notes)
+    if kept is not None:
         try:
-            kept = LmdbSnapshots(store.path, store.log, erasures, read_only=True)
-        except lmdb.NotFoundError:
-            kept = None  # none of this revision was ever saved
-        except (EventStoreError, lmdb.Error) as error:
-            kept = None
-            notes.add(-1, f"snapshots can't be opened: {error}")
-        if kept is not None:
-            try:
+            with closing(kept):
                 _check_snapshots(store.log, kept, size, notes)
-            except EventStoreError as error:
-                notes.add(-1, f"snapshots can't be read: {error}")
-            finally:
-                kept.close()
+        except EventStoreError as error:
+            notes.add(-1, f"snapshots can't be read: {error}")
     try:
         _check_newest(store, notes)
     except EventStoreError as error:
         notes.add(-1, f"sessions can't be listed: {error}")
+
+
+def _saved(store: "EventStore", notes: Notes) -> LmdbSnapshots | None:
+    """Return the snapshots on disk, None where there are none, or none that can be opened."""
+    path, erasures = store.path, store.log.erasures()
+    if path is None or not (cache_directory(path, SNAPSHOTS, erasures) / FILE).exists():
+        return None
+    try:
+        return LmdbSnapshots(path, store.log, erasures, read_only=True)
+    except lmdb.NotFoundError:  # of this revision none was ever saved
+        return None
+    except (EventStoreError, lmdb.Error) as error:
+        notes.add(-1, f"snapshots can't be opened: {error}")
+        return None
 
 
 def _check_snapshots(log: Log, kept: LmdbSnapshots, size: int, notes: Notes) -> None:

@@ -93,6 +93,10 @@ class Tables:
         store = checked_value(rows.get(STORE_ID_KEY), "the store's id").decode(errors="replace")
         if store != self._store:
             self._notes.add(-1, f"the log is of store {store!r}, the directory of {self._store!r}")
+        self._check_head(walk)
+
+    def _check_head(self, walk: Walk) -> None:
+        """Compare the tree head with what the frames hash to, and its time with theirs."""
         if self.edge is None or not walk.whole:
             return
         frontier, recorded_at = self.edge
