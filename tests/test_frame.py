@@ -11,7 +11,7 @@ from eventstore.audit import entry
 from eventstore.events import Span
 from eventstore.limits import EVENT_BYTES_MAX
 from eventstore.log.codec import COMPRESS_BYTES_MIN, Codec, decode, encode_all, train
-from eventstore.log.draft import pack_all, place
+from eventstore.log.draft import frame_names, pack_all, place
 from eventstore.log.format import MESSAGE, RAW, STARTER, TYPE_CODES, ZSTD
 from eventstore.log.frame import Frame
 from eventstore.store import starter_dictionary
@@ -129,7 +129,7 @@ def framed(
     codec = codec_of(STARTER)
     draft = drafted("s", facts, codec, times)
     pack_all([draft], codec)
-    return place(draft, names, (1, 2), first, 33, T, continues=continues)
+    return place(draft, frame_names(2, names), 1, first, 33, T, continues=continues)
 
 
 @given(several=st.lists(FACTS, max_size=6), current=st.sampled_from([RAW, ZSTD, STARTER]))

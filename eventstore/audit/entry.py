@@ -26,7 +26,7 @@ NAME_TAG = b"eventstore/name/1\x00"
 
 _LEAD = Struct(">BBHHHq")
 _MIDDLE = Struct(">QQ")
-_COMMON = Struct(">Q32s32s32s32s")
+_TIME = Struct(">Q")
 
 
 class Salts:
@@ -79,6 +79,12 @@ def entry_middle(version: int, previous: int) -> bytes:
     return _MIDDLE.pack(version, previous + 1)
 
 
+@lru_cache(maxsize=NAMES_CACHED_MAX)
+def names_digests(actor: str | None, correlation_id: str | None, causation_id: str | None) -> bytes:
+    """Return the digests that stand for these names in an entry, one after the other."""
+    return name_digest(actor) + name_digest(correlation_id) + name_digest(causation_id)
+
+
 def entry_common(
     recorded_at: int,
     session: str,
@@ -87,13 +93,8 @@ def entry_common(
     causation_id: str | None,
 ) -> bytes:
     """Return bytes 32-167: what all events of one append share."""
-    return _COMMON.pack(
-        recorded_at,
-        session_digest(session),
-        name_digest(actor),
-        name_digest(correlation_id),
-        name_digest(causation_id),
-    )
+    names = names_digests(actor, correlation_id, causation_id)
+    return _TIME.pack(recorded_at) + session_digest(session) + names
 
 
 def entry_digests(commitment: bytes, sealed: bytes = NONE_DIGEST) -> bytes:

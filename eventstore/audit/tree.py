@@ -22,17 +22,20 @@ KEPT_BITS = 4
 """A log keeps the roots of full subtrees on every fourth level: 3 bytes an event, for which a proof
 hashes at most 16 leaves instead of the 256 of a tile."""
 
+LEAF, NODE = b"\x00", b"\x01"
+"""What stands in front of an entry, and of two hashes, when they are hashed."""
+
 EMPTY_ROOT = sha256(b"").digest()
 
 
 def leaf_hash(entry: bytes) -> bytes:
     """Return the hash of one entry as a leaf (RFC 6962, 2.1)."""
-    return sha256(b"\x00" + entry).digest()
+    return sha256(LEAF + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Return the hash of an inner node (RFC 6962, 2.1)."""
-    return sha256(b"\x01" + left + right).digest()
+    return sha256(NODE + left + right).digest()
 
 
 def root_of(leaf_hashes: Sequence[bytes]) -> bytes:
@@ -60,7 +63,7 @@ class Frontier:
         for leaf in leaves:
             node, index, level = leaf, self.size, 0
             while index & 1:
-                node = sha256(b"\x01" + nodes.pop() + node).digest()
+                node = sha256(NODE + nodes.pop() + node).digest()
                 index >>= 1
                 level += 1
                 if not level % KEPT_BITS:
@@ -75,7 +78,7 @@ class Frontier:
         assert index << level == self.size, "a subtree begins at a multiple of its leaves"
         self.size += 1 << level
         while index & 1:
-            node = sha256(b"\x01" + self.nodes.pop() + node).digest()
+            node = sha256(NODE + self.nodes.pop() + node).digest()
             index, level = index >> 1, level + 1
             if not level % KEPT_BITS:
                 kept.append((level, index, node))
@@ -89,7 +92,7 @@ class Frontier:
         nodes = iter(reversed(self.nodes))
         root = next(nodes)
         for left in nodes:
-            root = sha256(b"\x01" + left + root).digest()
+            root = sha256(NODE + left + root).digest()
         return root
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from .. import events
 from ..audit.entry import entry_common, entry_middle
-from ..audit.tree import Frontier
+from ..audit.tree import LEAF, Frontier
 from ..errors import (
     EventStoreError,
     KeyReused,
@@ -34,7 +34,7 @@ from .base import (
     same_content,
 )
 from .codec import Codec
-from .draft import Draft, pack_all, place
+from .draft import Draft, frame_names, pack_all, place
 from .format import (
     ACTOR_NAME,
     CAUSATION_NAME,
@@ -50,6 +50,9 @@ from .format import (
 from .names import Names
 from .newest import Edge
 from .shredding import Shred
+
+Given = tuple[str | None, str | None, str | None]
+"""Actor, correlation and causation id of an append."""
 
 
 class Ground(Protocol):
@@ -88,7 +91,7 @@ class Plan:
         edge = ground.edge
         self.recorded_at, self.next_ref = edge.recorded_at, edge.next_ref
         self.frontier = Frontier(edge.frontier.size, edge.frontier.nodes)
-        self._any_erased = edge.any_erased
+        self._size, self._any_erased = edge.frontier.size, edge.any_erased
         self._names = ground.names
         self.outcomes: list[Outcome] = []
         self.frames: list[tuple[bytes, bytes]] = []
@@ -96,6 +99,9 @@ class Plan:
         self.names: dict[bytes, int] = {}
         self.keys: dict[bytes, bytes] = {}
         self.tiles: list[tuple[int, int, bytes]] = []
+        self.leaves: list[bytes] = []
+        """Leaf hashes that wait for their place in the tree."""
+        self._envelope = _NO_NAMES
         self.tails: dict[str, Tail] = {}
         """Every stream's newest place that was looked at or has moved on."""
         self.shreds = []
@@ -109,44 +115,52 @@ class Plan:
 
     def decide(self, append: Append) -> Outcome:
         """Accept an append and number it, or say why not; nothing is half-accepted."""
+        key = b""
         try:
-            envelope = self._enveloped(append)
-            known = self._known(append.key, append.content, envelope.key) if append.key else None
-            if known is not None:
-                return known
+            if append.key:
+                key = self._names.kept(KEY_NAME, append.key)
+                known = self._known(append.key, append.content, key)
+                if known is not None:
+                    return known
             assert len(append.drafts) == len(append.expected), "one for each stream"
             names = list(map(self._admitted, append.drafts, append.expected))
             if append.others is not None:
                 self._check_standing(append.drafts[0].session, append.others)
-            if envelope.actor:  # where its row is damaged this append fails, and no other
-                row = ACTOR_NAME + envelope.actor
-                envelope.actor_ref = self.names.get(row) or self.ground.ref(row)
+            given = append.actor, append.correlation_id, append.causation_id
+            if given != self._envelope.given:
+                self._envelope = self._enveloped(given)
         except EventStoreError as error:
             return error
-        given = append.recorded_at
-        self.recorded_at = max(self.recorded_at, self.now if given is None else given)
+        time = append.recorded_at
+        self.recorded_at = max(self.recorded_at, self.now if time is None else time)
         self.shreds += append.shreds
-        first = self._place(
-            append.drafts[0], names[0], envelope, envelope.key, continues=append.continues
-        )
+        first = self._place(append.drafts[0], names[0], key, continues=append.continues)
         for index in range(1, len(names)):
-            self._place(append.drafts[index], names[index], envelope, b"", continues=True)
-        if envelope.key:
+            self._place(append.drafts[index], names[index], b"", continues=True)
+        if key:
             position = first.position - (first.version - first.first_version)
             as_is = append.content_is_kept or append.content == FORGOTTEN
             kept = append.content if as_is else self._names.digest(append.content)
-            self.keys[envelope.key] = KEY_ROW.pack(position, kept)
+            self.keys[key] = KEY_ROW.pack(position, kept)
             self._receipts[position] = msgspec.structs.replace(first, duplicate=True)
         return first
 
-    def _enveloped(self, append: Append) -> "_Envelope":
-        """Return the names of an append. Raises InvalidEvent for what the disk can't keep."""
+    def _enveloped(self, given: Given) -> "_Envelope":
+        """Return the envelope of an append; most appends of a batch have the same.
+
+        Raises InvalidEvent for what the disk can't keep, Corruption where the actor's row is
+        damaged: this append fails then, and no other.
+        """
+        actor, what, why = given
         both = self._names.both
-        key = self._names.kept(KEY_NAME, append.key) if append.key else b""
-        actor, who = both(ACTOR_NAME, append.actor) if append.actor else _NOBODY
-        what = both(CORRELATION_NAME, append.correlation_id) if append.correlation_id else _NOBODY
-        why = both(CAUSATION_NAME, append.causation_id) if append.causation_id else _NOBODY
-        return _Envelope(key, actor, what[0], why[0], (who, what[1], why[1]))
+        who = both(ACTOR_NAME, actor) if actor else _NOBODY
+        what_ = both(CORRELATION_NAME, what) if what else _NOBODY
+        why_ = both(CAUSATION_NAME, why) if why else _NOBODY
+        row = ACTOR_NAME + who[0]
+        ref = (self.names.get(row) or self.ground.ref(row)) if actor else 0
+        ids = what_[0], why_[0]
+        named = None if ref is None else frame_names(ref, (b"", *ids, b""))
+        return _Envelope(given, row, ids, (who[1], what_[1], why_[1]), ref, named)
 
     def _known(self, name: str, given: bytes, key: bytes) -> Receipt | None:
         """Return the receipt of a key that came before. Raises KeyReused."""
@@ -202,40 +216,48 @@ class Plan:
         self,
         draft: Draft,
         names: tuple[bytes, str],
-        envelope: "_Envelope",
         key: bytes,
         *,
         continues: bool,
     ) -> Receipt:
         """Give the draft its numbers, hash its entries, add its rows."""
-        session, position = draft.session, self.frontier.size
+        session, position, messages = draft.session, self._size, draft.messages
+        envelope = self._envelope
         kept, public = names
         tail = self.tails.get(session) or Tail(self._new_ref(SESSION_NAME + kept), -1, 0, -1)
-        actor = envelope.actor_ref
-        if actor is None:
-            actor = envelope.actor_ref = self._new_ref(ACTOR_NAME + envelope.actor)
         version = tail.version + 1
+        named = envelope.named
+        if named is None or key or not version:
+            named = self._named(envelope, key, b"" if version else kept)
         frame = place(
             draft,
-            (key, envelope.correlation_id, envelope.causation_id, b"" if version else kept),
-            (tail.ref, actor),
+            named,
+            tail.ref,
             (position, version, tail.messages),
             tail.position,
             self.recorded_at,
             continues=continues,
         )
         common = entry_common(self.recorded_at, public, *envelope.public)
-        self.tiles += self.frontier.extend(_leaves(draft, common, version, position, tail.position))
-        last, newest = position + draft.count - 1, version + draft.count - 1
-        tail = Tail(tail.ref, newest, tail.messages + draft.messages, last)
-        self.tails[session] = tail
-        if not draft.only_messages and (begun := _erasing(tail.ref, draft)):
+        self.leaves += _leaves(draft, common, version, position, tail.position)
+        self._size = size = position + draft.count
+        last, newest = size - 1, tail.version + draft.count
+        tail = self.tails[session] = Tail(tail.ref, newest, tail.messages + messages, last)
+        if messages != draft.count and (begun := _erasing(tail.ref, draft)):
             # An end whose beginning was lost, as a repair carries it, counts like a beginning.
             self.erases |= any(begun.values()) or not self._erased(tail.ref)
             self.erasing |= begun
         self.frames.append((POSITION.pack(last), frame))
         self.streams.append((REF.pack(tail.ref), STREAM_ROW.pack(newest, last)))
-        return Receipt(session, version, newest, last, self.recorded_at, last + 1)
+        return Receipt(session, version, newest, last, self.recorded_at, size)
+
+    def _named(self, envelope: "_Envelope", key: bytes, session: bytes) -> bytes:
+        """Return the names of a frame, key and session included; a new actor gets a number."""
+        if envelope.actor_ref is None:
+            row = envelope.actor_row
+            ref = envelope.actor_ref = self.names.get(row) or self._new_ref(row)
+            envelope.named = frame_names(ref, (b"", *envelope.ids, b""))
+        return frame_names(envelope.actor_ref, (key, *envelope.ids, session))
 
     def _new_ref(self, row: bytes) -> int:
         ref = self.names[row] = self.next_ref
@@ -244,29 +266,30 @@ class Plan:
 
 
 class _Envelope(msgspec.Struct, gc=False):
-    """The names that an append has: as the disk keeps them, b"" for none, and as entries hash them.
+    """An actor, a correlation and a causation id: as given, on disk, and as entries hash them.
 
-    `public` are those of actor, correlation and causation id; `actor_ref` is 0 for no actor, None
-    for one that the log does not know yet.
+    On disk they are b"" for none; `actor_ref` is 0 for nobody, None for one whom the log does not
+    know yet; `named` is what the frames say that have no other names.
     """
 
-    key: bytes
-    actor: bytes
-    correlation_id: bytes
-    causation_id: bytes
-    public: tuple[str | None, str | None, str | None]
-    actor_ref: int | None = 0
+    given: Given
+    actor_row: bytes
+    ids: tuple[bytes, bytes]
+    public: Given
+    actor_ref: int | None
+    named: bytes | None
 
 
+_NO_NAMES = _Envelope((None, None, None), b"", (b"", b""), (None, None, None), 0, b"")
 _NOBODY = b"", None
 """What is kept and hashed where there is no name."""
 
 
 def _leaves(draft: Draft, common: bytes, version: int, position: int, previous: int) -> list[bytes]:
     """Return the leaf hash of each event of a draft at its place."""
-    leaves, joined = [], b"".join
+    leaves = []
     for lead, digests in zip(draft.leads, draft.digests, strict=True):
-        entry = joined((b"\x00", lead, entry_middle(version, previous), common, digests))
+        entry = LEAF + lead + entry_middle(version, previous) + common + digests
         leaves.append(sha256(entry).digest())
         previous, version, position = position, version + 1, position + 1
     return leaves
@@ -284,6 +307,7 @@ def plan(batch: Sequence[Append], ground: Ground, now: int) -> Plan:
     """Decide a batch in order: idempotency, conflicts, numbers, times, hashes. Pure."""
     made = Plan(ground, now)
     made.outcomes = list(map(made.decide, batch))
+    made.tiles = made.frontier.extend(made.leaves)
     return made
 
 
