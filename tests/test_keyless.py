@@ -16,6 +16,7 @@ from eventstore import (
 )
 from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.backup import backup, restore
+from eventstore.cli.views import parse_side
 from eventstore.ids import SYSTEM
 from eventstore.interchange.jsonl import export_events, import_events
 from eventstore.log.base import key_of
@@ -199,6 +200,17 @@ def test_verify_needs_no_key_for_the_tree(closed, keyring):
     assert (locked.root, locked.size) == (opened.root, opened.size)
     assert locked.checked["payloads left sealed"] == locked.size
     assert "payloads left sealed" not in opened.checked and opened.checked["states"] == 2
+
+
+def test_nobody_is_told_that_a_session_does_not_exist_by_a_store_that_can_t_know(closed):
+    """Without the keyring a name may be there: that is said, and pseudonyms are there."""
+    with EventStore.open(closed) as locked:
+        for name in ("a", "no such session"):
+            with pytest.raises(StoreUnavailable, match="keyring"):
+                locked.exists(name)
+        assert all(locked.exists(each) for each in locked.sessions())
+        pseudonym = next(locked.sessions())
+        assert parse_side(locked, f"{pseudonym}@1") == (pseudonym, 1)
 
 
 def test_verify_names_a_session_whose_key_is_gone(closed, keyring):

@@ -126,6 +126,7 @@ def parse_side(store: EventStore, text: str) -> Side:
     """Return a session, or a (session, version), where no session has the whole text as name."""
     session, sep, version = text.rpartition("@")
     number = parse_number(version)
-    if sep and number is not None and not store.exists(text):
-        return session, number
-    return text
+    if not sep or number is None:
+        return text
+    sealed = store.log.codec.locked  # and then shown by pseudonyms, none of which has an "@"
+    return (session, number) if sealed or not store.exists(text) else text

@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from ..clock import to_ns
-from ..errors import InvalidEvent, brief
+from ..errors import InvalidEvent, StoreUnavailable, brief
 from ..ids import SYSTEM
 from ..log.base import Head, Log, Receipt, tail_of
 from ..log.recorded import Recorded
+from ..log.seal import LOCKED
 from . import reading
 from .commands import Commands
 from .quoting import Quote
@@ -87,9 +88,16 @@ class Answers(Commands[Receipt]):
         return self.log.head()
 
     def exists(self, session: str) -> bool:
-        """Return True if the session was ever created."""
+        """Return True if the session was ever created.
+
+        Raises StoreUnavailable where that can't be told: the names are sealed, the keyring is not
+        at hand.
+        """
         self.flush()
-        return self.log.tail(session) is not None
+        found = self.log.tail(session) is not None
+        if not found and self.log.codec.locked:
+            raise StoreUnavailable(LOCKED)
+        return found
 
     def version(self, session: str) -> int:
         """Return the newest version of a session. Raises SessionNotFound."""
