@@ -383,3 +383,25 @@ def test_a_handler_that_writes_inside_of_a_commit_is_told_so(tmp_path):
             with pytest.raises(StoreUnavailable, match="signal handler"):
                 store.update_metadata("a", {"k": 1})
         in_time(lambda: store.append("a", {"content": "x"}))
+
+
+def test_an_interrupt_takes_nothing_apart_in_memory():
+    """Wherever it falls, a store in memory has all of a command's facts or none."""
+    store = EventStore.in_memory()
+    store.create("a")
+    log, numbers = store.log, count()
+
+    def append() -> None:
+        name = str(next(numbers))
+        store.create(name, key=name, messages=[{"role": "user", "content": "x"}] * 2)
+
+    checkpoints = Checkpoints(append)
+    for place in range(checkpoints.count()):
+        with suppress(IndexError):
+            checkpoints.interrupt(place)
+        rows = [row.position for rows in log._streams.values() for row in rows]
+        assert sorted(rows) == log._lasts
+        assert len(log._frames) == len(rows)
+        assert log.frontier.size == log._lasts[-1] + 1
+        assert len(log._keys) == len(log._streams) - 1
+    assert verify(store).sound

@@ -33,7 +33,7 @@ from .format import KEY_NAME, KEY_ROW, POSITION, RAW, REF, SESSION_NAME, STARTER
 from .frame import Frame
 from .lone import Tally
 from .newest import Edge
-from .plan import pack_appends, plan
+from .plan import Plan, pack_appends, plan
 from .shredding import Shred, hidden_lines, hidden_with, shredded
 
 
@@ -105,22 +105,35 @@ class MemoryLog:
             self._check_open()
             pack_appends(batch, self.codec)
             made = plan(batch, self, now)
-            for last, frame in made.frames:
-                self._lasts.append(POSITION.unpack(last)[0])
-                self._frames.append(frame)
-            for name, number in made.names.items():
-                self._refs[name], self._name_of[number] = number, name[1:].decode()
-            for ref, row in made.streams:
-                rows = self._streams.setdefault(REF.unpack(ref)[0], [])
-                rows.append(Row(*STREAM_ROW.unpack(row)))
-            self._keys.update(made.keys)
-            self.frontier, self.recorded_at = made.frontier, made.recorded_at
-            self.next_ref = made.next_ref
-            self._erased |= made.erasing
-            self._erasures += made.erases
+            self._keep(made)
             for wanted in made.shreds:
                 self._shred(wanted)
             return made.outcomes
+
+    def _keep(self, made: Plan) -> None:
+        """Take in what a plan made: all of it, or nothing where an interrupt comes before.
+
+        From the first change on there is no call and no loop, so that none comes between (lead.py).
+        """
+        lasts = [POSITION.unpack(last)[0] for last, _ in made.frames]
+        frames = [frame for _, frame in made.frames]
+        names = {number: name[1:].decode() for name, number in made.names.items()}
+        more: dict[int, list[Row]] = {}
+        for ref, row in made.streams:
+            more.setdefault(REF.unpack(ref)[0], []).append(Row(*STREAM_ROW.unpack(row)))
+        streams = {ref: self._streams.get(ref, []) for ref in more}
+        growing = map(list.extend, streams.values(), more.values())
+        self._lasts += lasts
+        self._frames += frames
+        self._refs |= made.names
+        self._name_of |= names
+        self._keys |= made.keys
+        self._erased |= made.erasing
+        self._erasures += made.erases
+        self.frontier, self.recorded_at = made.frontier, made.recorded_at
+        self.next_ref = made.next_ref
+        self._streams |= streams
+        [*growing]  # noqa: B018 - all in C, where no interrupt comes out
 
     def group(self, work: Callable[[Stage], T]) -> T:
         """Let batches in one by one: memory has nothing to wait for."""
