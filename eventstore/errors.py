@@ -206,14 +206,21 @@ class ProofError(EventStoreError):
 
 
 class KeyShredded(EventStoreError):
-    """The key of the session's payloads was destroyed on purpose, or is `lost` and may return."""
+    """The session's payloads were destroyed on purpose, or their key is `lost` and may return.
 
-    def __init__(self, session: str, why: str = "", *, lost: bool = False) -> None:
+    With a version it is about one payload, which may have been redacted alone.
+    """
+
+    def __init__(
+        self, session: str, why: str = "", *, version: int | None = None, lost: bool = False
+    ) -> None:
         self.session, self.lost = session, lost
-        what = f"were erased{why}"
+        whose, what = f"the payloads of session {session!r}", f"were erased{why}"
+        if version is not None:
+            whose = f"version {version} of session {session!r} was redacted, or all its payloads"
         if lost:
             what = "can't be opened: this keyring, an older copy, lacks their key; use a newer one"
-        super().__init__(f"the payloads of session {session!r} {what}")
+        super().__init__(f"{whose} {what}")
 
 
 class LegalHold(EventStoreError):

@@ -56,6 +56,8 @@ class State:
     """Places of lines that it showed until they were redacted."""
     set_at: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Key of the context -> place of the fact that set it, where such a one was the last."""
+    put_at: dict[tuple[str, ...], tuple[str, int]] = field(default_factory=dict)
+    """Path of a leaf of the metadata -> place of the patch that put it there, in the same way."""
 
     @property
     def tokens(self) -> int:
@@ -70,7 +72,10 @@ class State:
         left = tuple(line for line in self.lines if line.place != place)
         gone = self.gone | {place} if len(left) < len(self.lines) else self.gone
         kept = {key: value for key, value in self.context.items() if self.set_at.get(key) != place}
-        return replace(self, lines=left, met=met, gone=gone, context=kept)
+        metadata = self.metadata
+        for path in [path for path, put in self.put_at.items() if put == place]:
+            metadata = patch(metadata, nested(path, None))
+        return replace(self, lines=left, met=met, gone=gone, context=kept, metadata=metadata)
 
 
 @dataclass
@@ -186,7 +191,10 @@ class Model:
         now, then = values["context"], ours.context
         stays = {key for key in then if same(now.get(key, GONE), then[key])}
         set_at = {key: place for key, place in ours.set_at.items() if key in stays}
-        merged = replace(ours, lines=tuple(lines), set_at=set_at, **values)
+        now, then = values["metadata"], ours.metadata
+        stays = {key for key in then if same(now.get(key, GONE), then[key])}
+        put_at = {path: place for path, place in ours.put_at.items() if path[0] in stays}
+        merged = replace(ours, lines=tuple(lines), set_at=set_at, put_at=put_at, **values)
         merged = replace(merged, met={**ours.met, source: (theirs, merged)})
         marked = replace(theirs, met={**theirs.met, into: (theirs, theirs)})
         receipt = self._wrote(into, merged)
@@ -233,7 +241,7 @@ class Model:
             raise errors.SessionNotFound(name)
         place = self._place(name, message)
         if place not in self.said and place not in self.set:
-            raise errors.InvalidEvent("no message, no value")
+            raise errors.InvalidEvent("nothing that was said")
         going = [] if place in self.redactions else [place]
         if summaries:
             going += self.quotes(place)
@@ -284,8 +292,11 @@ class Model:
     def update_metadata(self, name, change, *, expected=ANY):
         self._living(name)
         self._expect(name, expected)
-        now = self.sessions[name].now
-        return self._wrote(name, replace(now, metadata=patch(now.metadata, change)))
+        now, place = self.sessions[name].now, self._sets(name)
+        metadata = patch(now.metadata, change)
+        put = now.put_at | dict.fromkeys(leaves(change), place)
+        put_at = {path: put[path] for path in leaves(metadata) if path in put}
+        return self._wrote(name, replace(now, metadata=metadata, put_at=put_at))
 
     def set_context(self, name, key, value):
         self._living(name)
@@ -293,22 +304,24 @@ class Model:
         values = {**now.context, key: value}
         if value is None:
             del values[key]
-        place = name, self.sessions[name].version + 1
-        self.set.add(place)
-        return self._wrote(name, replace(now, context=values, set_at={**now.set_at, key: place}))
+        set_at = {**now.set_at, key: self._sets(name)}
+        return self._wrote(name, replace(now, context=values, set_at=set_at))
 
     def record_tool_call(self, name, _tool):
         self._living(name)
+        self._sets(name)
         now = self.sessions[name].now
         return self._wrote(name, replace(now, tool_calls=now.tool_calls + 1))
 
     def record_error(self, name, _kind):
         self._living(name)
+        self._sets(name)
         now = self.sessions[name].now
         return self._wrote(name, replace(now, errors=now.errors + 1))
 
     def record(self, name, _kind, _value):
         self._living(name)
+        self._sets(name)
         return self._wrote(name, self.sessions[name].now)
 
     def close(self, name):
@@ -413,6 +426,12 @@ class Model:
         self.said[line.place] = line
         return line
 
+    def _sets(self, name: str) -> tuple[str, int]:
+        """Note that what comes next in a session can be redacted; return its place."""
+        place = name, self.sessions[name].version + 1
+        self.set.add(place)
+        return place
+
     def _status(self, name: str, status: str) -> Receipt:
         self._present(name)
         return self._wrote(name, replace(self.sessions[name].now, status=status))
@@ -465,6 +484,22 @@ def patch(values: dict[str, Any], change: Any) -> Any:
         else:
             made[key] = patch(made.get(key), value)
     return made
+
+
+def leaves(values: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the paths of all values in an object that are no objects themselves."""
+    found = []
+    for key, value in values.items():
+        inner = leaves(value) if isinstance(value, dict) else [()]
+        found += [(key, *path) for path in inner]
+    return found
+
+
+def nested(path: tuple[str, ...], value: Any) -> Any:
+    """Return the object that has a value at a path and nothing else."""
+    for key in reversed(path):
+        value = {key: value}
+    return value
 
 
 def three_way(theirs, theirs_then, ours, ours_then, rule):

@@ -480,6 +480,35 @@ def test_the_command_names_what_remains(cli):
     cli.fine("redact", "a", "2")
 
 
+def test_the_command_names_templates_that_copied_it(cli):
+    """`redact` names the templates that have the line or the value, and no others."""
+    with EventStore.open(cli.store) as store, SessionManager(store) as manager:
+        store.create("a")
+        say(store, "a", "one", WORD)
+        store.set_context("a", "k", WORD)
+        manager.save_as_template("a", "early")
+        store.branch("a", "b")
+        say(store, "b", "three")
+        store.prune("b", messages=["a#1"])
+        manager.save_as_template("b", "of b")
+        store.redact("a", 1)
+        manager.save_as_template("a", "late")
+        assert manager.templates_of("a") == ["early", "late", "of b"]
+        assert manager.templates_of("a", 1) == ["early"]
+        assert manager.templates_of("a", 2) == ["early", "late", "of b"]
+        assert manager.templates_of("b", 1) == ["of b"]
+        with pytest.raises(InvalidEvent):
+            manager.templates_of("a", 99)
+    plain = cli("redact", "a", "1")
+    assert plain.code == 0
+    assert "1 template made of it can still be read: template:early" in plain.err
+    assert cli("redact", "a", "2", "--json").json["templates"] == [
+        f"template:{name}" for name in ("early", "late", "of b")
+    ]
+    done = cli("redact", "a", "3", "--json").json["templates"]
+    assert done == ["template:early", "template:late", "template:of b"]
+
+
 def test_the_command_erase_names_them_too(cli, keyring):
     """`erase` names what others made of the session, or takes it along, and its templates."""
     with EventStore.open(cli.store, keyring=keyring) as store:

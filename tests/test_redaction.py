@@ -89,7 +89,7 @@ def test_the_fact_stays_and_the_payload_goes(family):
     assert (recorded.type, recorded.size, recorded.tokens, recorded.role) == (
         *(before.type, before.size, before.tokens, before.role),
     )
-    with pytest.raises(KeyShredded):
+    with pytest.raises(KeyShredded, match="version 2 of session 'a' was redacted, or erased"):
         _ = recorded.event
     fact = next(family.events("a", reverse=True))
     assert (fact.event.version, fact.event.reason, fact.actor) == (2, "asked for", "user:7")
@@ -265,6 +265,69 @@ def test_a_redacted_value_of_an_encrypted_store(sealed, tmp_path, keyring):
         store.erase("s", reason="asked for")
         assert next(store.events("s", 1)).structure is None
         assert told(verify(store, deep=True)) == ""
+
+
+def test_a_change_of_metadata_can_be_redacted(store):
+    """What it set is null from then on, whole or inside; what others set before or after stays."""
+    store.create("s", metadata={"topic": "kept", "to": {"city": "Bonn"}})
+    store.update_metadata("s", {"topic": WORD, "to": {"street": WORD}, "tags": [WORD], "done": 1})
+    store.branch("s", "b")
+    store.update_metadata("s", {"done": 2, "to": {"zip": 3}})
+    views = Views(store)
+    assert len(views.sessions(where={"tags": [WORD]}).rows) == 2
+    receipt = store.redact("s", 1, reason="asked for")
+    moments = [SessionState.of(store, "s", at_version=version).metadata for version in range(3)]
+    assert moments == [
+        {"topic": "kept", "to": {"city": "Bonn"}},
+        {"to": {"city": "Bonn"}},
+        {"to": {"city": "Bonn", "zip": 3}, "done": 2},
+    ]
+    rows = {row.session: row.metadata for row in views.sessions().rows}
+    assert rows == {"s": moments[2], "b": moments[1]}
+    assert rows["b"] == SessionState.of(store, "b").metadata
+    assert set(blame(store, "b").metadata) == {"to"}
+    assert WORD.encode() not in b"".join(frame.raw for frame in store.log.read_all(0))
+    again = store.redact("s", 1)
+    assert again.duplicate and again.version == receipt.version
+    assert store.quoting("s", 1) == []
+    assert told(verify(store, deep=True)) == ""
+
+
+TOLD = {
+    "tool call": lambda store: store.record_tool_call("s", WORD, {"q": WORD}, [WORD], error=WORD),
+    "error": lambda store: store.record_error("s", WORD, WORD, {"of": WORD}),
+    "own fact": lambda store: store.record("s", WORD, WORD),
+}
+
+
+@pytest.mark.parametrize("what", TOLD)
+def test_single_facts_can_be_redacted(store, what):
+    """A tool call, an error, a fact of one's own: that it happened stays counted, not a word."""
+    store.create("s")
+    say(store, "s", "one")
+    counts = [store.headers.now("s")]
+    TOLD[what](store)
+    counts.append(store.headers.now("s"))
+    store.redact("s", 2, reason="asked for")
+    now = store.headers.now("s")
+    assert (now.tool_calls, now.errors) == (counts[1].tool_calls, counts[1].errors)
+    assert WORD not in str(Statistics.of(store).to_dict())
+    assert Views(store).statistics() == Statistics.of(store)
+    assert shown(store, "s") == ["one"] and next(store.events("s", 2)).erased
+    assert WORD.encode() not in b"".join(frame.raw for frame in store.log.read_all(0))
+    assert told(verify(store, deep=True)) == ""
+
+
+def test_what_a_session_is_made_of_stays(family):
+    """Facts that others build on, and those of the store itself, are refused by their names."""
+    family.prune("a", keep_last=1)
+    family.set_hold(user="u")
+    for session, version, kind in (("a", 0, "SessionCreated"), ("b", 0, "BranchCreated"),
+                                   ("a", 5, "MessagesPruned")):  # fmt: skip
+        with pytest.raises(InvalidEvent, match=f"is a {kind}; only messages, .* tool calls"):
+            family.redact(session, version)
+    with pytest.raises(InvalidEvent, match="the store's own"):
+        family.redact("eventstore:store", 1)
 
 
 # -- views -------------------------------------------------------------------------------

@@ -43,21 +43,31 @@ def redact(
     reason: Reason = None,
     summaries: Summaries = False,
 ) -> Answer:
-    """Hide one message everywhere and delete its payload; its place and proofs stay."""
+    """Hide a message, a value, a tool call or an error everywhere; its place and proofs stay."""
     place = parse_place(message)
     receipt = store.redact(session, place, reason=reason, summaries=summaries, **options)
-    left = [] if summaries else _left(store, receipt)
-    if not store.trained:
-        return _answer(receipt, left)
-    learnt = "free pages and dictionaries may hold pieces of it until 'eventstore compact'"
-    return _answer(receipt, left, learnt)
+    gone = _redacted(store, receipt)
+    left = [] if summaries else store.quoting(receipt.session, gone)
+    templates = made_of(store.log, receipt.session, gone)
+    remarks = _copied(templates)
+    if store.trained:
+        learnt = "free pages and dictionaries may hold pieces of it until 'eventstore compact'"
+        remarks.append(learnt)
+    answer = _answer(receipt, left, *remarks)
+    return answer._replace(besides={**answer.besides, "templates": templates})
 
 
-def _left(store: EventStore, receipt: Receipt) -> list[Quote]:
-    """Return the summaries that were made of what a receipt says is redacted."""
+def _redacted(store: EventStore, receipt: Receipt) -> int:
+    """Return the version of what a receipt says is redacted, of its session."""
     fact = next(store.events(receipt.session, receipt.first_version, limit=1)).event
     assert isinstance(fact, Redacted)
-    return store.quoting(receipt.session, fact.version)
+    return fact.version
+
+
+def _copied(templates: list[str]) -> list[str]:
+    """Return what is to be said of templates that have words of what is gone."""
+    told = f"{counted(len(templates), 'template')} made of it can still be read: "
+    return [told + ", ".join(templates)] if templates else []
 
 
 @mutation(PROOF)
@@ -74,9 +84,7 @@ def erase(
     """Destroy the keys of a session's payloads: nobody can read them again, the proofs stay."""
     receipt = store.erase(session, reason=reason, cascade=cascade, summaries=summaries, **options)
     templates = made_of(store.log, session)
-    told = f"{counted(len(templates), 'template')} made of it can still be read: "
-    remarks = [told + ", ".join(templates)] if templates else []
-    answer = _answer(receipt, [] if summaries else store.quoting(session), *remarks)
+    answer = _answer(receipt, [] if summaries else store.quoting(session), *_copied(templates))
     return answer._replace(besides={**answer.besides, "templates": templates})
 
 

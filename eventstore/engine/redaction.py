@@ -1,4 +1,4 @@
-"""Redaction: one message, summary or value goes for good, on request with what was made of it.
+"""Redaction: what one fact says goes for good, on request with the summaries that were made of it.
 
 Invariants: what a message's name means, what goes with it and whether a hold forbids that is
 decided while nobody else can write; all of it goes in one append, or nothing does; each payload
@@ -14,7 +14,7 @@ from ..ids import parse_message_id
 from ..log.base import ANY, Log, Receipt, fact_at, facts_of, receipt_again
 from ..log.format import MESSAGE, NOTES, TYPE_CODES
 from ..log.recorded import Recorded
-from ..log.shredding import Shred
+from ..log.shredding import TOLD, Shred
 from ..messages import Json
 from ..spans import minus
 from ..state.decisions import find_line
@@ -22,14 +22,14 @@ from ..state.lineage import checked_version
 from .quoting import Quote, Quoting, lines_of
 from .requests import KNOWN, Ground, Options, Part, Request, Runner, checked_expected, request
 
-_SINGLE = {MESSAGE, TYPE_CODES[ev.ContextSet]}
-"""Types of facts that hold one thing that was said."""
+_SINGLE = {TYPE_CODES[kind] for kind in (*TOLD, ev.ContextSet, ev.MetadataUpdated)}
+"""Types of facts that a fold can do without: what they say can go."""
 
 
 def redaction(
     session: str, message: str | int, reason: str | None, options: Options, *, summaries: bool
 ) -> Request:
-    """Return the request that takes a message, a summary or a value away for good.
+    """Return the request that takes what one fact says away for good.
 
     With `summaries` also what the store knows to be made of it.
     """
@@ -166,14 +166,15 @@ def _summary_of(event: ev.AnyEvent) -> dict[str, Json]:
 
 
 def check_redactable(log: Log, session: str, version: int) -> None:
-    """Raise InvalidEvent unless the fact there is shown as a message, or set a context value."""
+    """Raise InvalidEvent unless the fact there says something that can go by itself."""
     recorded = fact_at(log, session, version)
     code = recorded.type_code
     shown = code in NOTES and (recorded.erased or _shows_summary(recorded))
     if not (shown or code in _SINGLE):
         raise InvalidEvent(
             f"version {version} of session {session!r} is a {recorded.type}; "
-            "only messages, summaries and context values can be redacted"
+            "only messages, summaries, changes of values, tool calls, errors and facts of your own "
+            "can be redacted"
         )
 
 

@@ -39,7 +39,8 @@ class Retention(ABC, Generic[Result]):
         """Hide a message, or a summary, everywhere and for all times, and destroy its payload.
 
         `message` is its id, or its version in the session's own stream; the version of a fact that
-        set a context value means that value: there was none then. What a branch or a merge shows by
+        changed metadata or set a context value means these values: there were none then. Tool
+        calls, errors and facts of your own go by version, too. What a branch or a merge shows by
         reference is redacted in the stream it was said in; the receipt tells. With `summaries` so
         are those that were made of it, in all sessions, or nothing is. By default they stay: they
         stand for much else, and what goes is gone for good. EventStore.quoting() names them. The

@@ -324,7 +324,7 @@ class Frame:
         """Return salt and stored payload of an event that has flags."""
         row, body = self._content(index)
         if row[5] & SHREDDED:
-            raise KeyShredded(self.session)
+            raise KeyShredded(self.session, version=self.version + index)
         return self._unsealed(index, body[COMMITMENT_BYTES:]) if row[5] & SEALED else body
 
     def _unsealed(self, index: int, sealed: bytes) -> bytes:

@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 from .. import events as ev
 from ..errors import KeyShredded
 from ..events import AnyEvent, Event, Span
+from ..messages import Json
 from .codec import SCHEMA_OF, encode_all
 from .draft import laid_out
 from .format import (
@@ -36,7 +37,7 @@ class Shred(NamedTuple):
     """The payloads of versions `first..last` of a stream are to go.
 
     With `whole` everything that was said goes and only structure stays; without it what one
-    message or summary shows, or one value.
+    message or summary shows, a value, or what a single fact tells.
     """
 
     session: str
@@ -55,16 +56,27 @@ def stripped(event: Event) -> AnyEvent | None:
 
 
 def muted(event: Event) -> AnyEvent | None:
-    """Return what is left of a message, summary or value when it is redacted, None for nothing.
+    """Return what is left of a fact when it is redacted, None for nothing.
 
     A value that is gone is none, until the next one: the one before it does not come back.
     """
     if isinstance(event, ev.ContextSet):
         return ev.ContextSet(event.key)
+    if isinstance(event, ev.MetadataUpdated):
+        return ev.MetadataUpdated(_nulled(event.patch))
     if isinstance(event, (ev.HistorySummarized, ev.BranchMerged)):
         return replace(event, summary={})
-    assert isinstance(event, ev.MessageAppended)
+    assert isinstance(event, TOLD)
     return None
+
+
+TOLD = (ev.MessageAppended, ev.ToolCallRecorded, ev.ErrorRecorded, ev.Custom)
+"""Facts of which a redaction leaves nothing."""
+
+
+def _nulled(patch: dict[str, Json]) -> dict[str, Json]:
+    """Return the merge patch that removes what another one sets, and no more."""
+    return {k: _nulled(v) if isinstance(v, dict) else None for k, v in patch.items()}
 
 
 def _created(event: ev.SessionCreated) -> AnyEvent:

@@ -17,10 +17,9 @@ from projections.moment import moment_position
 
 from ..errors import KeyShredded, SessionDeleted
 from ..ids import check_name
-from ..log.base import tail_of
 from ..messages import Json, Message
 from ..state.hidden import settled
-from ..state.lineage import fork_of
+from ..state.lineage import checked_version, fork_of
 from ..store import EventStore
 from .cache import HeaderCache
 from .checks import check_whole, checked_id
@@ -198,15 +197,18 @@ class Questions:
         """Return the presets, then the templates by name."""
         return self._templates.all()
 
-    def templates_of(self, session: str) -> Names:
+    def templates_of(self, session: str, version: int | None = None) -> Names:
         """Return the templates that have something of a session, by name, dropped ones too.
 
         Those that save_as_template() made of it, or of a session that had lines or values of it;
-        not those that delete_template(redact=True) took away. It may be deleted or erased.
+        not those that delete_template(redact=True) took away. It may be deleted or erased. With
+        the version of a message, a summary or a change of values in its own stream, redacted or
+        not, only those that may have that. Raises SessionNotFound and InvalidEvent.
         """
         self.store.flush()
-        tail_of(self.store.log, session)
-        return sorted({str(name_of(each)) for each in made_of(self.store.log, session)})
+        log = self.store.log
+        checked_version(log, session, 0 if version is None else version)
+        return sorted({str(name_of(each)) for each in made_of(log, session, version)})
 
     # -- branches ------------------------------------------------------------------------
 

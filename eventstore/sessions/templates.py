@@ -10,20 +10,23 @@ are read-only, and their names are taken.
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from projections import SessionState, Views
 
-from ..engine.quoting import sources_of
+from ..engine.quoting import lines_at, lines_of, sources_of
+from ..engine.redaction import redaction_of
 from ..errors import InvalidEvent, KeyShredded, SessionDeleted, SessionExists
-from ..events import AnyEvent, ContextSet
+from ..events import AnyEvent, ContextSet, MetadataUpdated
 from ..ids import check_name
-from ..log.base import Log, Receipt, facts_of
+from ..log.base import Log, Receipt, fact_at, facts_of
+from ..log.format import TYPE_CODES
 from ..log.recorded import Recorded
 from ..messages import Json, check_json
 from ..patch import assigned
+from ..spans import minus
 from ..store import EventStore
 from .external import newest_number
 from .session import CURRENT
@@ -35,6 +38,7 @@ TYPE = "template"
 VALUE = "template"
 """The context key that holds the template in its session."""
 
+_VALUES = {TYPE_CODES[kind] for kind in (ContextSet, MetadataUpdated)}
 _OF_TEMPLATE = re.compile(rf"{PREFIX}(?:-[1-9][0-9]*)?:(.+)", re.DOTALL)
 
 
@@ -176,15 +180,17 @@ def _session(name: str, number: int) -> str:
     return f"{PREFIX}:{name}" if number == 0 else f"{PREFIX}-{number}:{name}"
 
 
-def made_of(log: Log, session: str) -> list[str]:
+def made_of(log: Log, session: str, version: int | None = None) -> list[str]:
     """Return the sessions of templates that have something of a session, now or in their past.
 
-    Those that were made of it, or of one that had lines or values of it.
+    Those that were made of it, or of one that had lines or values of it; with a version, that of
+    a message or a change of values, those that may have that.
     """
+    said = None if version is None else _Said.at(log, session, version)
     return [
         name
         for name in _template_sessions(log)
-        if any(_is_of(log, each, session) for each in _values(log, name))
+        if any(_is_of(log, each, session, said) for each in _values(log, name))
     ]
 
 
@@ -215,7 +221,31 @@ def _is_value(event: AnyEvent | None) -> bool:
     return isinstance(event, ContextSet) and event.key == VALUE
 
 
-def _is_of(log: Log, recorded: Recorded, session: str) -> bool:
+class _Said(NamedTuple):
+    """What one fact says, and the position of its redaction, which no template has it after."""
+
+    recorded: Recorded
+    gone_at: int | None
+
+    @classmethod
+    def at(cls, log: Log, session: str, version: int) -> "_Said":
+        """Return it for a fact that is there."""
+        done = redaction_of(log, session, version)
+        return cls(fact_at(log, session, version), None if done is None else done.position)
+
+    def is_in(self, log: Log, origin: Origin, position: int) -> bool:
+        """Return True where a template of that origin, kept at a position, may have it."""
+        if self.gone_at is not None and self.gone_at < position:
+            return False
+        if self.recorded.type_code not in _VALUES:
+            lines = lines_of(self.recorded)
+            shown = lines_at(log, origin.session, origin.version)
+            return bool(lines) and not minus(lines, shown)
+        own = origin.session == self.recorded.session
+        return not own or self.recorded.version <= origin.version
+
+
+def _is_of(log: Log, recorded: Recorded, session: str, said: _Said | None) -> bool:
     """Return True where a template can be read that was made of something that a session said."""
     event = recorded.structure
     assert isinstance(event, ContextSet)
@@ -223,11 +253,14 @@ def _is_of(log: Log, recorded: Recorded, session: str) -> bool:
         origin = msgspec.convert(event.value, Template).origin
     except msgspec.ValidationError:  # no template, or none any more
         return False
-    if origin is None or origin.session == session:
-        return origin is not None
+    if origin is None:
+        return False
     tail = log.tail(origin.session)
     known = tail is not None and 0 <= origin.version <= tail.version
-    return known and session in sources_of(log, origin.session, origin.version)
+    of_it = origin.session == session or (
+        known and session in sources_of(log, origin.session, origin.version)
+    )
+    return of_it and (said is None or (known and said.is_in(log, origin, recorded.position)))
 
 
 def template_of(name: str, state: SessionState, description: str = "") -> Template:
