@@ -11,6 +11,7 @@ from play import STEPS, Play, call, results, said
 from eventstore import EventStore, InvalidEvent, Message, VersionConflict
 from eventstore.events import Span
 from eventstore.messages import calls_answered, calls_made, count_tokens
+from eventstore.sessions import summaries
 from eventstore.sessions import summaries as module
 from eventstore.sessions.context import build_context
 from eventstore.sessions.covering import Rules, is_due, plan_summary, still_holds
@@ -34,7 +35,7 @@ def notes(store, session: str) -> list[Message]:
 
 def errors(store, session: str) -> list:
     """Return the facts about failed summaries."""
-    events = [each.event for each in store.events(session)]
+    events = [each.structure for each in store.events(session)]
     return [each for each in events if getattr(each, "kind", "") == ERROR_KIND]
 
 
@@ -415,6 +416,30 @@ def test_lines_that_changed_are_planned_again(store):
     assert [len(each) for each in writer.asked] == [28, 14]
     assert len(SessionState.of(store, "s").messages) == 7
     assert errors(store, "s") == []
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_line_redacted_since_the_plan_is_no_failure(store, monkeypatch, asked):
+    """Between plan and summary a line goes: it is planned again without it, and nobody is told."""
+    store.create("s", token_limit=100)
+    talk(store, "s", 40)
+    plans = []
+
+    def planned(*args):
+        plans.append(plan_summary(*args))
+        if len(plans) == 1:
+            store.redact("s", 3)
+        return plans[-1]
+
+    monkeypatch.setattr(summaries, "plan_summary", planned)
+    with Summaries(store, writer := Writer()) as worker:
+        if asked:
+            assert worker.summarize_now("s") is not None
+        else:
+            looked_at(worker, "s")
+    assert [plan.messages for plan in plans if plan][:2] == [28, 27]
+    assert len(writer.asked[0]) == 27 and writer.asked[0][2].text == f"{3:040}"
+    assert errors(store, "s") == [] and worker.statistics.failed == 0
 
 
 def test_a_version_that_moved_is_a_conflict(store):

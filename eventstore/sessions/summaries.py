@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 from cachetools import LRUCache
 
 from projections import SessionState
 
-from ..errors import EventStoreError, InvalidEvent, VersionConflict, brief
+from ..errors import EventStoreError, InvalidEvent, KeyShredded, VersionConflict, brief
 from ..events import Span
 from ..log.base import Receipt
 from ..messages import Json, Message
@@ -137,8 +138,9 @@ class Summaries(Background):
 
         Raises SessionNotFound and SessionDeleted.
         """
-        rules = msgspec.structs.replace(self.rules, messages_min=2)
+        return self._plan(session, msgspec.structs.replace(self.rules, messages_min=2))
 
+    def _plan(self, session: str, rules: Rules) -> SummaryPlan | None:
         def planned() -> SummaryPlan | None:
             header = SessionState.of(self._store, session).header
             return plan_summary(header, units_of(self._store.log, header), rules)
@@ -167,7 +169,11 @@ class Summaries(Background):
     def _carried_out(self, plan: SummaryPlan, halt: threading.Event | None) -> Receipt | None:
         """Have a plan's summary written and record it, or None where its lines have changed."""
         try:
-            text = self._written(plan, halt)
+            messages = list(Transcript(self._store.log, plan.spans))
+        except KeyShredded:  # one was redacted since, and nothing failed
+            return None
+        try:
+            text = self._written(plan, messages, halt)
         except _Stopped:
             raise
         except BaseException as error:  # foreign code: it may well raise SystemExit
@@ -178,8 +184,10 @@ class Summaries(Background):
             self._count_success(plan, text)
         return receipt
 
-    def _written(self, plan: SummaryPlan, halt: threading.Event | None) -> str:
-        messages, count = self._messages(plan), self._store.count_tokens
+    def _written(
+        self, plan: SummaryPlan, messages: list[Message], halt: threading.Event | None
+    ) -> str:
+        count = self._store.count_tokens
         if self._summarizer is None:
             return extract(messages, plan.tokens_max, count)
         answer = self._summarizer(messages)
@@ -190,9 +198,6 @@ class Summaries(Background):
             raise InvalidEvent(f"the summarizer gave {text!r}; it must give text")
         return clipped(_clean(text), plan.tokens_max, count)
 
-    def _messages(self, plan: SummaryPlan) -> list[Message]:
-        return list(Transcript(self._store.log, plan.spans))
-
     def _recorded(self, plan: SummaryPlan, text: str) -> Receipt | None:
         """Record a summary, also where the session went on but its lines did not change."""
         version = plan.version
@@ -202,13 +207,17 @@ class Summaries(Background):
                     plan.session, text, lines=plan.spans, expected=version, actor=self._actor
                 )
             except (VersionConflict, InvalidEvent) as error:  # it went on, or lines are gone
-                header = SessionState.of(self._store, plan.session).header
-                if not still_holds(plan, units_of(self._store.log, header)):
+                version, holds = settled(self._store.log, partial(self._held_by, plan))
+                if not holds:
                     break
                 if isinstance(error, InvalidEvent):
                     raise
-                version = header.version
         return None
+
+    def _held_by(self, plan: SummaryPlan) -> tuple[int, bool]:
+        """Return the version of a plan's session now, and whether the plan still holds."""
+        header = SessionState.of(self._store, plan.session).header
+        return header.version, still_holds(plan, units_of(self._store.log, header))
 
     def _count_success(self, plan: SummaryPlan, text: str) -> None:
         saved = plan.tokens - self._store.count_tokens({"role": "system", "content": text})
@@ -319,7 +328,7 @@ class Summaries(Background):
         if failure.not_before > time.monotonic():
             self._notice(session, failure.not_before)
             return
-        plan = plan_summary(header, units_of(self._store.log, header), self.rules)
+        plan = self._plan(session, self.rules)
         if plan is not None:
             self._carried_out(plan, halt)
             self._notice(session)
