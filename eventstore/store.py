@@ -19,7 +19,7 @@ from .audit.trust import check_not_lost, reason_for_distrust
 from .clock import Clock, system_clock
 from .engine.answers import Answers
 from .engine.checks import check_number
-from .engine.erasure import resume
+from .engine.erasure import forget_outlived, resume
 from .engine.fitting import Fitter, learnt
 from .engine.origins import beginning, lacks_reasons, origin_key
 from .engine.requests import Options, Request
@@ -151,7 +151,9 @@ class EventStore(Answers):
             found = reason_for_distrust(log, origin, restored.get("origin"), trusted)
             in_memory = read_only or found is not None or log.codec.locked
             snapshots: Snapshots = MemorySnapshots()
-            if not in_memory:
+            if in_memory:
+                forget_outlived(log)
+            else:
                 snapshots = disk_snapshots(place, log, log.erasures())
             undo.callback(snapshots.close)
             opened = cls(

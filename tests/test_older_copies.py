@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from facts import told
 
-from eventstore import EventStore, Keyring, KeyShredded, StoreUnavailable
+from eventstore import EventStore, InvalidEvent, Keyring, KeyShredded, StoreUnavailable
 from eventstore.audit.proof import Prover
 from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.backup import Moment, backup, restore
@@ -20,10 +20,11 @@ from eventstore.engine.requests import Part, request
 from eventstore.engine.system import ORIGIN
 from eventstore.events import Redacted
 from eventstore.ids import SYSTEM
+from eventstore.interchange import export_events
 from eventstore.log.shredding import Shred
 from eventstore.place.directory import LOG
 from eventstore.sessions import SessionManager
-from projections import SessionState, Views
+from projections import BranchTree, SessionState, Statistics, Views
 
 WORD, OTHER = "zebrafish", "goldfish"
 
@@ -130,6 +131,42 @@ def test_until_then_it_can_not_be_read(set_back, keyring):
         with pytest.raises(KeyShredded):
             SessionState.of(store, "doomed")
         assert "erased since this copy was made" in told(verify(store))
+
+
+def told_by(store: EventStore) -> dict[str, object]:
+    """Return what a store tells of all sessions that can be read: lists, states, words."""
+    found: dict[str, object] = {}
+    for row in Views(store).sessions(limit=None):
+        for version in range(store.version(row.session) + 1):
+            state = SessionState.of(store, row.session, at_version=version)
+            lines = [message.to_dict() for message in state.messages]
+            values = state.metadata, state.context, state.user, state.tokens, state.status
+            found[f"{row.session}#{version}"] = lines, values
+        found[row.session] = row.messages, row.tokens, row.metadata
+    return found
+
+
+def test_read_only_it_tells_what_it_would_after_erasing_again(set_back, keyring):
+    """Opened to read only, lists, searches and states leave out just what the others lose."""
+    with EventStore.open(set_back, keyring=keyring, read_only=True) as store:
+        size, facts = store.head(), [each.erased for each in store.events("doomed")]
+        seen, tree = told_by(store), BranchTree.of(store, "doomed")
+        assert Statistics.of(store) == Views(store).statistics()
+        with SessionManager(store) as manager:
+            assert len(manager.list()) == 4
+            assert manager.search(WORD) == [] and len(manager.search(OTHER)) > 0
+        assert WORD not in str([each.structure for each in store.all()])
+        with pytest.raises(InvalidEvent, match="redacted or erased"):
+            list(export_events(store))
+        with pytest.raises(KeyShredded):
+            SessionState.of(store, "doomed", at_version=2)
+        assert all(facts) and store.head() == size
+        assert "erased since this copy was made" in told(verify(store))
+        assert "is lost" not in told(verify(store, deep=True))
+    with EventStore.open(set_back, keyring=keyring) as store:
+        after = told_by(store)
+        assert {place: after[place] for place in seen} == seen
+        assert BranchTree.of(store, "doomed").nodes.keys() == tree.nodes.keys()
 
 
 DYING = """

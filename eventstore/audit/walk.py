@@ -291,7 +291,7 @@ class Walk:
             self._notes.checked["payloads left sealed"] += 1
             return frame.digests(index)
         try:
-            row, salt, payload = frame.opened(index)
+            row, salt, payload = frame.unpacked(index)
         except KeyShredded:
             self._seals.lose(frame, index)
             return frame.digests(index)

@@ -234,14 +234,35 @@ def resume(runner: Runner) -> None:
     """
     for session in runner.log.erasing():
         complete(runner, session, {})
-    seal = runner.log.codec.seal
-    destroyed = {} if seal is None else seal.opened().destroyed()
-    again = {each: _known_key(runner.log, each) for each in runner.log.unerased(destroyed.values())}
-    again = {each: key for each, key in again.items() if key is None or key in destroyed}
+    again = outlived(runner.log)
     if again:
         taken = taken_in(runner.log, _all_merges(runner.log), again)
         runner.run(_repetition(again, {each: taken[each] for each in taken if each not in again}))
         resume(runner)
+
+
+def outlived(log: Log) -> dict[str, int | None]:
+    """Return the sessions of a copy whose keys the keyring has destroyed since, and these keys.
+
+    None stands for a key of which not even the id is left.
+    """
+    seal = log.codec.seal
+    destroyed = {} if seal is None or log.codec.locked else seal.opened().destroyed()
+    found = {each: _known_key(log, each) for each in log.unerased(destroyed.values())}
+    return {each: key for each, key in found.items() if key is None or key in destroyed}
+
+
+def forget_outlived(log: Log) -> None:
+    """Have a copy that can't be written tell what it would if it erased these sessions again."""
+    gone, seal = outlived(log), log.codec.seal
+    if not gone or seal is None:
+        return
+    taken = taken_in(log, _all_merges(log), gone)
+    for session in taken.keys() - gone.keys():
+        for version in taken[session]:
+            event = fact_at(log, session, version).structure
+            seal.left[session, version] = None if event is None else stripped(event)
+    seal.gone = {key: session for session, key in gone.items() if key is not None}
 
 
 def _known_key(log: Log, session: str) -> int | None:

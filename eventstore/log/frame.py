@@ -253,8 +253,16 @@ class Frame:
         return row, body
 
     def erased(self, index: int) -> bool:
-        """Return True for an event whose payload was redacted or erased."""
-        return bool(self.row(index)[5] & SHREDDED)
+        """Return True for an event whose payload was redacted or erased, here or since."""
+        return bool(self.row(index)[5] & SHREDDED) or self._outlived(index)
+
+    def _outlived(self, index: int) -> bool:
+        """Return True where this copy still has what was erased since, see Seal.gone."""
+        seal = self.codec.seal
+        if seal is None or not seal.gone:
+            return False
+        place = self.session, self.version + index
+        return place in seal.left or self.key_id(index) in seal.gone
 
     def digests(self, index: int) -> bytes:
         """Return the two digests that an event's entry ends with, all checked."""
@@ -289,13 +297,17 @@ class Frame:
         """Return what folds need of an event: all of it, or of an erased one its residue."""
         row, body = self._content(index)
         if not row[5] & SHREDDED:
-            return self.event(index)
+            return self._left(index) if self._outlived(index) else self.event(index)
         residue = body[DIGESTS_BYTES:]
         if not residue:
             return None
         residue = self._unsealed(index, residue) if row[5] & SEALED else residue
         schema = RESIDUE_SCHEMA.unpack_from(residue)[0]
         return self._decoded(index, row[3], schema, residue[RESIDUE_SCHEMA.size :])
+
+    def _left(self, index: int) -> AnyEvent | None:
+        assert self.codec.seal is not None
+        return self.codec.seal.left.get((self.session, self.version + index))
 
     def _content(self, index: int) -> tuple[Row, bytes]:
         """Return one event's head and its body without the caller's own time, checked."""
@@ -305,9 +317,15 @@ class Frame:
     def opened(self, index: int) -> tuple[Row, bytes, bytes]:
         """Return one event's head, salt and uncompressed payload, all checked.
 
-        Raises KeyShredded where the payload was redacted or erased, and StoreUnavailable where
-        it is sealed and the log is open without its keyring.
+        Raises KeyShredded where the payload was redacted or erased, here or since, and
+        StoreUnavailable where it is sealed and the log is open without its keyring.
         """
+        if self._outlived(index):
+            raise KeyShredded(self.session, version=self.version + index)
+        return self.unpacked(index)
+
+    def unpacked(self, index: int) -> tuple[Row, bytes, bytes]:
+        """Return what opened() does, also where the payload was erased since this copy was made."""
         row, body = self.stored(index)
         if row[5]:  # mostly an event has no flags, and then nothing else to be looked at
             body = self._bare(index)

@@ -19,6 +19,7 @@ from .format import HEAD_KEY, HEAD_ROW, KEY_NAME, KEY_ROW, POSITION, SESSION_NAM
 from .frame import Frame
 from .lone import Tally
 from .rows import checked_value, tile_key
+from .shredding import hidden_lines, hidden_with
 from .streams import Streams
 
 
@@ -203,7 +204,18 @@ class Reads(Streams):
         self._check_open()
         with self.env.begin() as txn:
             names = {ref: self._name(txn, ref) for ref in self.gone.hiding(txn)}
-            return {name: self.gone.hidden(txn, name, ref) for ref, name in names.items()}
+            found = {name: self.gone.hidden(txn, name, ref) for ref, name in names.items()}
+        seal = self.codec.seal
+        outlived = {*seal.gone.values(), *(session for session, _ in seal.left)} if seal else ()
+        return {**found, **{session: self._lines_gone(session) for session in outlived}}
+
+    def _lines_gone(self, session: str) -> list[Span]:
+        """Return the lines of a session that its frames show no more."""
+        found, version = list[Span](), 0
+        while frames := self.read_stream(session, version):
+            found = hidden_with(found, [each for frame in frames for each in hidden_lines(frame)])
+            version = frames[-1].last_version + 1
+        return found
 
     def erasing(self) -> list[str]:
         """Return the sessions whose erasure is not complete."""

@@ -10,10 +10,14 @@ KeyShredded, bytes that don't fit their key are a ValueError, never a payload.
 
 from collections.abc import Sequence
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from ..errors import KeyShredded, StoreUnavailable
 from .names import LockedNames, Names, SealedNames
 from .vault import Vault, sealed_with
+
+if TYPE_CHECKING:
+    from ..events import AnyEvent
 
 COMMITMENT_BYTES = 32
 
@@ -34,6 +38,10 @@ class Seal:
         self.vault: Vault | None = None
         self.keys: dict[str, int] = {}
         """Session -> id of its key, as key_of() found it."""
+        self.gone: dict[int, str] = {}
+        """Keys that are destroyed -> their sessions, which a copy that can't be written has yet."""
+        self.left: dict[tuple[str, int], AnyEvent | None] = {}
+        """What such a copy has to tell no more of them -> what is left: by session and version."""
         self._names: Names | None = LockedNames()
 
     @property

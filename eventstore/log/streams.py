@@ -33,7 +33,14 @@ class Streams(OpenLog):
     """A log whose streams can be read."""
 
     def erasures(self) -> int:
-        """Return how often payloads were destroyed; costs no transaction where we wrote last."""
+        """Return how often payloads were destroyed; costs no transaction where we wrote last.
+
+        What was destroyed since a copy was made that can't be written counts once.
+        """
+        seal = self.codec.seal
+        return self._erasures() + (seal is not None and bool(seal.gone))
+
+    def _erasures(self) -> int:
         self._check_open()
         newest, seen = self.env.newest_commit(), self._seen
         known = seen.erasures if newest == seen.commit else self.newest.erasures(newest)

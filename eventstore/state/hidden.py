@@ -38,9 +38,16 @@ class Hidden:
     def __init__(self, log: Log, lines: Mapping[str, Sequence[Span]]) -> None:
         self._log, self._lines = log, lines
         self._tokens: dict[Span, int] = {}
+        seal = log.codec.seal
+        self._outlived = frozenset(seal.gone.values() if seal else ())
 
     def left_out(self, header: SessionHeader) -> SessionHeader:
-        """Return the header, which is given away, without the hidden lines."""
+        """Return the header, which is given away, without the hidden lines.
+
+        In a copy of before an erasure that can't be written, no fact says that it is erased.
+        """
+        if header.session in self._outlived:
+            header.status = "erased"
         sessions = {span.session for span in header.spans}
         hidden = [span for session in sessions for span in self._lines.get(session, ())]
         shown = minus(header.spans, hidden) if hidden else header.spans

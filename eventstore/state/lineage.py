@@ -283,7 +283,7 @@ class Headers:
         failed = False
         while True:
             try:
-                header = self.whole(session)
+                header = self.shown(self.whole(session))
             except KeyShredded:  # its key is gone, and its payloads are just about to go
                 if session in self._log.erasing():
                     return Standing("erased", None, 0)
