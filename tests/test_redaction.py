@@ -248,10 +248,13 @@ def test_a_context_value_can_be_redacted(store):
 
 def test_a_redacted_value_of_an_encrypted_store(sealed, tmp_path, keyring):
     """It stays away in copies, in repaired ones too, and its session can be erased after it."""
-    sealed.create("s", context={"k": 0})
+    sealed.create("s", context={"k": 0}, metadata={"k": 0, "to": {"kept": 1}})
     sealed.set_context("s", "k", WORD)
+    sealed.update_metadata("s", {"k": WORD, "to": {"street": WORD}})
+    sealed.record_tool_call("s", WORD, WORD)
     position = sealed.head().size - 1
-    sealed.redact("s", 1)
+    for version in (1, 2, 3):
+        sealed.redact("s", version)
     backup(sealed, tmp_path / "copy")
     restore(tmp_path / "copy", tmp_path / "restored")
     restore(tmp_path / "copy", tmp_path / "before", moment=Moment(position))
@@ -260,10 +263,12 @@ def test_a_redacted_value_of_an_encrypted_store(sealed, tmp_path, keyring):
     for place in ("restored", "before", "repaired"):
         with EventStore.open(tmp_path / place, keyring=keyring) as copy:
             assert values(copy, "s") == {}
+            assert SessionState.of(copy, "s").metadata == {"to": {"kept": 1}}
+            assert SessionState.of(copy, "s").header.tool_calls == 1
             assert told(verify(copy, deep=True)) == ""
     with EventStore.open(sealed.path, keyring=keyring) as store:
         store.erase("s", reason="asked for")
-        assert next(store.events("s", 1)).structure is None
+        assert [each.structure for each in store.events("s", 1, 3)] == [None] * 3
         assert told(verify(store, deep=True)) == ""
 
 

@@ -40,6 +40,7 @@ from ..events import (
     KeyShredded,
     MessageAppended,
     MessagesPruned,
+    MetadataUpdated,
     Redacted,
     SessionCreated,
     Span,
@@ -303,7 +304,8 @@ class Mending:
             fact = frame.structure(redacted.first - frame.version)
             if isinstance(fact, BranchMerged):
                 return fact.source in self._erased
-            return not isinstance(fact, (MessageAppended, HistorySummarized, ContextSet))
+            single = MessageAppended, HistorySummarized, ContextSet, MetadataUpdated
+            return not isinstance(fact, single)
         return False
 
     # -- placeholders ------------------------------------------------------------------------
