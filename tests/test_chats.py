@@ -26,9 +26,12 @@ from eventstore.interchange import (
     import_chat,
     import_conversations,
     import_file,
+    sources,
 )
 from eventstore.interchange.chat import time_of
-from eventstore.limits import APPEND_EVENTS_MAX, EVENT_BYTES_MAX
+from eventstore.interchange.intake import COMMIT_EVENTS
+from eventstore.limits import APPEND_EVENTS_MAX, EVENT_BYTES_MAX, MIB
+from eventstore.log import draft
 from projections import SessionState
 
 # -- plain chat ------------------------------------------------------------------------
@@ -173,16 +176,62 @@ def test_a_conversation_longer_than_an_append_comes_whole(store, tmp_path):
     assert [count for _, count, *_ in frames(store)] == [APPEND_EVENTS_MAX, 6]
 
 
-def test_an_import_that_fails_midway_leaves_whole_sessions(store, tmp_path):
-    """What is too large is found out when it is encoded; the error counts what is in by then."""
-    many = {"messages": [said(str(number)) for number in range(6_000)]}
-    large = {"messages": [said("fine"), said("x" * EVENT_BYTES_MAX)]}
+def test_a_document_larger_than_a_line_or_an_append_comes_whole(store, tmp_path, monkeypatch):
+    """On one line it is a document all the same, and its conversation takes two appends."""
+    monkeypatch.setattr(sources, "LINE_BYTES_MAX", 9 * MIB)
+    monkeypatch.setattr(draft, "APPEND_BYTES_MAX", 9 * MIB)
+    texts = [str(number) * MIB for number in range(10)]
+    path = written(tmp_path / "long.json", [{"id": "a", "messages": [*map(said, texts)]}])
+    assert import_file(store, path).messages == 10
+    assert [message["content"] for message in shown(store, "a")] == texts
+    assert [frame[1] for frame in frames(store)] == [8, 3]
+    assert verify(store).sound
+    with path.open("ab") as file:
+        file.write(b'\n{"role": "user"}')
+    with pytest.raises(InvalidEvent, match="line 1 has more than"):
+        import_file(store, path)
+
+
+TOO_MUCH = {
+    "a message": {"messages": [said("fits"), said("x" * EVENT_BYTES_MAX)]},
+    "metadata": {"messages": [], "metadata": {"a": "x" * EVENT_BYTES_MAX}},
+    "half a surrogate": {"messages": [said("fits"), said("\ud800")]},
+}
+
+
+@pytest.mark.parametrize("what", TOO_MUCH)
+def test_what_no_event_can_hold_stops_an_import_before_it_writes(store, tmp_path, what):
+    """However many conversations come before it, none is in, and the error names the place."""
+    talks = [{"id": f"t{number}", "messages": [said("hi")] * 100} for number in range(60)]
+    place = "session 'last'" if what == "metadata" else "session 'last', message 2"
+    path = written(tmp_path / "chat.json", [*talks, {"id": "last", **TOO_MUCH[what]}])
+    if what == "half a surrogate":  # which no JSON that is read brings
+        by_name = {each["id"]: each["messages"] for each in talks}
+        with pytest.raises(InvalidEvent, match=place):
+            import_conversations(store, {**by_name, "last": TOO_MUCH[what]["messages"]})
+    else:
+        with pytest.raises(EventTooLarge, match=f"{place}: event of .* over the limit"):
+            import_file(store, path)
+    assert store.head().size == 0
+
+
+def test_an_import_that_fails_midway_leaves_whole_sessions(tmp_path):
+    """What was committed before stays, and the error says how much that is."""
+    many = {"messages": [said("hi")] * (COMMIT_EVENTS + 1_000)}
+    late = {"messages": [said("fine"), said("uncounted")]}
     path = tmp_path / "talk.jsonl"
-    path.write_text("\n".join(json.dumps(each) for each in (many, many, large, many)))
-    with pytest.raises(EventTooLarge, match=r"2 whole sessions \(12000 messages\) were imported"):
-        import_chat(store, path)
-    assert sorted(store.sessions()) == ["talk-1", "talk-2"]
-    assert shown(store, "talk-2") == many["messages"]
+    path.write_text("\n".join(json.dumps(each) for each in (many, many, late, many)))
+
+    def count(fields) -> int:
+        return -1 if fields["content"] == "uncounted" else 1
+
+    with EventStore.open(tmp_path / "history", count_tokens=count) as store:
+        with pytest.raises(
+            InvalidEvent, match=r"2 whole sessions \(12000 messages\) were imported"
+        ):
+            import_chat(store, path)
+        assert sorted(store.sessions()) == ["talk-1", "talk-2"]
+        assert shown(store, "talk-2") == many["messages"]
 
 
 def test_a_name_that_is_taken_meanwhile_stops_an_import_whole(store):

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 import msgspec
 
 from ..engine.requests import Part
-from ..errors import EventStoreError, SessionExists
+from ..errors import EventStoreError, EventTooLarge, InvalidEvent, SessionExists
 from ..events import BranchCreated, Event, MessageAppended
 from ..ids import check_name
-from ..limits import APPEND_EVENTS_MAX, MIB
+from ..limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX, EVENT_BYTES_MAX, MIB
 from ..log.base import NO_STREAM, Append, Log, Stage
+from ..log.codec import encode_all
 from ..log.plan import pack_appends
 from ..messages import Json, Message
 from ..store import EventStore
@@ -29,6 +30,9 @@ COMMIT_BYTES = 4 * MIB
 PACK_EVENTS = 1_000
 """So many are packed at once: their payloads are still in the processor's own cache, which saves a
 tenth of what they take to encode and pack, and no lead or transaction is held up by it."""
+
+ENVELOPE_BYTES = 64
+"""More than a message's payload has besides the message."""
 
 Progress = Callable[[int], None]
 """Is told how many more messages are in."""
@@ -67,7 +71,7 @@ def take_in(
     another process took a name) says how many whole sessions are in.
     """
     check_writable(store)
-    _look_through(store.log, read())
+    _look_through(store, read())
     intake = _Intake(store, progress, actor)
     with _told(intake):
         for whole in read():
@@ -88,13 +92,41 @@ def check_new(log: Log, session: str) -> None:
         raise SessionExists(session)
 
 
-def _look_through(log: Log, wholes: Iterable[Whole]) -> None:
+def _look_through(store: EventStore, wholes: Iterable[Whole]) -> None:
     seen: set[str] = set()
     for whole in wholes:
         if check_name(whole.session, "session id") in seen:
             raise SessionExists(whole.session, "comes twice in what is imported")
         seen.add(whole.session)
-        check_new(log, whole.session)
+        check_new(store.log, whole.session)
+        with _placed(f"session {whole.session!r}"):
+            encode_all(whole.opening)
+        if not _fits(whole.messages):
+            for number, said in enumerate(_said(store, whole), 1):
+                with _placed(f"session {whole.session!r}, message {number}"):
+                    encode_all([said])
+
+
+def _fits(messages: Sequence[dict[str, Json]]) -> bool:
+    """Return True where each of the messages can be stored, as even all of them could be as one."""
+    try:
+        return len(msgspec.msgpack.encode(messages)) + ENVELOPE_BYTES <= EVENT_BYTES_MAX
+    except (UnicodeEncodeError, OverflowError, TypeError, RecursionError):
+        return False
+
+
+def _said(store: EventStore, whole: Whole) -> list[MessageAppended]:
+    return [MessageAppended(Message(each), store.count_tokens(each)) for each in whole.messages]
+
+
+@contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """Have an error say where what it is about stands."""
+    try:
+        yield
+    except InvalidEvent as error:
+        error.args = (f"{where}: {error}",)
+        raise
 
 
 @contextmanager
@@ -115,7 +147,7 @@ class _Intake:
 
     def __init__(self, store: EventStore, progress: Progress | None, actor: str | None) -> None:
         self.imported = Imported()
-        self._log, self._engine, self._count = store.log, store.engine, store.count_tokens
+        self._store, self._log, self._engine = store, store.log, store.engine
         self._actor = actor or store.engine.actor
         self._progress = progress
         self._keys: dict[str, int] = {}
@@ -125,8 +157,14 @@ class _Intake:
 
     def add(self, whole: Whole) -> None:
         """Draft a session, and commit what has gathered once that is enough."""
-        said = [MessageAppended(Message(each), self._count(each)) for each in whole.messages]
-        self._draft(whole.session, [*whole.opening, *said], whole)
+        said = _said(self._store, whole)
+        events = [*whole.opening, *said]
+        try:
+            appends = self._drafted(events, whole, APPEND_EVENTS_MAX)
+        except EventTooLarge:  # no event is, so it is too many bytes for one append
+            appends = self._drafted(events, whole, APPEND_BYTES_MAX // EVENT_BYTES_MAX)
+        self._waiting += appends
+        self._bytes += sum(each.weight for append in appends for each in append.drafts)
         branch = isinstance(whole.opening[0], BranchCreated)
         new = Imported(not branch, branch, len(said), len(whole.opening) + len(said))
         self._sum = _added(self._sum, new)
@@ -136,15 +174,17 @@ class _Intake:
         if self._sum.events >= COMMIT_EVENTS or self._bytes >= COMMIT_BYTES:
             self.commit()
 
-    def _draft(self, session: str, events: list[Event], whole: Whole) -> None:
+    def _drafted(self, events: list[Event], whole: Whole, most: int) -> list[Append]:
+        """Return a session as appends of `most` events."""
         times = [*[None] * len(whole.opening), *whole.times] if whole.times else ()
-        for start in range(0, len(events), APPEND_EVENTS_MAX):
-            part = slice(start, start + APPEND_EVENTS_MAX)
+        appends = []
+        for start in range(0, len(events), most):
+            part = slice(start, start + most)
             expected = start - 1 if start else NO_STREAM
-            made = Part(session, events[part], expected, times[part])
+            made = Part(whole.session, events[part], expected, times[part])
             drafts, versions, _ = self._engine.encoder.drafted([made], self._keys)
-            self._waiting.append(Append(drafts, versions, self._actor))
-            self._bytes += sum(each.weight for each in drafts)
+            appends.append(Append(drafts, versions, self._actor))
+        return appends
 
     def _pack(self) -> None:
         pack_appends(self._waiting, self._log.codec)

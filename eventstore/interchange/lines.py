@@ -230,14 +230,18 @@ def content_of(number: int, line: Line) -> bytes:
     return _bytes(line.content or "00" * 16, 16, f"line {number}: content")
 
 
-def check_commitment(number: int, line: Line, event: AnyEvent) -> None:
-    """Raise InvalidEvent unless the event is, byte for byte, the one that was exported."""
-    commitment = payload_commitment(salt_of(number, line), encode_all([event])[0])
-    if commitment.hex() != line.commitment:
+def check_commitment(number: int, line: Line, event: AnyEvent) -> int:
+    """Return the bytes of an event's payload; InvalidEvent unless they are those exported."""
+    try:
+        payload = encode_all([event])[0]
+    except InvalidEvent as error:
+        raise InvalidEvent(f"line {number}: {error}") from None
+    if payload_commitment(salt_of(number, line), payload).hex() != line.commitment:
         raise InvalidEvent(
             f"line {number}: the event is not the one its commitment was made for;"
             " the file was changed after the export"
         )
+    return len(payload)
 
 
 def _bytes(text: str, size: int, what: str) -> bytes:

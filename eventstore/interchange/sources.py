@@ -106,7 +106,12 @@ def numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def first_values(path: Path) -> tuple[Top | None, bool]:
-    """Return the value on the first line, if it is whole there, and whether more lines follow."""
+    """Return the value on the first line, if it is whole there, and whether more lines follow.
+
+    A document may be longer than a line may be, though it stands on one.
+    """
+    if _is_long_line(path):
+        return None, False
     start = list(islice(numbered(Lines(path)), 2))
     if not start or not start[0][1]:
         raise InvalidEvent(f"{path} is empty")
@@ -116,6 +121,15 @@ def first_values(path: Path) -> tuple[Top | None, bool]:
         return decoded(start[0][1], str(path), top_decoder), len(start) > 1
     except InvalidEvent:
         return None, len(start) > 1
+
+
+def _is_long_line(path: Path) -> bool:
+    """Return True for a file of one line that is over the limit of a line among others."""
+    with _opened(path) as file:
+        if len(file.readline(LINE_BYTES_MAX + 1)) <= LINE_BYTES_MAX:
+            return False
+        file.readline(DOCUMENT_BYTES_MAX)
+        return not file.read(1)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from ..events import (
     TtlExtended,
 )
 from ..ids import SYSTEM, check_name, optional_name
-from ..limits import TTL_SECONDS_MAX
+from ..limits import APPEND_BYTES_MAX, TTL_SECONDS_MAX
 from ..log.base import Log
 from ..log.format import CREATING, TYPE_CODES
 from ..log.shredding import stripped
@@ -71,6 +71,7 @@ class Survey:
         self._log = log
         self._position = -1
         self._recorded_at = 0
+        self._bytes = 0
         self._keys: set[str] = set()
         self._versions: dict[str, int] = {}
         self._messages: dict[str, int] = {}
@@ -96,6 +97,7 @@ class Survey:
         """Look through one append. Raises InvalidEvent, SessionExists and KeyReused."""
         number, first = append[0]
         self._check_envelope(number, first)
+        self._bytes = 0
         events = [self._checked(*each) for each in append]
         if any(isinstance(event, BranchMerged) for event in events):
             self._check_halves(append, events)
@@ -104,7 +106,9 @@ class Survey:
         """Return the event of a line that may stand where it stands."""
         self._check_order(number, line)
         event = event_of(number, line)
-        check_commitment(number, line, event)
+        self._bytes += check_commitment(number, line, event)
+        if self._bytes > APPEND_BYTES_MAX:
+            raise InvalidEvent(f"line {number}: its append is over {APPEND_BYTES_MAX} bytes")
         try:
             self._check_event(line, event)
             _check_words(event)
