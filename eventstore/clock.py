@@ -5,6 +5,7 @@ The log never lets recorded time go backwards; that rule lives in log/plan.py, n
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from .errors import InvalidEvent, brief
@@ -18,6 +19,9 @@ DAY_NS = 86_400 * 10**9
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NS_MAX = (1 << 63) - 1
+
+NS_DIGITS = 19
+"""Digits of a time in ns, from September 2001 on for as long as 64 bits last."""
 
 
 def to_ns(moment: datetime | int) -> int:
@@ -46,10 +50,16 @@ def when(ns: int) -> str:
 
 
 def parse_time(text: str) -> int:
-    """Return an ISO 8601 text (zone required, `Z` allowed) or integer ns as ns."""
-    try:
-        if text.lstrip("-").isdigit():
+    """Return an ISO 8601 text (zone required, `Z` allowed) or ns of 19 digits as ns.
+
+    A shorter number is refused: a year, a day or seconds were meant, and as ns it would be 1970.
+    """
+    with suppress(ValueError):
+        if not text.lstrip("-").isdigit():
+            return to_ns(datetime.fromisoformat(text))
+        if len(text) == NS_DIGITS:
             return to_ns(int(text))
-        return to_ns(datetime.fromisoformat(text))
-    except ValueError:
-        raise InvalidEvent(f"{text!r} is no ISO 8601 time such as 2026-01-31T12:00:00Z") from None
+    raise InvalidEvent(
+        f"{brief(text)} is no ISO 8601 time such as 2026-01-31T12:00:00Z, nor nanoseconds "
+        f"since 1970, which have {NS_DIGITS} digits"
+    )

@@ -42,7 +42,8 @@ def fold(
     check_one_moment(at_version, at_position, at_time)
     if session is None:
         if at_version is not None or inherited:
-            raise InvalidEvent("at_version and inherited need the session they are about")
+            given = "inherited" if at_version is None else "at_version"
+            raise InvalidEvent(f"{given} needs the session that it is about")
         last = moment_position(store, at_position, at_time)
         return folded_log(store, projection, last, workers)
     version = moment_version(store, session, at_version, at_position, at_time)

@@ -59,6 +59,9 @@ def test_a_checkpoint_is_a_signed_note(chat: Cli, kept: Path, tmp_path: Path):
     assert "mode 0644" in chat.refused(2, "checkpoint")
     shutil.rmtree(kept)
     assert "run 'eventstore keygen'" in chat.refused(2, "checkpoint")
+    assert "run 'eventstore keygen'" in chat.refused(2, "keygen", "--rotate")
+    for what in (["event", "0"], ["session", "a"]):
+        assert "run 'eventstore checkpoint'" in chat.refused(2, "prove", *what)
 
 
 def test_keygen_after_one_that_was_killed(chat: Cli, tmp_path: Path):
@@ -176,7 +179,10 @@ def test_every_kind_of_evidence_checks(chat: Cli, kept: Path, tmp_path: Path, ca
     inside = chat.fine("prove", "event", "2", "--json").json
     assert inside == {"proof": Path(files["event"]).read_text()}
     chat.fine("prove", "session", "a", "-o", files["session"])
-    chat.fine("prove", "consistency", str(old), str(kept / "last.note"), "-o", files["growth"])
+    heads = str(old), str(kept / "last.note")
+    chat.fine("prove", "consistency", *heads, "-o", files["growth"])
+    inside = chat.fine("prove", "consistency", *heads, "--json").json
+    assert inside == {"proof": Path(files["growth"]).read_text()}
     chat.fine("disclose", "2", "-o", files["shown"])
     chat.fine("export", "--tiles", files["tiles"])
     found = chat.fine("check", *files.values(), str(old), "--json").json
@@ -280,7 +286,8 @@ def test_a_key_is_asked_for_and_never_ignored(chat: Cli, tmp_path: Path):
     """Without a verifier key there is one line that asks for it; one that has no use is refused."""
     head = tmp_path / "head.note"
     head.write_text("x")
-    for command in (["check", str(head)], ["verify", "--head", str(head)], ["prove", "event", "0"]):
+    heads = ["prove", "consistency", str(head), str(head)]
+    for command in (["check", str(head)], ["verify", "--head", str(head)], heads):
         assert "give it with --key" in chat.refused(2, *command)
     assert "--key is for signed heads" in chat.refused(2, "verify", "--key", "anything")
 

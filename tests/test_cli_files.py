@@ -111,12 +111,12 @@ def test_stdin_is_a_file_like_others(cli: Cli):
     """`import -` takes what comes in, names it, and says what is wrong with it as of any file."""
     lines = b'{"role": "user", "content": "one"}\n{"role": "user", "content": "two"}\n'
     told = cli.fine("import", "-", "--json", stdin=lines).json
-    assert (told["format"], told["messages"]) == ("chat", 2)
+    assert (told["file"], told["format"], told["messages"]) == ("-", "chat", 2)
     assert cli.texts("stdin") == ["one", "two"]
     cli.fine("import", "-", "--name", "again", stdin=lines)
     assert cli.texts("again") == ["one", "two"]
     size = cli.size()
-    assert "stdin is empty" in cli.refused(2, "import", "-")
+    assert ": stdin is empty" in cli.refused(2, "import", "-")
     assert "is not JSON" in cli.refused(2, "import", "-", "--format", "jsonl", stdin=b"{")
     assert cli.size() == size
 

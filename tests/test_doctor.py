@@ -13,6 +13,7 @@ from facts import fill
 
 from eventstore import EventStore, Keyring, StoreUnavailable, errors
 from eventstore.audit.pages import PageFile
+from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.doctor import Advice, Diagnosis, diagnose, room_of
 from eventstore.cli.app import run
 
@@ -41,6 +42,16 @@ def dies_with(place: Path, code: str) -> None:
     command = [sys.executable, "-c", start + code + "\nos.kill(os.getpid(), signal.SIGKILL)"]
     done = subprocess.run([*command, str(place)], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
+
+
+def test_looking_leaves_a_store_alone_that_is_open_here(place):
+    """Who has a store open can look at its files: LMDB keeps its locks, readers and mutexes."""
+    with EventStore.open(place) as store, EventStore.open(place, read_only=True) as other:
+        assert diagnose(str(place)).healthy
+        assert verify_directory(str(place)).sound
+        store.append("a", {"role": "user", "content": "still here"})
+        assert other.head() == store.head()
+        assert verify(store).sound
 
 
 def test_a_healthy_store_needs_nothing(place):

@@ -200,12 +200,12 @@ def change_time(facts: list[Fact]) -> None:
 
 NINE: list[tuple[Hand, int, str]] = [
     (edit, 300, "edited: this event's payload is not what was signed"),
-    (delete, 300, "deleted: 1 event signed from here on are gone, later ones moved up"),
+    (delete, 300, "deleted: 1 event signed from here on, later ones moved up"),
     (truncate, 499, "truncated: the log ends here, 601 events were signed; 101 are missing"),
     (reorder, 300, "reordered: the event that was signed 10 positions later stands here"),
-    (forge, 300, "inserted: 1 event from here on were never signed: forged, or the record of"),
+    (forge, 300, "inserted: 1 event from here on, never signed: forged, or the record of"),
     (put_in_place, 300, "forged: another event, never signed, stands in the place of this one"),
-    (insert, 300, "inserted: 1 event from here on were never signed: forged, or the record of"),
+    (insert, 300, "inserted: 1 event from here on, never signed: forged, or the record of"),
     (replay, 300, "replayed: the event of position 100 stands here once more"),
     (change_actor, 300, "metadata changed: actor of this event is not what was signed"),
     (change_time, 300, "metadata changed: recorded_at of this event is not what was signed"),

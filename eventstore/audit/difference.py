@@ -7,6 +7,8 @@ second one; payloads are recognised by their salted commitments, which no two ev
 from collections.abc import Callable, Sequence
 from struct import Struct
 
+from ..errors import counted
+
 ENTRIES_COMPARED_MAX = 1_024
 """How far behind the first difference events are looked for that moved."""
 
@@ -67,7 +69,7 @@ def _moved(was: Entries, now: Entries) -> str | None:
     other = was.index(now[0])
     if was[0] in now:
         return f"reordered: the event that was signed {other} positions later stands here"
-    return f"deleted: {_counted(other)} signed from here on are gone, later ones moved up"
+    return f"deleted: {counted(other, 'event')} signed from here on, later ones moved up"
 
 
 def _new(was: Entries, now: Entries, again: int | None, changed: Sequence[str]) -> str:
@@ -75,7 +77,7 @@ def _new(was: Entries, now: Entries, again: int | None, changed: Sequence[str]) 
     if again is not None:
         return f"replayed: the event of position {again} stands here once more"
     if was[0] in now:
-        what = f"{_counted(now.index(was[0]))} from here on were never signed"
+        what = f"{counted(now.index(was[0]), 'event')} from here on, never signed"
         return f"inserted: {what}: forged, or the record of another store"
     if not changed:
         return "edited: this event's payload is not what was signed"
@@ -87,7 +89,3 @@ def _new(was: Entries, now: Entries, again: int | None, changed: Sequence[str]) 
 def _changed(signed: bytes, found: bytes) -> list[str]:
     pairs = zip(_FIELDS, _ENTRY.unpack(signed), _ENTRY.unpack(found), strict=False)
     return [name for name, was, now in pairs if was != now]
-
-
-def _counted(count: int) -> str:
-    return f"{count} event{'s' if count > 1 else ''}"

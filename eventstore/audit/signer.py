@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ..errors import ProofError, StoreUnavailable
-from ..files import read_private, unavailable, write_private
+from ..files import checked_path, read_private, unavailable, write_private
 
 ED25519 = b"\x01"
 """The signature type, in front of key bytes."""
@@ -105,13 +105,14 @@ class SigningKey:
 
     # -- files ---------------------------------------------------------------------------
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the key to a new file that only its owner can read; raises StoreUnavailable."""
-        write_private(path, self.secret().encode() + b"\n")
+        write_private(checked_path(path, "path"), self.secret().encode() + b"\n")
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a key file. Raises StoreUnavailable, also if others may read it, and ProofError."""
+        path = checked_path(path, "path")
         raw = read_private(path, KEY_FILE_BYTES_MAX + 1)
         if not raw:  # a process that died between making the file and writing the key into it
             raise StoreUnavailable(f"{path} is empty: no key was made; make it with keygen")

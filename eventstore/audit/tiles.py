@@ -17,7 +17,7 @@ from pathlib import Path
 from struct import Struct
 
 from ..errors import Corruption, ProofError, StoreUnavailable
-from ..files import sync_directory, write_durably
+from ..files import checked_path, sync_directory, write_durably
 from ..store import EventStore
 from .heads import check_extends, open_head
 from .leaves import LogLeaves, log_entries
@@ -38,7 +38,10 @@ Tile = tuple[int, int]
 
 
 def export_tiles(
-    store: EventStore, note: bytes, keys: Sequence[VerifierKey], directory: Path
+    store: EventStore,
+    note: bytes,
+    keys: Sequence[VerifierKey],
+    directory: str | os.PathLike[str],
 ) -> Checkpoint:
     """Write the tree under a signed head into a directory, or add to one what is new.
 
@@ -46,16 +49,17 @@ def export_tiles(
     holds a head that the log does not lead on from, Corruption and StoreUnavailable, which is
     also for a directory inside the store.
     """
-    _check_outside(directory, store.path)
+    place = checked_path(directory, "directory")
+    _check_outside(place, store.path)
     store.flush()
     head = open_head(store, note, keys)
     if Prover(LogLeaves(store.log)).root(head.size) != head.root:
         raise ProofError(f"the log's first {head.size} events are not those that were signed")
     try:
-        done = _exported(store, keys, directory)
+        done = _exported(store, keys, place)
         if done > head.size:
-            raise ProofError(f"{directory} holds a head of {done} events, newer than {head.size}")
-        _Export(store, directory, head.size, done).write(note)
+            raise ProofError(f"{place} holds a head of {done} events, newer than {head.size}")
+        _Export(store, place, head.size, done).write(note)
     except OSError as error:
         raise StoreUnavailable(f"no tiles can be written: {error}") from None
     return head

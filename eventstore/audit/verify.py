@@ -5,6 +5,7 @@ sessions, not of events; nothing is written. Files whose very structure is damag
 in a child process, so that whoever asks stays alive.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import msgspec
 
 from ..engine.checks import check_limit
 from ..errors import Corruption, EventStoreError, FormatTooNew, StoreUnavailable
+from ..files import checked_path
 from ..keyring import Keyring
 from ..log.base import Log
 from ..log.format import FRAMES
@@ -242,24 +244,25 @@ def _count(walk: Walk, notes: Notes) -> None:
 
 
 def verify_directory(
-    path: Path, *, keyring: Keyring | None = None, **manner: Unpack[Manner]
+    path: str | os.PathLike[str], *, keyring: Keyring | None = None, **manner: Unpack[Manner]
 ) -> Report:
     """Check the store in a directory: the structure of its files first, then all they hold.
 
     Raises StoreUnavailable where there is no store to check, it may not be read, or the keyring
     is not its own; a store whose structure is damaged is checked without one.
     """
-    check_store(path)
-    file = path / LOG / FILE
+    place = checked_path(path, "path")
+    check_store(place)
+    file = place / LOG / FILE
     if not file.exists():
         return Report(0, "", [Finding(-1, f"{LOG}/{FILE} is missing")])
     _check_readable(file)
-    with presence.reading(path):  # else a compaction might swap the files below the walk
-        damage = check_structure(path)
+    with presence.reading(place):  # else a compaction might swap the files below the walk
+        damage = check_structure(place)
     if not damage:
-        return _verify_opened(path, keyring, manner)
+        return _verify_opened(place, keyring, manner)
     progress, deep = manner.get("progress"), manner.get("deep", False)
-    return _joined(damage, _verify_apart(path, progress, deep=deep))
+    return _joined(damage, _verify_apart(place, progress, deep=deep))
 
 
 def _check_readable(file: Path) -> None:

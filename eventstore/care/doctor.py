@@ -16,7 +16,7 @@ from ..audit.pages import FILE, PageError, PageFile
 from ..audit.structure import check_structure, environments
 from ..audit.trust import LAST_NOTE, audit_directory, known_keys, read_note
 from ..errors import Corruption, EventStoreError, StoreLocked, StoreUnavailable
-from ..files import unavailable
+from ..files import checked_path, unavailable
 from ..limits import RESERVE_BYTES
 from ..log.base import Head
 from ..log.lmdb import LmdbLog
@@ -105,19 +105,22 @@ class Diagnosis(msgspec.Struct, frozen=True):
         return not any(each.urgent for each in self.advice)
 
 
-def diagnose(path: Path, audit: Path | None = None) -> Diagnosis:
+def diagnose(
+    path: str | os.PathLike[str], audit: str | os.PathLike[str] | None = None
+) -> Diagnosis:
     """Look at the store in a directory; `audit` is where its signed heads are kept outside of it.
 
     Raises StoreUnavailable where there is no store, and FormatTooNew.
     """
-    marker = describe(path)
-    kept = audit_directory(path) if audit is None else audit
+    place = checked_path(path, "path")
+    marker = describe(place)
+    kept = audit_directory(place) if audit is None else checked_path(audit, "audit")
     advice: list[Advice] = []
-    present = _present(path, advice)
-    volume = _volume(path, advice)
-    files = [room_of(each, advice) for each in environments(path)]
-    damaged = _damage(path, present, advice)
-    head, readers = (None, []) if damaged else _opened(path, kept, advice)
+    present = _present(place, advice)
+    volume = _volume(place, advice)
+    files = [room_of(each, advice) for each in environments(place)]
+    damaged = _damage(place, present, advice)
+    head, readers = (None, []) if damaged else _opened(place, kept, advice)
     return Diagnosis(
         path=str(path),
         store=marker["store"],

@@ -142,7 +142,7 @@ def _put_away(terminal: Terminal) -> None:
 def _rotated(terminal: Terminal) -> VerifierKey:
     """Hand over to a new key; where that was interrupted, go on with the key that was made."""
     place = terminal.audit
-    old = SigningKey.load(place / SIGNING_KEY)
+    old = _signing_key(place)
     if not is_made(place / NEXT_KEY):
         SigningKey.generate(old.name).save(place / NEXT_KEY)
     new = SigningKey.load(place / NEXT_KEY)
@@ -190,14 +190,19 @@ def checkpoint(
 
 def _heads(terminal: Terminal, store: EventStore, anchors: Sequence[Anchor]) -> Heads:
     place = terminal.audit
-    if not (place / SIGNING_KEY).exists():
-        raise StoreUnavailable(f"there is no key in {place}; run 'eventstore keygen' first")
+    key = _signing_key(place)
     if (place / NEXT_KEY).exists():
         raise StoreUnavailable("a rotation was interrupted; run 'eventstore keygen --rotate' again")
-    key, keys = SigningKey.load(place / SIGNING_KEY), known_keys(place)
+    keys = known_keys(place)
     if key.verifier != keys[-1]:
         raise ProofError(f"{place / SIGNING_KEY} is not the key that signs now: {keys[-1]}")
     return Heads(store, key, place / LAST_NOTE, earlier=keys, anchors=anchors)
+
+
+def _signing_key(place: Path) -> SigningKey:
+    if not (place / SIGNING_KEY).exists():
+        raise StoreUnavailable(f"there is no key in {place}; run 'eventstore keygen' first")
+    return SigningKey.load(place / SIGNING_KEY)
 
 
 def _anchors(terminal: Terminal) -> list[str]:
@@ -248,17 +253,19 @@ def prove(
     if needed.get(what) != len(of):
         raise InvalidEvent("prove takes: event POS, session S, or consistency OLD NEW")
     with terminal.reading() as store, written(output, force=force) as out:
-        keys = _keys(terminal, key)
         if what == CONSISTENCY:
             old, new = (_note(Path(each)) for each in of)
-            out.write(prove_consistency(store, old, new, keys))
+            proof = prove_consistency(store, old, new, _keys(terminal, key))
         elif what == EVENT:
-            proof = prove_event(store, _position(of[0]), _head(terminal, head), keys)
-            if terminal.json and output is None:
-                proof = msgspec.json.encode({"proof": proof.decode()}) + b"\n"
-            out.write(proof)
+            note = _head(terminal, head)
+            proof = prove_event(store, _position(of[0]), note, _keys(terminal, key))
         else:
-            out.writelines(prove_session(store, of[0], _head(terminal, head), keys))
+            note = _head(terminal, head)
+            out.writelines(prove_session(store, of[0], note, _keys(terminal, key)))
+            proof = b""
+        if terminal.json and output is None and proof:
+            proof = msgspec.json.encode({"proof": proof.decode()}) + b"\n"
+        out.write(proof)
     tell_written(terminal, output, f"proof of {what} {' '.join(of)}")
 
 

@@ -303,7 +303,8 @@ def gist(event: AnyEvent) -> str:
     if told is not None:
         return str(told(event))
     fields = msgspec.to_builtins(event)
-    return listed({k: v for k, v in fields.items() if k != "type"})
+    told = {k: when(v) if k == "expires_at" and v else v for k, v in fields.items()}
+    return listed({k: v for k, v in told.items() if k != "type"})
 
 
 _GISTS: dict[type, Any] = {

@@ -25,6 +25,7 @@ from ..interchange import (
     CHAT,
     EVENTS,
     FORMATS,
+    Imported,
     detect_format,
     export_chat,
     export_chat_lines,
@@ -66,8 +67,9 @@ def import_(
         named = [stack.enter_context(_spooled()) if file == STDIN else file for file in files]
         kinds = [detect_format(file) if format == "auto" else format for file in named]
         store = stack.enter_context(terminal.writing(creates=True))
-        for file, kind in zip(named, kinds, strict=True):
-            _import_one(terminal, store, file, kind, name, actor)
+        for given, file, kind in zip(files, named, kinds, strict=True):
+            found = _import_one(terminal, store, file, kind, name, actor)
+            _tell_imported(terminal, given, kind, found)
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def _import_one(
     kind: str,
     name: str | None,
     actor: str | None,
-) -> None:
+) -> Imported:
     done = 0
     with terminal.progress(f"importing {printable(file.name)}") as advance:
 
@@ -99,10 +101,14 @@ def _import_one(
             done += messages
             advance(done)
 
-        found = import_file(store, file, kind, name=name, progress=more, actor=actor)
+        return import_file(store, file, kind, name=name, progress=more, actor=actor)
+
+
+def _tell_imported(terminal: Terminal, file: Path, kind: str, found: Imported) -> None:
     branches = counted(found.branches, "branch", "branches")
     told = f"{counted(found.sessions, 'session')}, {branches}, {counted(found.messages, 'message')}"
-    line = Text.assemble(("✓ ", "green"), (printable(file.name), "bold"), (f" ({kind})", "dim"))
+    shown = "stdin" if file == STDIN else file.name
+    line = Text.assemble(("✓ ", "green"), (printable(shown), "bold"), (f" ({kind})", "dim"))
     document = {"file": str(file), "format": kind, **msgspec.to_builtins(found)}
     terminal.answer(document, whole(line.append(f"  {told}")))
 

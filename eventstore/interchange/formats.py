@@ -4,12 +4,14 @@ Invariants: telling decodes the outermost value and at most one more; a file tha
 is refused with one sentence.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ..errors import InvalidEvent, brief
+from ..files import checked_path
 from ..store import EventStore
 from .chat import import_chat, is_heading, is_message
 from .chatgpt import MAPPING, import_chatgpt
@@ -40,7 +42,7 @@ _any = msgspec.json.Decoder()
 
 def import_file(
     store: EventStore,
-    path: Path,
+    path: str | os.PathLike[str],
     format: str = "auto",  # noqa: A002 - the name of the option that users know
     *,
     name: str | None = None,
@@ -54,11 +56,12 @@ def import_file(
     """
     if format != "auto" and format not in FORMATS:
         raise InvalidEvent(f"format must be auto, {', '.join(FORMATS)}, not {brief(format)}")
-    found = detect_format(path) if format == "auto" else format
+    file = checked_path(path, "path")
+    found = detect_format(file) if format == "auto" else format
     if found == EVENTS:
-        _check_events(path)
-        return import_events(store, Lines(path), progress=progress)
-    return _IMPORTERS[found](store, path, name=name, progress=progress, actor=actor)
+        _check_events(file)
+        return import_events(store, Lines(file), progress=progress)
+    return _IMPORTERS[found](store, file, name=name, progress=progress, actor=actor)
 
 
 def detect_format(path: Path) -> str:

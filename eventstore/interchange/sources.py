@@ -77,7 +77,7 @@ def read_document(path: Path) -> bytes:
         content = file.read(DOCUMENT_BYTES_MAX + 1)
     if len(content) > DOCUMENT_BYTES_MAX:
         raise InvalidEvent(
-            f"{path} has more than {DOCUMENT_BYTES_MAX} bytes; bring it as JSON lines instead"
+            f"{path.name} has more than {DOCUMENT_BYTES_MAX} bytes; bring it as JSON lines instead"
         )
     return content.removeprefix(_BYTE_ORDER_MARK)
 
@@ -95,7 +95,7 @@ class Lines:
                 number += 1
                 if len(line) > LINE_BYTES_MAX:
                     raise InvalidEvent(
-                        f"{self.path} line {number} has more than {LINE_BYTES_MAX} bytes"
+                        f"{self.path.name} line {number} has more than {LINE_BYTES_MAX} bytes"
                     )
                 yield line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
 
@@ -114,7 +114,7 @@ def first_values(path: Path) -> tuple[Top | None, bool]:
         return None, False
     start = list(islice(numbered(Lines(path)), 2))
     if not start or not start[0][1]:
-        raise InvalidEvent(f"{path} is empty")
+        raise InvalidEvent(f"{path.name} is empty")
     if start[0][1].startswith(_PACKED):
         raise InvalidEvent(f"{path} is an archive; unpack it, and import the JSON files out of it")
     try:
