@@ -14,7 +14,7 @@ from eventstore import EventStore
 from eventstore.cli import run
 
 ENVIRONMENT = {
-    **os.environ,
+    **{name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     "PYTHONPATH": str(Path(__file__).parents[1]),
     "PYTHONWARNINGS": "error",
     "COLUMNS": "80",

@@ -330,6 +330,21 @@ def test_following_prints_what_comes_and_stops_quietly(chat: Cli):
     assert (following.returncode, err) == (130, b"eventstore: interrupted\n")
 
 
+def test_an_output_that_is_full_is_named(chat: Cli, tmp_path: Path):
+    """Where there is no room for an answer, the one line says where: exit 2, no part of a file."""
+    script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64));"
+    script += "from eventstore.cli import run; sys.exit(run(sys.argv[1:]))"
+    file = tmp_path / "out"
+    for given, where in ([], b"stdout"), (["-o", str(file)], str(file).encode()):
+        command = [sys.executable, "-c", script, "export", "--store", str(chat.store), *given]
+        with file.with_name("stdout").open("wb") as out:
+            done = subprocess.run(
+                command, env=ENVIRONMENT, stdout=out, stderr=subprocess.PIPE, check=False
+            )
+        assert (done.returncode, done.stderr) == (2, b"eventstore: %s: File too large\n" % where)
+    assert not file.exists()
+
+
 def test_a_closed_pipe_is_quiet(chat: Cli):
     """When the reader goes away the command ends with 141 and says nothing."""
     many = b"".join(b'{"content":"line %d%s"}\n' % (n, b" of many" * 30) for n in range(1_000))

@@ -35,6 +35,7 @@ from .. import (
 from ..clock import parse_time
 from ..engine.requests import Options
 from ..log.base import Expected
+from ..place.presence import FULL
 from .drawing import plain, receipt_line
 from .spoken import Typed, as_typed
 from .terminal import Terminal, complete_streams, hang_up, parse_number, write_json
@@ -338,6 +339,8 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except (EventStoreError, UsageError, OSError) as error:
+        if _is_full(error):
+            hang_up()
         return fail(error, json="--json" in arguments)
     if code == INTERRUPTED:
         _say("interrupted")
@@ -354,6 +357,11 @@ def fail(error: Exception, *, json: bool) -> int:
     return NO if _is_answer(error) else WRONG
 
 
+def _is_full(error: Exception) -> bool:
+    """Return True where stdout takes no more; another file that is full has a name: written()."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in FULL
+
+
 def _is_answer(error: Exception) -> bool:
     """Return True where the command was understood and could run, and the store says no."""
     if isinstance(error, SessionClosed):
@@ -366,7 +374,8 @@ def _text_of(error: Exception) -> str:
     if isinstance(error, UsageError):
         return f"{error.format_message().rstrip('.')}; see --help"  # type: ignore[attr-defined]
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'the system'}: {error.strerror}"
+        where = "stdout" if _is_full(error) else "the system"
+        return f"{error.filename or where}: {error.strerror}"
     return as_typed(str(error), _typed())
 
 

@@ -230,6 +230,9 @@ def written(output: Path | None, *, force: bool) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         made.replace(output)
+    except OSError as error:
+        error.filename = error.filename or str(output)  # what a write runs into has none
+        raise
     finally:
         made.unlink(missing_ok=True)
 
