@@ -126,7 +126,9 @@ def check_json(value: object, what: str, room: int = NESTING_DEPTH_MAX) -> None:
         if not -(1 << 63) <= value < 1 << 64:  # type: ignore[operator]
             raise InvalidEvent(f"{what} holds an integer of more than 64 bits")
     elif kind is not float:
-        raise InvalidEvent(f"{what} holds a {kind.__name__}, which JSON does not have")
+        raise InvalidEvent(
+            f"{what} holds a value of type {kind.__name__}, which JSON does not have"
+        )
     elif not math.isfinite(value):  # type: ignore[arg-type]
         raise InvalidEvent(f"{what} holds {value}, which JSON does not have")
 

@@ -25,7 +25,7 @@ from .engine.origins import beginning, lacks_reasons, origin_key
 from .engine.requests import Options, Request
 from .engine.runner import Engine
 from .engine.subscription import Signal
-from .errors import EventStoreError, InvalidEvent, StoreUnavailable
+from .errors import EventStoreError, InvalidEvent, StoreUnavailable, brief
 from .files import checked_path
 from .ids import SYSTEM, check_name
 from .keyring import Keyring
@@ -130,7 +130,10 @@ class EventStore(Answers):
         if record_reads and read_only:
             raise InvalidEvent("reads can't be recorded in a store that is open read-only")
         if durability not in ("sync", "buffered") or compression not in ("zstd", "none"):
-            raise InvalidEvent("durability is 'sync' or 'buffered', compression 'zstd' or 'none'")
+            given = f"not {brief(durability)} and {brief(compression)}"
+            raise InvalidEvent(
+                f"durability is 'sync' or 'buffered', compression 'zstd' or 'none', {given}"
+            )
         check_number(map_size, "map_size", 1)
         place = checked_path(path, "path")
         check_apart(keyring, place, read_only=read_only)

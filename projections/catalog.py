@@ -284,7 +284,8 @@ def selection(
         raise InvalidEvent(f"where must be a dict of metadata keys and values, not {brief(where)}")
     field = order.removeprefix("-") if type(order) is str else ""
     if field not in ORDERS:
-        raise InvalidEvent(f"order must be one of {', '.join(ORDERS)}, or -one, not {brief(order)}")
+        known = f"{', '.join(ORDERS)}, or one of them behind a -"
+        raise InvalidEvent(f"order must be one of {known}, not {brief(order)}")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InvalidEvent(f"limit must be a whole number above 0, or None, not {brief(limit)}")
     place = None if after is None else _opened_cursor(after, order)

@@ -103,7 +103,7 @@ def test_a_key_hands_over(chat: Cli, kept: Path, capsys):
 def test_an_interrupted_rotation_is_finished(chat: Cli, kept: Path):
     """A key that was made and not used yet is used; nothing is signed in between."""
     shutil.copy(kept / "signing.key", kept / "old.key")
-    chat.fine("keygen", "--rotate")
+    assert str(kept / "rotation-1.note") in chat.fine("keygen", "--rotate").out  # to be handed out
     shutil.copy(kept / "signing.key", kept / "signing.key.new")
     shutil.copy(kept / "old.key", kept / "signing.key")
     size = chat.size()

@@ -171,7 +171,7 @@ class Auditor:
                     public.verify(signature, text + b"\n")
                 except (InvalidSignature, ValueError):
                     raise Rejected(f"the signature of {name!r} is wrong") from None
-        require(signed, "no known key signed it")
+        require(signed, "no known key signed it; rotations go before what their keys signed")
         return lines_of(text), signed
 
     def head(self, raw: bytes) -> Head:
@@ -288,7 +288,7 @@ def disclosure(auditor: Auditor, raw: bytes) -> str:
     if names:
         digests = (digest("session", names[0]), *(digest("name", name) for name in names[1:]))
         require(digests == entry.names, "other names")
-    return f"{said}\n     {names}\n     {payload.decode(errors='replace')!r}"
+    return f"{said}\n     {names}\n     {payload.decode(errors='replace').replace('�', ' ')!r}"
 
 
 def session(auditor: Auditor, lines: Iterator[bytes]) -> str:
@@ -383,7 +383,7 @@ def main(arguments: list[str] | None = None) -> int:
         texts = [Path(key).read_text() if Path(key).is_file() else key for key in given.key]
         auditor = Auditor([Key.parse(text.strip()) for text in texts])
     except (OSError, ValueError) as error:
-        parser.error(f"no key: {error}")
+        parser.error(f"--key takes a verifier key or its file: {error}")
     for path in given.files:
         try:
             line = f"ok   {path}: {check(auditor, path)}"

@@ -87,9 +87,9 @@ def keygen(
     key = _rotated(terminal) if rotate else _generated(terminal, name)
     document = {"origin": key.name, "key": str(key), "path": str(terminal.audit)}
     told = done(f"key {key.id.hex()} signs for {key.name}")
-    places = {"keep secret": SIGNING_KEY, "hand out": VERIFIER_KEY}
-    rows = [(use, plain(str(terminal.audit / name))) for use, name in places.items()]
-    terminal.answer(document, told, pairs(rows))
+    public = [terminal.audit / VERIFIER_KEY, *_rotations(terminal)]
+    rows = [("keep secret", terminal.audit / SIGNING_KEY), *(("hand out", each) for each in public)]
+    terminal.answer(document, told, pairs([(use, plain(str(place))) for use, place in rows]))
 
 
 def _generated(terminal: Terminal, name: str) -> VerifierKey:
@@ -253,16 +253,15 @@ def prove(
     if needed.get(what) != len(of):
         raise InvalidEvent("prove takes: event POS, session S, or consistency OLD NEW")
     with terminal.reading() as store, written(output, force=force) as out:
+        proof = b""
         if what == CONSISTENCY:
             old, new = (_note(Path(each)) for each in of)
             proof = prove_consistency(store, old, new, _keys(terminal, key))
-        elif what == EVENT:
-            note = _head(terminal, head)
-            proof = prove_event(store, _position(of[0]), note, _keys(terminal, key))
+        elif what == SESSION:
+            out.writelines(prove_session(store, of[0], _head(terminal, head), _keys(terminal, key)))
         else:
-            note = _head(terminal, head)
-            out.writelines(prove_session(store, of[0], note, _keys(terminal, key)))
-            proof = b""
+            at, note = _position(of[0]), _head(terminal, head)
+            proof = prove_event(store, at, note, _keys(terminal, key))
         if terminal.json and output is None and proof:
             proof = msgspec.json.encode({"proof": proof.decode()}) + b"\n"
         out.write(proof)

@@ -155,7 +155,7 @@ def report_blocks(report: Report) -> list[RenderableType]:
         verdict = Text.assemble(("✓ sound", "bold green"), f"  {counted(report.size, 'fact')}")
         return [verdict, pairs(rows)]
     found = len(report.findings) + report.unlisted
-    verdict = Text.assemble(("✗ damaged", "bold red"), f"  {counted(found, 'finding')}")
+    verdict = Text.assemble(("✗ not sound", "bold red"), f"  {counted(found, 'finding')}")
     lines: list[RenderableType] = [plain(f"  {finding}", "red") for finding in report.findings]
     if report.unlisted:
         lines.append(Text(f"  and {report.unlisted:,} more", "red"))
@@ -249,10 +249,9 @@ def _repaired_blocks(destination: Path, report: repairing.Repaired) -> list[Rend
 
 @command(CARE)
 def train_dictionary(terminal: Terminal) -> None:
-    """Train compression on this store's newest facts; new ones get smaller.
+    """Train compression on this store's newest facts, before its next step: new ones get smaller.
 
-    The dictionary is made of pieces of what was said; those that are redacted later go with the
-    next `compact`.
+    What is redacted later may be part of it until the next `compact`.
     """
     with terminal.writing() as store, terminal.progress("training"):
         number = store.train_dictionary()

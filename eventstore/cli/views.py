@@ -44,7 +44,7 @@ def sessions(
     """List sessions and branches, newest first."""
     unknown = sorted(set(status or ()) - set(STATUSES))
     if unknown:
-        raise InvalidEvent(f"--status takes {', '.join(STATUSES)}, not {', '.join(unknown)}")
+        raise InvalidEvent(f"--status takes {', '.join(STATUSES)}, not {unknown[0]!r}")
     with terminal.viewing() as views:
         page = views.sessions(
             user=user,

@@ -110,7 +110,9 @@ def _undescribed(path: Path, what: str) -> StoreUnavailable:
 def _check_free(path: Path) -> None:
     """Raise unless `path` is missing or an empty directory."""
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not path.is_dir():
+            raise StoreUnavailable(f"{path} is a file; a store is a directory")
+        if path.exists() and any(path.iterdir()):
             raise StoreUnavailable(f"{path} holds other files and no event store")
     except OSError as error:
         raise StoreUnavailable(f"{path} can't be read: {error.strerror}") from None

@@ -179,9 +179,11 @@ class Care(Changes):
         if kind is None:
             raise InvalidEvent(f"strategies are {', '.join(STRATEGIES)}, not {brief(name)}")
         given = self._usual_limits(kind) | limits
-        unknown = set(given) - set(getattr(kind, "__struct_fields__", given))
+        known = getattr(kind, "__struct_fields__", tuple(given))
+        unknown = set(given) - set(known)
         if unknown:
-            raise InvalidEvent(f"{name!r} has no limit {', '.join(sorted(unknown))}")
+            what = f"{name!r} has no limit {', '.join(sorted(unknown))}"
+            raise InvalidEvent(f"{what}; there are {', '.join(known)}")
         return kind(**given)
 
     def _usual_limits(self, kind: type[Policy]) -> dict[str, Any]:
