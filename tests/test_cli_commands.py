@@ -1,6 +1,7 @@
 """What commands do: each mutation writes its fact, bad input none, and looking shows it all."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -9,6 +10,7 @@ from commands import COMMAND, ENVIRONMENT, LINES, READS, Cli, on_screen
 from eventstore import EventStore
 from eventstore.clock import to_datetime
 from eventstore.place import volume
+from projections import SessionState
 
 # -- every mutation --------------------------------------------------------------------
 
@@ -197,6 +199,16 @@ def test_people_see_the_newest_messages_first_asked(chat: Cli):
     assert "line 29" in shown
     assert "line 9 " not in shown
     assert "line 0" in chat.fine("show", "a", "--all").out
+
+
+def test_facts_say_their_times_as_times(cli: Cli):
+    """When a session expires is a time for people; a tool without a duration has no average."""
+    cli.fine("create", "a", "--ttl", "12h")
+    with EventStore.open(cli.store, read_only=True) as store:
+        expires = to_datetime(SessionState.of(store, "a").header.expires_at)
+    assert f"expires_at: {expires:%Y-%m-%d %H:%M:%SZ}" in cli.fine("log").out
+    cli.fine("record-tool-call", "a", "search")
+    assert re.search(r"search +1 +0 +-$", cli.fine("stats").out, re.MULTILINE)
 
 
 def test_log_lists_facts_in_order(chat: Cli):
@@ -395,6 +407,11 @@ def test_what_is_piped_is_whole(chat: Cli):
             assert any(part in line for line in lines), (arguments, part)
         assert not [line for line in lines if line != line.rstrip()], arguments
         assert not [line for line in lines if "…" in line], arguments
+    with EventStore.open(chat.store, read_only=True) as store:
+        newest = to_datetime(store.head().recorded_at).strftime("%Y-%m-%d %H:%M:%SZ")
+    for command in ("log", "tail", "sessions"):
+        assert newest in chat.fine(command).out, command
+    assert newest[:10] in chat.fine("blame", LONG).out
 
 
 def test_a_pipe_is_no_terminal_whatever_columns_says(chat: Cli):

@@ -189,7 +189,11 @@ def command_line() -> Callable[..., Any]:
     for panel, commands in _registered.items():
         for name, function in commands:
             made.command(name, rich_help_panel=panel)(function)
-    return get_command(made)
+    line = get_command(made)
+    for each in (line, *line.commands.values()):  # type: ignore[attr-defined]
+        for flag in [param for param in each.params if getattr(param, "is_flag", False)]:
+            flag.metavar = ""  # else help shows <bool>, as if a value was to follow
+    return line
 
 
 def everywhere(

@@ -255,4 +255,5 @@ def train_dictionary(terminal: Terminal) -> None:
     """
     with terminal.writing() as store, terminal.progress("training"):
         number = store.train_dictionary()
-    terminal.answer({"dictionary": number}, done(f"dictionary {number}"))
+    told = f"dictionary {number} for what is recorded from now on"
+    terminal.answer({"dictionary": number}, done(told))

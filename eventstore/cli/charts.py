@@ -109,6 +109,6 @@ def _tools(pen: Pen, found: Statistics) -> Table:
     drawn = table("tool", "calls", "errors", "ms a call", numbers=("calls", "errors", "ms a call"))
     ranked = sorted(found.tools.items(), key=lambda each: -each[1].calls)
     for name, use in ranked[:BARS_MAX]:
-        mean = use.duration_ms / use.calls if use.calls else 0.0
-        drawn.add_row(Text(pen.line(name, 40)), f"{use.calls:,}", f"{use.errors:,}", f"{mean:,.1f}")
+        mean = f"{use.duration_ms / use.calls:,.1f}" if use.duration_ms else "-"
+        drawn.add_row(Text(pen.line(name, 40)), f"{use.calls:,}", f"{use.errors:,}", mean)
     return drawn

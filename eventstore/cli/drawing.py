@@ -87,6 +87,10 @@ class Pen(NamedTuple):
         """Return a name, on a screen cut in its middle to `width` characters."""
         return short_name(name, width if self.screen else len(name))
 
+    def time(self, ns: int, start: int, stop: int) -> str:
+        """Return a time, UTC; on a screen the part of it that there is room for."""
+        return when(ns)[start:stop] if self.screen else when(ns)
+
     def below(self, mark: str) -> str:
         """Return what leads to a remark: on a screen a line of its own, else the same line."""
         return f"\n{mark}" if self.screen else f"  {mark}"
@@ -271,13 +275,13 @@ def events_table() -> Table:
 
 def event_row(pen: Pen, recorded: Recorded) -> tuple[RenderableType, ...]:
     """Draw one event as the cells of a row."""
-    time = Text(when(recorded.recorded_at)[5:-1], "dim")
+    time = Text(pen.time(recorded.recorded_at, 5, 19), "dim")
     return str(recorded.position), time, _place(pen, recorded), told(pen, recorded)
 
 
 def event_line(pen: Pen, recorded: Recorded) -> Text:
     """Draw one event as a line by itself, for following."""
-    lead = f"{recorded.position:>7}  {when(recorded.recorded_at)[11:-1]}  "
+    lead = f"{recorded.position:>7}  {pen.time(recorded.recorded_at, 11, 19)}  "
     return cut(Text.assemble((lead, "dim"), _place(pen, recorded), "  ", told(pen, recorded)))
 
 

@@ -17,6 +17,7 @@ from projections import SessionState
 from .. import EventStore, InvalidEvent, KeyShredded, Message, Recorded
 from ..clock import system_clock, when
 from ..engine.reading import checked_limit
+from ..errors import counted
 from ..events import EraseRequested, Span
 from ..log.format import TYPE_CODES
 from ..state.transcript import Transcript
@@ -66,7 +67,8 @@ def show(
             return
         terminal.draw(header_block(state.header, store.version(session), system_clock()), "")
         if first:
-            terminal.draw(Text(f"{first:,} earlier messages; --all shows them", "dim"))
+            hidden = counted(first, "earlier message")
+            terminal.draw(Text(f"{hidden}, shown with --all", "dim"))
         terminal.draw(
             transcript_grid(terminal.pen, placed(terminal.pen, session, lines, times=times))
         )

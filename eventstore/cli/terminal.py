@@ -17,7 +17,14 @@ from typing import Any, BinaryIO, NoReturn, Protocol, TextIO
 
 import msgspec
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from projections import Views
@@ -57,6 +64,15 @@ class _Console(Console):
     def on_broken_pipe(self) -> NoReturn:
         """Let the command end; app.py makes it a quiet end."""
         raise BrokenPipeError
+
+
+class _Count(ProgressColumn):
+    """How much is done, and of how much, where somebody knows."""
+
+    def render(self, task: Task) -> Text:
+        """Draw it."""
+        told = f"{task.completed:,.0f}" if task.completed or task.total else ""
+        return Text(f"{told} of {task.total:,.0f}" if task.total else told, "green")
 
 
 class Terminal:
@@ -175,7 +191,7 @@ class Terminal:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            _Count(),
             TimeRemainingColumn(),
         )
         bar = Progress(*columns, console=self.err, transient=True, expand=True)

@@ -154,11 +154,12 @@ def export(
         raise InvalidEvent(f"name the sessions to export as {format}")
     with terminal.reading() as store, terminal.progress("exporting") as advance:
         pieces = _pieces(store, format, sessions, at_version)
+        total = len(sessions or ()) if format != EVENTS else None if sessions else store.head().size
         done = 0
         with written(output, force=force) as out:
             for done, piece in enumerate(pieces, 1):
                 out.write(piece)
-                advance(done)
+                advance(done, total)
     what = "fact" if format == EVENTS else "session"
     tell_written(terminal, output, counted(done if format == EVENTS else len(sessions or ()), what))
 

@@ -14,7 +14,6 @@ from rich.tree import Tree
 from projections import Blame, BranchTree, CatalogRow, Change, Diff, Merge, Origin
 
 from .. import Message
-from ..clock import when
 from ..errors import counted
 from .drawing import STATUS_STYLES, Pen, bare, cut, plain, said, table
 
@@ -31,7 +30,7 @@ MESSAGES_SHOWN_MAX = 20
 
 def sessions_table(pen: Pen, rows: Iterable[CatalogRow], width: int, now: int) -> Table:
     """Draw a list of sessions, one a line of `width`: names are whole where there is room."""
-    lines = [(row, _cells(row, now)) for row in rows]
+    lines = [(row, _cells(pen, row, now)) for row in rows]
     widths = {
         head: max([len(head), *(len(cells[head]) for _, cells in lines)]) + GAP
         for head in ("status", "messages", "tokens", "updated")
@@ -60,7 +59,7 @@ def _listed(pen: Pen, row: CatalogRow, room: int) -> Text:
     return name
 
 
-def _cells(row: CatalogRow, now: int) -> dict[str, Text]:
+def _cells(pen: Pen, row: CatalogRow, now: int) -> dict[str, Text]:
     """Return what a list says of a session besides its name."""
     over = row.status == "active" and row.expires_at is not None and row.expires_at <= now
     status = "expired" if over else row.status
@@ -68,7 +67,7 @@ def _cells(row: CatalogRow, now: int) -> dict[str, Text]:
         "status": Text(status, STATUS_STYLES.get(status, "")),
         "messages": Text(f"{row.messages:,}"),
         "tokens": Text(f"{row.tokens:,}"),
-        "updated": Text(when(row.updated_at)[:16], "dim"),
+        "updated": Text(pen.time(row.updated_at, 0, 16), "dim"),
     }
 
 
@@ -166,7 +165,7 @@ def blame_table(pen: Pen, found: Blame) -> Table:
 
 def _origin(pen: Pen, origin: Origin, merge: Origin | None = None) -> tuple[Text, Text]:
     place = Text.assemble((f"{pen.name(origin.session, 16)}@{origin.version}", "cyan"))
-    place.append(f"  {when(origin.recorded_at)[5:16]}", "dim")
+    place.append(f"  {pen.time(origin.recorded_at, 5, 16)}", "dim")
     if merge is not None:
         by = f"{pen.name(merge.session, 16)}@{merge.version}"
         place.append(f"{pen.below('↳ by merge at')} {by}", "green")
