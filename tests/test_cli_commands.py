@@ -191,14 +191,33 @@ def test_show_reaches_every_moment(chat: Cli):
     assert chat.texts("a", "--last", "2") == ["two", "three"]
 
 
-def test_people_see_the_newest_messages_first_asked(chat: Cli):
-    """Without --json a long session shows its last 20 and says how many came before."""
+def test_people_see_the_newest_messages_first_asked(chat: Cli, monkeypatch: pytest.MonkeyPatch):
+    """A screen has the last 20 messages and how many came before; a pipe has them all."""
     chat.fine("append", "a", stdin=b"".join(b'{"content":"line %d"}\n' % n for n in range(30)))
+    assert "line 0" in chat.fine("show", "a").out
+    on_screen(monkeypatch, 80)
     shown = chat.fine("show", "a").out
     assert "13 earlier messages" in shown
     assert "line 29" in shown
     assert "line 9 " not in shown
     assert "line 0" in chat.fine("show", "a", "--all").out
+
+
+def test_a_screen_shows_the_first_of_many(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Of many sessions, tools and errors a screen has the first and says so; a pipe has all."""
+    with EventStore.open(cli.store) as store:
+        for number in range(60):
+            store.create(f"s{number}")
+            store.record_tool_call("s0", f"tool {number}")
+            store.record_error("s0", f"error {number}")
+    lists = ("sessions", "stats")
+    piped = {each: len(cli.fine(each).out.splitlines()) for each in lists}
+    assert len(cli.fine("sessions", "--json").lines) == 60 and piped["sessions"] == 61
+    on_screen(monkeypatch, 80)
+    assert "the first 50; --limit and --all show more" in cli.fine("sessions").out
+    assert cli.fine("stats").out.count("… 48 more") == 2
+    assert piped["stats"] - len(cli.fine("stats").out.splitlines()) == 2 * 47
+    assert len(cli.fine("sessions", "--json").lines) == 60
 
 
 def test_facts_say_their_times_as_times(cli: Cli):

@@ -18,7 +18,7 @@ from .drawing import Pen, pairs, size, table
 
 BAR_WIDTH, SPARK_WIDTH = 40, 60
 BARS_MAX = 12
-"""Rows of a bar chart; what is rarer is left to --json."""
+"""Rows of a ranking on a screen; how many are rarer it says."""
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 
@@ -37,8 +37,12 @@ def bars(pen: Pen, counts: Mapping[str, float], style: str = "cyan") -> Table:
     grid.add_column(justify="right", style="dim", no_wrap=True, min_width=9)
     grid.add_column(no_wrap=True, style=style)
     largest = max(counts.values(), default=0)
-    for name, value in sorted(counts.items(), key=lambda each: -each[1])[:BARS_MAX]:
+    ranked = sorted(counts.items(), key=lambda each: -each[1])
+    shown = pen.most(ranked, BARS_MAX)
+    for name, value in shown:
         grid.add_row(Text(pen.line(name, 22)), f"{value:,.0f}", bar(value, largest))
+    if len(shown) < len(ranked):
+        grid.add_row(Text(f"… {len(ranked) - len(shown):,} more", "dim"), "", "")
     return grid
 
 
@@ -108,7 +112,10 @@ def days_line(days: Mapping[str, int]) -> Text:
 def _tools(pen: Pen, found: Statistics) -> Table:
     drawn = table("tool", "calls", "errors", "ms a call", numbers=("calls", "errors", "ms a call"))
     ranked = sorted(found.tools.items(), key=lambda each: -each[1].calls)
-    for name, use in ranked[:BARS_MAX]:
+    shown = pen.most(ranked, BARS_MAX)
+    for name, use in shown:
         mean = f"{use.duration_ms / use.calls:,.1f}" if use.duration_ms else "-"
         drawn.add_row(Text(pen.line(name, 40)), f"{use.calls:,}", f"{use.errors:,}", mean)
+    if len(shown) < len(ranked):
+        drawn.add_row(Text(f"… {len(ranked) - len(shown):,} more", "dim"), "", "", "")
     return drawn

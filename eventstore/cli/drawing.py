@@ -8,7 +8,7 @@ the pen draws for a screen, and nothing is cut where it does not.
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from rich.console import RenderableType
@@ -21,6 +21,8 @@ from ..clock import when
 from ..errors import counted
 from ..events import AnyEvent
 from ..state.header import SessionHeader
+
+Thing = TypeVar("Thing")
 
 ROLE_STYLES = {
     "user": "cyan",
@@ -86,6 +88,10 @@ class Pen(NamedTuple):
     def name(self, name: str, width: int) -> str:
         """Return a name, on a screen cut in its middle to `width` characters."""
         return short_name(name, width if self.screen else len(name))
+
+    def most(self, ranked: Sequence[Thing], count: int) -> Sequence[Thing]:
+        """Return the first of a ranking, on a screen `count` at most."""
+        return ranked[:count] if self.screen else ranked
 
     def time(self, ns: int, start: int, stop: int) -> str:
         """Return a time, UTC; on a screen the part of it that there is room for."""

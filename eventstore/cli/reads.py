@@ -43,7 +43,7 @@ def show(
     at_time: AtTime = None,
     at_position: AtPosition = None,
     last: Annotated[
-        int | None, typer.Option(min=0, help=f"Newest messages only; people see {SHOWN_LAST}.")
+        int | None, typer.Option(min=0, help=f"Newest messages only; on a screen {SHOWN_LAST}.")
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="Every message.")] = False,  # noqa: A002
     times: Annotated[bool, typer.Option("--times", help="When each was recorded, UTC.")] = False,
@@ -58,7 +58,7 @@ def show(
             if gone.lost:
                 raise
             raise KeyShredded(session, _erasure(store, session)) from None
-        if last is None and not (all or terminal.json):
+        if last is None and terminal.limited and not all:
             last = SHOWN_LAST
         first = 0 if last is None else max(len(state.messages) - last, 0)
         lines = Transcript(store.log, state.header.spans).lines(first, len(state.messages))

@@ -153,6 +153,11 @@ class Terminal:
         with self.open(**options) as store:
             yield store
 
+    @property
+    def limited(self) -> bool:
+        """True on a screen, where long answers show a part unless they are asked for more."""
+        return self.pen.screen and not self.json
+
     # -- answers -------------------------------------------------------------------------
 
     def answer(self, document: object, *drawn: RenderableType) -> None:

@@ -22,6 +22,9 @@ from .terminal import Terminal, parse_number, write_lines
 from .trees import blame_table, diff_blocks, sessions_table, tree_drawing
 from .writes import parse_pairs
 
+SHOWN_FIRST = 50
+"""Sessions that `sessions` lists on a screen unless told otherwise."""
+
 
 @command(READ)
 def sessions(
@@ -38,27 +41,31 @@ def sessions(
     order: Annotated[
         str, typer.Option(metavar="NAME", help=f"{', '.join(ORDERS)}; with - for descending.")
     ] = "-updated_at",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Sessions.")] = 50,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", min=1, help=f"At most; on a screen {SHOWN_FIRST}."),
+    ] = None,
     all: Annotated[bool, typer.Option("--all", help="Every session, however many.")] = False,  # noqa: A002
 ) -> None:
     """List sessions and branches, newest first."""
     unknown = sorted(set(status or ()) - set(STATUSES))
     if unknown:
         raise InvalidEvent(f"--status takes {', '.join(STATUSES)}, not {unknown[0]!r}")
+    most = limit or (SHOWN_FIRST if terminal.limited else None)
     with terminal.viewing() as views:
         page = views.sessions(
             user=user,
             where=parse_pairs(where or []),
             status=status or LISTED,
             order=order,
-            limit=None if all else limit,
+            limit=None if all else most,
         )
     if terminal.json:
         write_lines(row.to_dict() for row in page)
         return
     terminal.draw(sessions_table(terminal.pen, page, terminal.out.width, system_clock()))
     if page.next is not None:
-        terminal.draw(Text(f"the first {limit}; --limit and --all show more", "dim"))
+        terminal.draw(Text(f"the first {most}; --limit and --all show more", "dim"))
 
 
 @command(READ)
