@@ -270,6 +270,24 @@ def test_sessions_are_listed_and_filtered(chat: Cli):
     assert "the first 1" in chat.fine("sessions", "-n1").out
 
 
+def test_a_text_is_found(chat: Cli, monkeypatch: pytest.MonkeyPatch):
+    """search: messages and metadata, whatever the case; a screen has the first; exit 1 for none."""
+    chat.fine("append", "a", stdin=b"".join(b'{"content":"Line %d"}\n' % n for n in range(30)))
+    chat.fine("create", "b", "--user", "7", "--meta", "title=In line")
+    found = chat.fine("search", "line", "--json").lines
+    assert len(found) == 31
+    assert (found[0]["session"], found[0]["key"], found[0]["message"]) == ("b", "title", None)
+    assert found[1]["message"] == {"id": "a#33", "content": "Line 29"}
+    assert len(chat.fine("search", "line", "--user", "7", "--json").lines) == 1
+    assert "a#33   Line 29" in chat.fine("search", "LINE 29").out
+    assert (chat("search", "nowhere").code, chat("search", "nowhere").out) == (1, "")
+    chat.refused(2, "search", " ")
+    on_screen(monkeypatch, 80)
+    shown = chat("search", "line")
+    assert len(shown.out.splitlines()) == 21
+    assert "the first 20; --limit shows more" in shown.err
+
+
 def test_names_are_whole_where_there_is_room(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """A list has whole names in 80 columns, and in few columns names and what fits beside them."""
     name = cli.fine("create", "--json").json["session"]

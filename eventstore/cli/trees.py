@@ -15,7 +15,8 @@ from projections import Blame, BranchTree, CatalogRow, Change, Diff, Merge, Orig
 
 from .. import Message
 from ..errors import counted
-from .drawing import STATUS_STYLES, Pen, bare, cut, plain, said, table
+from ..sessions import Hit
+from .drawing import ROLE_STYLES, STATUS_STYLES, Pen, bare, cut, plain, said, table
 
 NAME_WIDTH = 30
 NAME_WIDTH_MIN = 12
@@ -44,6 +45,21 @@ def sessions_table(pen: Pen, rows: Iterable[CatalogRow], width: int, now: int) -
         column.no_wrap = True
     for row, cells in lines:
         drawn.add_row(_listed(pen, row, room), *(cells[head] for head in widths))
+    return drawn
+
+
+def hits_table(pen: Pen, found: Iterable[Hit]) -> Table:
+    """Draw where a text stands: in a message, by its id, or in the metadata."""
+    drawn = table("session", "place", "what")
+    for each in found:
+        place = f"metadata.{each.key}" if each.message is None else each.message.id
+        role = each.message.role if each.message is not None else None
+        what = Text(f"{pen.line(role, 12)}: " if role else "", ROLE_STYLES.get(role or "", "blue"))
+        drawn.add_row(
+            Text(pen.name(each.session, NAME_WIDTH), "bold"),
+            Text(pen.name(place, NAME_WIDTH), "cyan"),
+            what.append(plain(each.excerpt, "default")),
+        )
     return drawn
 
 

@@ -5,6 +5,7 @@ Invariants: nothing is written and no store is made; a view is caught up before 
 
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.text import Text
 
@@ -16,10 +17,12 @@ from projections.diff import Side
 
 from .. import EventStore, InvalidEvent
 from ..clock import system_clock
-from .app import READ, AtPosition, AtTime, AtVersion, Session, command
+from ..sessions import Hit, SessionManager
+from ..sessions.questions import SEARCH_HITS
+from .app import NO, READ, AtPosition, AtTime, AtVersion, Session, command
 from .charts import statistics_blocks
 from .terminal import Terminal, parse_number, write_lines
-from .trees import blame_table, diff_blocks, sessions_table, tree_drawing
+from .trees import blame_table, diff_blocks, hits_table, sessions_table, tree_drawing
 from .writes import parse_pairs
 
 SHOWN_FIRST = 50
@@ -66,6 +69,43 @@ def sessions(
     terminal.draw(sessions_table(terminal.pen, page, terminal.out.width, system_clock()))
     if page.next is not None:
         terminal.draw(Text(f"the first {most}; --limit and --all show more", "dim"))
+
+
+@command(READ)
+def search(
+    terminal: Terminal,
+    text: Annotated[str, typer.Argument(help="What to look for, in any case.", show_default=False)],
+    user: Annotated[str | None, typer.Option(help="Only in this user's sessions.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only with this metadata; may be repeated."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", min=1, help=f"At most; on a screen {SEARCH_HITS}."),
+    ] = None,
+) -> None:
+    """Find a text in what sessions show and in their metadata; exit 1 where it is nowhere."""
+    most = limit or (SEARCH_HITS if terminal.limited else None)
+    with (
+        terminal.looking() as store,
+        SessionManager(store) as manager,
+        terminal.progress("searching"),
+    ):
+        found = manager.search(text, user=user, where=parse_pairs(where or []), limit=most)
+    if terminal.json:
+        write_lines(map(_hit_document, found))
+    elif found:
+        terminal.draw(hits_table(terminal.pen, found))
+    if len(found) == most:
+        terminal.remark(f"the first {most}; --limit shows more")
+    if not found:
+        raise typer.Exit(NO)
+
+
+def _hit_document(found: Hit) -> dict[str, object]:
+    message = found.message and {"id": found.message.id, **found.message.fields}
+    return {**msgspec.structs.asdict(found), "message": message}
 
 
 @command(READ)
