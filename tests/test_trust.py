@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from facts import STORE, told
 
 from eventstore import (
     EventStore,
@@ -30,6 +31,7 @@ from eventstore.audit.trust import (
 from eventstore.audit.verifier import main as verifier
 from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.backup import backup, restore
+from eventstore.engine.system import ORIGIN
 from eventstore.ids import SYSTEM
 from eventstore.log.format import MARKER
 from eventstore.place.directory import INCREMENTS
@@ -274,6 +276,21 @@ def test_a_restored_store_begins_a_new_origin(place: Path, tmp_path: Path):
     with EventStore.open(made) as store:
         store.append("s", HELLO)
         assert len(list(store.events(SYSTEM))) == 2
+
+
+@pytest.mark.parametrize("size", ["all of it", None, [7]])
+def test_an_origin_that_states_no_size_is_named(place: Path, size: object):
+    """A forged fact, by which the signed head is of the origin before, lost all that was signed."""
+    audit = audit_directory(place)
+    keys, note = known_keys(audit), (audit / LAST_NOTE).read_bytes()
+    with EventStore.open(place) as store:
+        first = store.origin
+        store.record_system(ORIGIN, {"origin": first, "size": size})
+    marker = json.loads((place / MARKER).read_text())
+    (place / MARKER).write_text(json.dumps({**marker, "origin": STORE}))
+    with EventStore.open(place, read_only=True) as store:
+        report = verify(store, outside=Outside([("last.note", note)], keys))
+    assert "restored from a backup of 0" in told(report)
 
 
 def test_two_restores_of_one_backup_are_two_origins(place: Path, tmp_path: Path):

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +30,9 @@ from eventstore.audit.evidence import (
 )
 from eventstore.audit.heads import Heads
 from eventstore.audit.note import Checkpoint, origin_of, sign_note, sign_rotation
+from eventstore.audit.outside import _signed_entries
 from eventstore.audit.signer import SigningKey
-from eventstore.audit.tiles import export_tiles
+from eventstore.audit.tiles import TileLeaves, export_tiles
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "integrity.md"
 
@@ -329,6 +331,37 @@ def test_a_session_cut_at_its_end_needs_the_tiles(evidence):
     assert evidence.check("short.jsonl") == 0
     assert evidence.check("tiles", "short.jsonl") == 1
     assert evidence.check("tiles", "session.jsonl") == 0
+
+
+def test_a_later_version_that_stands_earlier_is_rejected(evidence):
+    """A session's events come in the order of the log, whoever signed a log in which they don't."""
+    chains = {b"s": (0, 5)}
+    entry = verifier.Entry(2, 1, 5, 0, (b"s",), b"")
+    with pytest.raises(verifier.Rejected, match="event 3 should be version 1"):
+        entry.follow(chains, 3)
+    entry.follow(chains, 6)
+    assert chains == {b"s": (1, 6)}
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("entries/000", lambda place, leaves: _signed_entries(place, leaves, 0)),
+        ("0/000", lambda _, leaves: leaves.nodes(0, 0, 256)),
+    ],
+)
+def test_a_huge_tile_is_rejected_and_takes_no_memory(evidence, tmp_path, name, read):
+    """A file of 1 GiB, which takes no room on the disk of whoever made it, is not read whole."""
+    place = tmp_path / "tiles"
+    shutil.copytree(evidence.place / "tiles", place)
+    os.truncate(place / "tile" / name, 1 << 30)
+    tracemalloc.start()
+    assert evidence.check(place) == 1
+    with pytest.raises(ProofError):
+        read(place, TileLeaves(place, evidence.size))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
 
 
 def test_two_heads_of_one_size_are_a_split_view(evidence):

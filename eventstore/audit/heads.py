@@ -124,9 +124,9 @@ class Heads:
             return None
         for recorded in self._store.events(SYSTEM, reverse=True):
             fact = recorded.event
-            if not isinstance(fact, Custom) or fact.name != ROTATION:
+            if not isinstance(fact, Custom) or fact.name != ROTATION or type(fact.data) is not dict:
                 continue
-            note = str(fact.data["note"]).encode()
+            note = str(fact.data.get("note")).encode()
             if self._hands_over(note, new):
                 return note
         return None

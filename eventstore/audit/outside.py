@@ -78,7 +78,8 @@ def _origin_complaint(store: EventStore, name: str, head: Checkpoint) -> Finding
     for position, fact in _origins(store):
         if not head.origin.endswith(f"/{fact.get('origin')}"):
             continue
-        kept = int(str(fact.get("size")))
+        size = fact.get("size")
+        kept = size if type(size) is int else 0  # a fact that states none says that all is lost
         if head.size <= kept:
             return None
         what = f"{name} is of {head.size} events, the store was restored from a backup of {kept}"

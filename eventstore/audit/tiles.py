@@ -30,6 +30,9 @@ CHECKPOINT = "checkpoint"
 
 TILE_LEAVES = 1 << TILE_BITS
 
+TILE_BYTES_MAX = 1 << 20
+"""How much of a file is read; entries take 58 KiB a tile, hashes 8."""
+
 _LENGTH = Struct(">H")
 """Bytes of the entry that follows."""
 
@@ -99,7 +102,8 @@ def _width(index: int, count: int) -> int:
 
 def _content(directory: Path, name: str) -> bytes:
     try:
-        return (directory / name).read_bytes()
+        with (directory / name).open("rb") as file:
+            return file.read(TILE_BYTES_MAX)
     except OSError as error:
         raise ProofError(f"{directory / name} can't be read: {error.strerror}") from None
 

@@ -5,10 +5,9 @@
 KEY is a verifier key, `name+id+base64`, or a file with one; it signs heads of its own name only.
 FILE is a signed head, a key rotation, a tlog-proof, a consistency proof, a disclosure, a session
 bundle or a directory of tiles, as docs/integrity.md draws them. Exit 0: all is proven; 1: some is
-not, and its line says why; 2: could not be checked. Files are taken in order: a rotation admits
-its new key for those behind it; a bundle behind the tiles of the same head must also be complete
-at its end; heads of one size must be equal. Copy this file anywhere: it needs Python 3.11 and
-`cryptography`. It hashes by RFC 6962's recursive definitions, not by the loops of the store.
+not, and its line says why; 2: could not be checked. Files are taken in order: a rotation admits its
+new key for those behind it; a bundle behind the tiles of the same head must be complete; heads of
+one size must be equal. It needs Python 3.11 and `cryptography`, and hashes as RFC 6962 defines it.
 """
 
 import argparse
@@ -30,7 +29,7 @@ except ImportError:
     sys.stderr.write("the package `cryptography` is needed\n")
     sys.exit(2)
 
-FILE_BYTES_MAX = 64 << 20
+FILE_BYTES_MAX, LINE_BYTES_MAX = 16 << 20, 1 << 20
 SIZE_MAX = (1 << 63) - 1
 
 
@@ -223,7 +222,7 @@ class Entry(NamedTuple):
         """Check that it goes on where its session was: nothing missing, nothing reordered."""
         version, position = chains.get(self.names[0], (-1, -1))
         what = f"event {index} should be version {version + 1} of its session, after {position}"
-        require((self.version, self.previous) == (version + 1, position), what)
+        require(self[1:3] == (version + 1, position) and position < index, what)
         chains[self.names[0]] = self.version, index
 
 
@@ -322,7 +321,8 @@ def tiles(auditor: Auditor, path: Path) -> str:
 
     def content(name: str) -> bytes:
         require((path / name).is_file(), f"{name} is missing")
-        return (path / name).read_bytes()
+        with (path / name).open("rb") as file:
+            return file.read(LINE_BYTES_MAX)
 
     head, chains, newest = auditor.head(content("checkpoint")), Chains(), 0
     level, count, above, rest = 0, head.size, list[bytes](), list[bytes]()
@@ -358,7 +358,7 @@ def check(auditor: Auditor, path: Path) -> str:
         return tiles(auditor, path)
     with path.open("rb") as file:
         if file.peek(64).startswith(b'{"format":"eventstore/session@v1"'):
-            return session(auditor, iter(lambda: file.readline(FILE_BYTES_MAX), b""))
+            return session(auditor, iter(lambda: file.readline(LINE_BYTES_MAX), b""))
         raw = file.read(FILE_BYTES_MAX)
     ways = {
         b"c2sp.org/tlog-proof@v1\n": tlog_proof,
