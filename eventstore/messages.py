@@ -24,7 +24,7 @@ Json = Any
 ROLES = ("", "system", "user", "assistant", "tool", "developer", "function")
 """Roles with a code in the event header; any other role is kept in the payload alone."""
 
-_ROLE_CODES: dict[str | None, int] = {role: code for code, role in enumerate(ROLES)}
+_ROLE_CODES: dict[str, int] = {role: code for code, role in enumerate(ROLES)}
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -150,7 +150,8 @@ def _check_room(what: str, room: int) -> None:
 
 def role_code(fields: Mapping[str, Json]) -> int:
     """Return the header code of the message's role, 0 for none or one without a code."""
-    return _ROLE_CODES.get(fields.get("role"), 0)
+    role = fields.get("role")
+    return _ROLE_CODES.get(role, 0) if type(role) is str else 0
 
 
 def text_of(fields: Mapping[str, Json]) -> str:

@@ -15,8 +15,10 @@ import msgspec
 
 from ..clock import to_datetime
 from ..engine.reading import version_at
-from ..errors import KeyShredded, StoreUnavailable
+from ..errors import InvalidEvent, KeyShredded, StoreUnavailable
+from ..limits import NESTING_DEPTH_MAX
 from ..log.recorded import Recorded
+from ..messages import check_json
 from ..store import EventStore
 from .evidence import prove_session
 from .heads import open_head
@@ -30,6 +32,9 @@ DOSSIER = "eventstore/audit-report@v1"
 
 BASE64_BYTES = 3 << 16
 """How much evidence is encoded at a time; a multiple of 3, so that the pieces fit together."""
+
+NESTING_MAX = 2 * NESTING_DEPTH_MAX
+"""How deep a fact is that holds what a caller gave; whatever is deeper was never appended."""
 
 LINE_CHARACTERS_MAX = 80
 """JSON that is longer is set on several lines."""
@@ -128,8 +133,10 @@ def _fact(recorded: Recorded) -> Fact:
     data, missing = None, None
     try:
         recorded.event  # noqa: B018 - says why, where it can't be read
-        data = msgspec.msgpack.decode(recorded.frame.opened(recorded.index)[2])
-    except (KeyShredded, StoreUnavailable) as error:
+        said = msgspec.msgpack.decode(recorded.frame.opened(recorded.index)[2])
+        check_json(said, "the payload", NESTING_MAX)  # msgpack has more than JSON
+        data = said
+    except (KeyShredded, StoreUnavailable, InvalidEvent) as error:
         missing = str(error)
     return Fact(
         recorded.position,

@@ -5,6 +5,7 @@ one; pages are bounded and no transaction stays open between them; what was appe
 start is left out.
 """
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -25,7 +26,7 @@ from ..log.format import (
     TILES,
 )
 from ..log.frame import Frame
-from ..log.rows import checked_value, tile_key
+from ..log.rows import checked_value, position_of, tile_key
 from .relations import Place
 from .report import Finding, Notes
 from .rows import Rows, TableRow
@@ -85,7 +86,7 @@ class Frames:
             cursor = txn.cursor(self._tables[FRAMES])
             if not cursor.set_range(POSITION.pack(position)):
                 return None
-            last, raw = int(POSITION.unpack(cursor.key())[0]), bytes(cursor.value())
+            last, raw = position_of(cursor.key()), bytes(cursor.value())
         return Frame(raw, last, self._log.codec)
 
     def frame(self, last: int) -> Frame:
@@ -108,7 +109,7 @@ class Frames:
                 if not rows:
                     return
                 self._after = rows[-1]
-                first = POSITION.unpack(rows[0][0])[0]
+                first = position_of(rows[0][0])
                 walked = self._notes.checked["frames"]
                 if first >= self.size and self._rows.entries[FRAMES] <= walked:
                     return  # all that follows was appended after the start
@@ -140,6 +141,10 @@ class Frames:
                 at += 1
 
     def _take_odd(self, txn: lmdb.Transaction, walk: Walk, indexes: Indexes, row: TableRow) -> None:
+        if len(row[0]) != POSITION.size:
+            self._notes.checked["frames"] += 1
+            self._notes.add(-1, f"a frame stands behind {row[0]!r}, which is no position")
+            return
         last, frame, said = self._taken(txn, indexes, *row)
         self._notes.take(said)
         if last < self.size:
@@ -255,5 +260,5 @@ def key_position(row: bytes) -> int:
     """Return the position in a row of the index of keys, -1 where the row is damaged."""
     try:
         return int(KEY_ROW.unpack(checked_value(row, "row"))[0])
-    except Corruption:
+    except (Corruption, struct.error):
         return -1

@@ -15,6 +15,7 @@ from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from ..log.base import session_row
 from ..log.format import FRAMES, POSITION, REF, REFS, STREAMS, TABLES
 from ..log.lmdb import LmdbLog
+from ..log.rows import position_of
 from .tree import Frontier
 
 TableRow = tuple[bytes, bytes]
@@ -39,7 +40,7 @@ class Rows:
                 name: int(txn.stat(table)["entries"]) for name, table in self.tables.items()
             }
             last = txn.cursor(self.tables[FRAMES])
-            self.end = POSITION.unpack(last.key())[0] + 1 if last.last() else 0
+            self.end = position_of(last.key()) + 1 if last.last() else 0
             self.edge = self._edge(txn)
             lost = isinstance(self.edge, Corruption)
             self.newest_ref = REF_MAX if lost else log.newest_ref(txn)

@@ -30,7 +30,7 @@ from ..log.format import (
     TILES,
 )
 from ..log.frame import Frame
-from ..log.rows import CHECKSUM_BYTES, checked_row, checked_value, kept_ref
+from ..log.rows import CHECKSUM_BYTES, checked_row, checked_value, kept_ref, position_of
 from .frames import key_position
 from .report import Notes
 from .rows import Rows
@@ -233,7 +233,7 @@ class Tables:
             cursor = txn.cursor(self._rows.tables[FRAMES])
             if not cursor.set_range(POSITION.pack(position)):
                 return True
-            last, raw = POSITION.unpack(cursor.key())[0], bytes(cursor.value())
+            last, raw = position_of(cursor.key()), bytes(cursor.value())
         try:
             frame = Frame(raw, last, self._log.codec)
         except Corruption:

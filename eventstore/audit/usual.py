@@ -85,6 +85,7 @@ _LEAF = struct.Struct(">17sQQQ128s32s32x")
 """0 and the lead of an entry, version, previous, time, names, payload, nothing sealed."""
 _COVERED_AT, _HEAD_END = CHECKSUM.size, EVENT_HEAD.size
 _PAYLOAD_AT = _HEAD_END + SALT_BYTES
+_ROLES_END = len(ROLES)
 _NO_IDS = bytes(64)
 _NO_NAMES = b"", b"", b"", b""
 _frame_head, _event_heads, _actor = (
@@ -240,6 +241,7 @@ class UsualFrames:
             event = raw[at : at + _HEAD_END] + raw[start:stop]
             if (
                 flags
+                or role >= _ROLES_END
                 or not 0 < size <= EVENT_BYTES_MAX
                 or bool(version) == (kind == _CREATED)
                 or xxh3_64_intdigest(event) & U32_MAX != checksum

@@ -17,7 +17,7 @@ from ..log.base import Log
 from ..log.codec import decode
 from ..log.format import MESSAGE, SEALED, SHREDDED, U32_MAX
 from ..log.frame import Frame, Row
-from ..messages import role_code
+from ..messages import ROLES, role_code
 from .entry import entry_digests, payload_commitment
 from .erasures import REASONS, Erasures
 from .leaves import frame_common, frame_entry
@@ -240,7 +240,12 @@ class Walk:
         front = frame.position - 1
         if front < 0:
             return False
-        return self.losses.touch(front, front + 1) or frame.goes_on(self._log.read_all(front, 1)[0])
+        if self.losses.touch(front, front + 1):
+            return True
+        try:
+            return frame.goes_on(self._log.read_all(front, 1)[0])
+        except Corruption:  # found by who reads in order, not by who looks for it: nobody can tell
+            return False
 
     def _follows_a_loss(self, frame: Frame) -> bool:
         """Return True if the event before this frame is one that could not be read."""
@@ -275,6 +280,8 @@ class Walk:
         if row[1] > EVENT_BYTES_MAX:
             self._notes.add(frame.position + index, f"payload of {row[1]} bytes is over the limit")
             return None
+        if row[6] >= len(ROLES):
+            self._notes.add(frame.position + index, f"role {row[6]} is of no known kind")
         try:
             if row[5] & SHREDDED:
                 return self._left(frame, index)

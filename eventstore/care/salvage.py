@@ -36,7 +36,6 @@ from ..log.format import (
     FRAME_NAMES,
     FRAMES,
     HEAD_KEY,
-    HEAD_ROW,
     KEY_ROW,
     KEYS,
     META,
@@ -49,7 +48,7 @@ from ..log.format import (
     TILES,
 )
 from ..log.frame import Frame
-from ..log.rows import checked_value, kept_ref, tile_key
+from ..log.rows import checked_value, head_of, kept_ref, tile_key
 
 TRIES_MAX = 200_000
 """How often in all frames without a readable key are tried at positions that are missing."""
@@ -419,12 +418,11 @@ def checked(row: bytes | None, number: bytes = b"") -> bytes | None:
 
 def _head(row: bytes | None) -> tuple[int, Frontier] | None:
     """Return the time of the newest event and the frontier that a head has, None for a lost one."""
-    value = checked(row)
-    if value is None:
+    try:
+        frontier, time, _ = head_of(row)
+    except Corruption:
         return None
-    size, time, _ = HEAD_ROW.unpack_from(value)
-    places = range(HEAD_ROW.size, len(value), HASH_BYTES)
-    return time, Frontier(size, (value[at : at + HASH_BYTES] for at in places))
+    return time, frontier
 
 
 def _frame(raw: bytes, key: bytes, codec: Codec) -> Frame | None:

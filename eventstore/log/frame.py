@@ -250,6 +250,9 @@ class Frame:
         body = raw[start : bodies_at + row[0]]
         if xxh3_64_intdigest(raw[at : at + EVENT_HEAD.size] + body) & U32_MAX != row[-1]:
             raise Corruption(self.position + index, "event does not match its checksum")
+        if row[5] and len(body) < _least(row[5]):
+            what = f"event of flags {row[5]} has only {len(body)} bytes"
+            raise Corruption(self.position + index, what)
         return row, body
 
     def erased(self, index: int) -> bool:
@@ -429,3 +432,9 @@ class Frame:
         high = min(last_version - self.version + 1, self.count)
         indexes = range(low, high)
         return [Recorded(self, index) for index in (reversed(indexes) if reverse else indexes)]
+
+
+def _least(flags: int) -> int:
+    """Return how many bytes the body of an event has at least that has flags."""
+    kept = DIGESTS_BYTES if flags & SHREDDED else COMMITMENT_BYTES if flags & SEALED else SALT_BYTES
+    return kept + OCCURRED_TIME.size if flags & OCCURRED else kept

@@ -103,8 +103,11 @@ class OpenLog:
             found = REF.unpack(row)[0]
             if found > FORMAT:
                 raise FormatTooNew(found, FORMAT)
-            store = txn.get(STORE_ID_KEY, db=self._meta)
-            self.store = checked_value(store, "the store's id").decode()
+            store = checked_value(txn.get(STORE_ID_KEY, db=self._meta), "the store's id")
+        try:
+            self.store = store.decode()
+        except UnicodeDecodeError:
+            raise Corruption(-1, f"the store's id is no text: {store!r}") from None
 
     def _check_open(self) -> None:
         if self._closed:

@@ -10,15 +10,15 @@ from typing import cast
 
 import lmdb
 
-from ..audit.tree import HASH_BYTES, Frontier
+from ..audit.tree import Frontier
 from ..errors import Corruption
 from ..events import Span
 from ..limits import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from .base import NAMES_PAGE, Head, Receipt, receipt_again
-from .format import HEAD_KEY, HEAD_ROW, KEY_NAME, KEY_ROW, POSITION, SESSION_NAME
+from .format import HEAD_KEY, KEY_NAME, KEY_ROW, POSITION, SESSION_NAME
 from .frame import Frame
 from .lone import Tally
-from .rows import checked_value, tile_key
+from .rows import checked_value, head_of, head_size, tile_key
 from .shredding import hidden_lines, hidden_with
 from .streams import Streams
 
@@ -42,20 +42,16 @@ class Reads(Streams):
             return self._size(txn)
 
     def _size(self, txn: lmdb.Transaction) -> int:
-        row = checked_value(txn.get(HEAD_KEY), "the tree head")
-        return int(HEAD_ROW.unpack_from(row)[0])
+        return head_size(txn.get(HEAD_KEY))
 
     def edge(self, txn: lmdb.Transaction) -> tuple[Frontier, int]:
         """Return the frontier and the time of the newest event."""
-        value = checked_value(txn.get(HEAD_KEY), "the tree head")
-        size, recorded_at, _ = HEAD_ROW.unpack_from(value)
-        nodes = value[HEAD_ROW.size :]
-        starts = range(0, len(nodes), HASH_BYTES)
-        return Frontier(size, [nodes[i : i + HASH_BYTES] for i in starts]), recorded_at
+        frontier, recorded_at, _ = head_of(txn.get(HEAD_KEY))
+        return frontier, recorded_at
 
     def newest_ref(self, txn: lmdb.Transaction) -> int:
         """Return the reference of the newest name, 0 for none."""
-        return int(HEAD_ROW.unpack_from(checked_value(txn.get(HEAD_KEY), "the tree head"))[2])
+        return head_of(txn.get(HEAD_KEY)).newest_ref
 
     def tiles(self, level: int, start: int, stop: int) -> list[bytes]:
         """Return the roots of the full subtrees `start <= index < stop` of 2**level leaves."""
@@ -72,7 +68,7 @@ class Reads(Streams):
             frontier, recorded_at = self.edge(txn)
             last = txn.cursor(self._frames)
             size = _position(bytes(last.key())) + 1 if last.last() else 0
-            if frontier.size != size or len(frontier.nodes) != size.bit_count():
+            if frontier.size != size:
                 what = f"the tree head has size {frontier.size}, the frames end at {size}"
                 raise Corruption(min(frontier.size, size), what)
             for frame in self._page(txn, size - 1) if size else ():

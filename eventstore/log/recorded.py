@@ -5,6 +5,7 @@ Invariants: nothing is decoded before somebody looks; two are equal where all th
 
 from typing import TYPE_CHECKING
 
+from ..errors import Corruption
 from ..events import AnyEvent
 from ..messages import ROLES
 from .format import TYPES
@@ -100,12 +101,20 @@ class Recorded:
     @property
     def role(self) -> str:
         """Role of a message, where it has a code; else the empty string."""
-        return ROLES[self.frame.row(self.index)[6]]
+        code = self.frame.row(self.index)[6]
+        if code >= len(ROLES):
+            raise Corruption(self.position, f"role {code} is none that this release knows")
+        return ROLES[code]
 
     @property
     def type(self) -> str:
-        """Name of the event's type; needs no decoding."""
-        return TYPES[self.type_code].__name__
+        """Name of the event's type; needs no decoding. Raises Corruption for an unknown one."""
+        kind = TYPES.get(self.type_code)
+        if kind is None:
+            raise Corruption(
+                self.position, f"type {self.type_code} is none that this release knows"
+            )
+        return kind.__name__
 
     @property
     def erased(self) -> bool:

@@ -27,9 +27,9 @@ from ..errors import Corruption, InvalidEvent, StoreLocked, StoreUnavailable, br
 from ..files import checked_path
 from ..keyring import Keyring
 from ..log.environment import LOCK_FILE
-from ..log.format import FRAMES, HEAD_KEY, HEAD_ROW, MARKER
+from ..log.format import FRAMES, HEAD_KEY, MARKER
 from ..log.lmdb import LmdbLog
-from ..log.rows import checked_value
+from ..log.rows import head_size
 from . import presence
 from .directory import LOG
 from .volume import check_local, check_room
@@ -255,7 +255,7 @@ def _counted(file: PageFile, meta: Meta) -> _Counts | None:
     tables = file.tables(meta)
     row = file.get(meta.main, HEAD_KEY)
     try:
-        events = int(HEAD_ROW.unpack_from(checked_value(row, "the tree head"))[0])
+        events = head_size(row)
     except Corruption:
         return None
     return _Counts(tables[FRAMES].entries, events) if FRAMES in tables else None
