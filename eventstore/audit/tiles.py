@@ -30,8 +30,8 @@ CHECKPOINT = "checkpoint"
 
 TILE_LEAVES = 1 << TILE_BITS
 
-TILE_BYTES_MAX = 1 << 20
-"""How much of a file is read; entries take 58 KiB a tile, hashes 8."""
+TILE_BYTES_MAX = 1 << 16
+"""How much of a file is read: entries take 58.5 KiB a tile, hashes 8."""
 
 _LENGTH = Struct(">H")
 """Bytes of the entry that follows."""
