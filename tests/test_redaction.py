@@ -9,10 +9,13 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from facts import told
 from handed_out import HandedOut
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eventstore import (
     EventStore,
@@ -22,6 +25,7 @@ from eventstore import (
     StoreUnavailable,
     VersionConflict,
 )
+from eventstore.audit.erasures import Runs
 from eventstore.audit.evidence import disclose
 from eventstore.audit.verify import verify
 from eventstore.care.backup import Moment, backup, restore
@@ -570,3 +574,17 @@ def test_who_reads_meanwhile_is_not_told_that_all_was_erased(tmp_path):
             done.set()
             assert all(each.result() for each in asked)
         assert len(manager.get_messages("s")) == 60
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 24)), max_size=60))
+def test_runs_are_what_a_set_would_hold(steps: list[tuple[bool, int]]):
+    """Numbers that come and go in any order stand in as few runs as there can be, in order."""
+    runs, model = Runs(), set[int]()
+    for comes, number in steps:
+        (runs.add if comes else runs.drop)(number)
+        (model.add if comes else model.discard)(number)
+        found = list(runs)
+        assert {n for start, stop in found for n in range(start, stop)} == model
+        assert all(start < stop for start, stop in found)
+        assert all(one[1] < other[0] for one, other in pairwise(found))
+        assert all((n in runs) == (n in model) for n in range(26))
