@@ -22,7 +22,7 @@ from test_verify import facts, forge
 from test_verify_shared import by_leaps, carefully, verified
 from xxhash import xxh3_64_digest
 
-from eventstore import EventStore, events
+from eventstore import EventStore, Keyring, events
 from eventstore.audit import stretches
 from eventstore.audit.page import page_parts, report_lines, report_of
 from eventstore.audit.relations import NOWHERE, REFS_A_STREAM, REFS_MIN, Places
@@ -38,6 +38,8 @@ from eventstore.log.codec import Codec
 from eventstore.log.format import (
     CHECKSUM32,
     DICTIONARIES,
+    ENCRYPTED_KEY,
+    ERASED_KEY,
     EVENT_HEAD,
     EVENT_ROW,
     FRAME_HEAD_BYTES,
@@ -150,6 +152,10 @@ def far_previous(opened: Tables) -> None:
     rewritten(opened, 40, 24, (1 << 63 | 5).to_bytes(8, "big"))
 
 
+def unknown_flag(opened: Tables) -> None:
+    rewritten(opened, 40, 9, bytes([opened.get(FRAMES, last(40))[9] | 0x08]))
+
+
 ROWS: list[tuple[Callable[[Tables], None], Sequence[str]]] = [
     (short_head, ["the tree head has only 4 bytes"]),
     (cut_hashes, ["the tree head has 159 bytes of hashes for size 314"]),
@@ -163,6 +169,7 @@ ROWS: list[tuple[Callable[[Tables], None], Sequence[str]]] = [
     ),
     (frame_behind_no_position, [r"a frame stands behind b'\x00\x00', which is no position"]),
     (frame_behind_a_longer_key, ["x05x', which is no position"]),
+    (unknown_flag, ["position 40: frame flags 0xb are of no known kind"]),
     (far_previous, ["position 40: session 'b' has (version, message number, previous position)"]),
 ]
 
@@ -187,6 +194,25 @@ def test_a_forged_row_is_named_and_all_others_are_looked_at(
     assert carefully(history, monkeypatch, deep=True) == report
     assert diagnose(history).path == str(history)
     assert repair(history, history.with_name("repaired")).kept > 300
+
+
+def test_what_a_row_says_of_encryption_is_looked_at(history: Path):
+    """A log is encrypted, or it is not: a row that says neither is named."""
+    with tables(history) as opened:
+        opened.put(META, ENCRYPTED_KEY, checked_row(b"2"))
+    assert "encrypted says something else" in told(verified(history))
+
+
+def test_an_erasure_that_is_neither_pending_nor_complete_is_named(tmp_path: Path):
+    """A session counts as erased by a row that says one of the two, and nothing else."""
+    with EventStore.open(tmp_path / "history", keyring=Keyring.file(tmp_path / "keys")) as store:
+        store.create("a")
+        store.erase("a", reason="asked for")
+    with tables(tmp_path / "history") as opened:
+        key = next(key for key, _ in opened.rows(META) if key.startswith(ERASED_KEY))
+        opened.put(META, key, checked_row(b"\2"))
+    found = verify_directory(tmp_path / "history", keyring=Keyring.file(tmp_path / "keys"))
+    assert "neither pending nor complete" in told(found)
 
 
 def test_an_id_that_is_no_text_is_damage(history: Path):

@@ -13,6 +13,7 @@ from ..log.format import (
     ACTOR_NAME,
     ACTORS,
     DICTIONARIES,
+    ENCRYPTED,
     ENCRYPTED_KEY,
     FORMAT_KEY,
     FRAMES,
@@ -87,6 +88,8 @@ class Tables:
             self._check_erased(walk)
         if set(rows) != due:
             self._notes.add(-1, f"table 'meta' has the rows {sorted(rows)}")
+        if ENCRYPTED_KEY in rows and rows[ENCRYPTED_KEY] != checked_row(ENCRYPTED):
+            self._notes.add(-1, "the row that says that the log is encrypted says something else")
         loose = self._log.env.loose_rows()
         if set(loose) != {HEAD_KEY}:
             self._notes.add(-1, f"beside the tables are the rows {sorted(loose)}")

@@ -15,7 +15,7 @@ from ..events import KeyCreated, MessageAppended
 from ..limits import EVENT_BYTES_MAX
 from ..log.base import Log
 from ..log.codec import decode
-from ..log.format import MESSAGE, SEALED, SHREDDED, U32_MAX
+from ..log.format import FRAME_FLAGS, MESSAGE, SEALED, SHREDDED, U32_MAX
 from ..log.frame import Frame, Row
 from ..messages import ROLES, role_code
 from .entry import entry_digests, payload_commitment
@@ -232,6 +232,8 @@ class Walk:
         if frame.continues and not self._may_go_on(frame):
             self._notes.add(frame.position, "it goes on with an append that it is no part of")
         self.recorded_at = max(frame.recorded_at, self.recorded_at)
+        if frame.flags & ~FRAME_FLAGS:
+            self._notes.add(frame.position, f"frame flags {frame.flags:#x} are of no known kind")
         if frame.only_messages != all(row[3] == MESSAGE for row in frame.rows()):
             self._notes.add(frame.position, "the frame's flag about its types is wrong")
 

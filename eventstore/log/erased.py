@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import lmdb
 
+from ..errors import Corruption
 from ..events import Span
 from .format import (
     COMPLETE,
@@ -54,8 +55,7 @@ class ErasedRows:
 
     def erased(self, txn: lmdb.Transaction) -> dict[int, bool]:
         """Return, for each erased session, whether its erasure is still going on."""
-        rows = self._rows(txn, ERASED_KEY)
-        return {ref: checked_value(row, "an erasure") == PENDING for ref, row in rows}
+        return {ref: _is_pending(row) for ref, row in self._rows(txn, ERASED_KEY)}
 
     def hide(self, txn: lmdb.Transaction, session: str, ref: int, lines: Iterable[Span]) -> None:
         """Add lines of a session to those that no list may show."""
@@ -80,6 +80,13 @@ class ErasedRows:
             if bytes(key[: len(prefix)]) != prefix:
                 return
             yield REF.unpack(key[len(prefix) :])[0], bytes(row)
+
+
+def _is_pending(row: bytes) -> bool:
+    value = checked_value(row, "an erasure")
+    if value not in (PENDING, COMPLETE):
+        raise Corruption(-1, f"an erasure is neither pending nor complete but {value!r}")
+    return value == PENDING
 
 
 def _spans(session: str, row: bytes | memoryview) -> list[Span]:

@@ -89,6 +89,8 @@ NAMED = 0x02
 """Frame flag: it has an actor or names."""
 CONTINUES = 0x04
 """Frame flag: it goes on with the append of the frame in front of it."""
+FRAME_FLAGS = ONLY_MESSAGES | NAMED | CONTINUES
+"""All that there are."""
 
 OCCURRED = 0x01
 """Event flag: the caller's own time, 8 bytes signed, precedes the salt."""
