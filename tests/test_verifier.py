@@ -343,6 +343,25 @@ def test_a_later_version_that_stands_earlier_is_rejected(evidence):
     assert chains == {b"s": (1, 6)}
 
 
+def test_names_that_look_alike_are_told_apart(tmp_path):
+    """Letters and accents in one character or in two, or Cyrillic ones: no two lines are one."""
+    said = set()
+    names = ["caf\u00e9", "cafe\u0301", "c\u0430f\u00e9"]
+    with EventStore.open(tmp_path / "history") as store:
+        key = SigningKey.generate(origin_of("example.com", store.id))
+        for name in names:
+            store.create(name, actor=name)
+        head = Heads(store, key, tmp_path / "last.note").sign()
+        for at, name in enumerate(names):
+            auditor = verifier.Auditor([verifier.Key.parse(str(key.verifier))])
+            path = tmp_path / "evidence"
+            path.write_bytes(b"".join(prove_session(store, name, head, [key.verifier])))
+            said.add(verifier.check(auditor, path).encode("ascii", "ignore"))
+            path.write_bytes(disclose(store, at, head, [key.verifier]))
+            said.add(verifier.check(auditor, path).split("\n")[1].encode("ascii"))
+    assert len(said) == 2 * len(names)
+
+
 @pytest.mark.parametrize(
     ("name", "read"),
     [

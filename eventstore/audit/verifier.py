@@ -287,7 +287,7 @@ def disclosure(auditor: Auditor, raw: bytes) -> str:
     if names:
         digests = (digest("session", names[0]), *(digest("name", name) for name in names[1:]))
         require(digests == entry.names, "other names")
-    return f"{said}\n     {names}\n     {payload.decode(errors='replace').replace('�', ' ')!r}"
+    return f"{said}\n     {names!a}\n     {payload.decode(errors='replace').replace('�', ' ')!r}"
 
 
 def session(auditor: Auditor, lines: Iterator[bytes]) -> str:
@@ -305,7 +305,8 @@ def session(auditor: Auditor, lines: Iterator[bytes]) -> str:
     known = auditor.tiles.get(head)
     require(known is None or known.get(name) == last, "the tiles hold other events of the session")
     end = "the tiles can tell if there are more" if known is None else "and no more"
-    return f"session {bundle['session']!r} has versions 0 to {last[0]}; {end}"
+    alike = "" if bundle["session"].isascii() else f" ({bundle['session']!a})"
+    return f"session {bundle['session']!r}{alike} has versions 0 to {last[0]}; {end}"
 
 
 def tile_name(first: int, count: int) -> str:
@@ -369,8 +370,7 @@ def check(auditor: Auditor, path: Path) -> str:
     for start, way in ways.items():
         if raw.startswith(start):
             return way(auditor, raw)
-    head = auditor.head(raw)
-    return f"{head.origin!r} has {head.size} events"
+    return "{!r} has {} events".format(*auditor.head(raw))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -246,8 +246,9 @@ class Walk:
             return True
         try:
             return frame.goes_on(self._log.read_all(front, 1)[0])
-        except Corruption:  # found by who reads in order, not by who looks for it: nobody can tell
-            return False
+        except Corruption as error:  # who reads in order found it, who looks for it does not
+            self._notes.add_error(error, front)
+            return True
 
     def _follows_a_loss(self, frame: Frame) -> bool:
         """Return True if the event before this frame is one that could not be read."""
