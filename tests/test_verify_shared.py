@@ -12,22 +12,24 @@ import pytest
 from facts import fill, told
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tamper import TAMPERINGS, Tables, Tamper, copied, last, tables
+from test_tamper import TAMPERINGS, Tables, Tamper, copied, last, rewritten, tables
 from test_verify import snapshots
 
 from eventstore import EventStore, Keyring
 from eventstore.audit import crew, states, stretches
 from eventstore.audit import verify as verifying
+from eventstore.audit import walk as walks
 from eventstore.audit.frames import Frames
+from eventstore.audit.leaves import log_entries
 from eventstore.audit.relations import Place
 from eventstore.audit.report import Notes, Report
 from eventstore.audit.rows import Rows
 from eventstore.audit.stretches import FRAME_EVENTS_MAX, Task, tasks_of
-from eventstore.audit.tree import Frontier
+from eventstore.audit.tree import Frontier, leaf_hash, root_of
 from eventstore.audit.usual import UsualFrames
 from eventstore.audit.verify import Verified, verify, verify_directory
 from eventstore.audit.walk import Stretch
-from eventstore.log.format import FRAMES, KEYS, STREAMS, TILES
+from eventstore.log.format import FRAMES, KEYS, REF, STREAM_ROW, STREAMS, TILES
 from eventstore.log.lmdb import LmdbLog
 from eventstore.log.rows import tile_key
 
@@ -161,6 +163,59 @@ def test_damage_anywhere_is_told_in_the_same_words(made: Path, data: st.DataObje
         report = verified(place)
         assert by_leaps(place, patched, deep=True)[0] == report
         assert carefully(place, patched, deep=True) == report
+
+
+def earlier(opened: Tables) -> None:
+    """Have the frames of a stretch recorded before those in front of it."""
+    for position in range(48, 64):
+        rewritten(opened, position, 32, (10**18 + position).to_bytes(8, "big"))
+
+
+def shifted(opened: Tables) -> None:
+    """Let one version and one message of a session be missing where a stretch begins."""
+    for position in range(48, 64):
+        rewritten(opened, position, 16, (position + 1).to_bytes(4, "big"))
+        rewritten(opened, position, 20, position.to_bytes(4, "big"))
+        opened.delete(STREAMS, REF.pack(1), STREAM_ROW.pack(position, position))
+    for position in range(48, 64):
+        opened.put(STREAMS, REF.pack(1), STREAM_ROW.pack(position + 1, position))
+
+
+def another_before(opened: Tables) -> None:
+    """Let the first frame of a stretch name another position in front of it."""
+    rewritten(opened, 48, 24, (40).to_bytes(8, "big"))
+
+
+@pytest.mark.parametrize("tamper", [earlier, shifted, another_before])
+def test_a_stretch_that_is_sound_by_itself_is_held_to_its_beginning(
+    history: Path, tamper: Tamper, monkeypatch: pytest.MonkeyPatch
+):
+    """What only the end of the stretch before tells is told there, in the same words."""
+    with tables(history) as opened:
+        tamper(opened)
+    with EventStore.open(history, read_only=True) as store:
+        root = root_of([leaf_hash(entry) for entry in log_entries(store.log, 48, 64)])
+    with tables(history) as opened:
+        opened.put(TILES, tile_key(4, 3), root)
+    with EventStore.open(history, read_only=True) as store:
+        assert stretches.walked(store.log, Task(48, 64, store.head().size, deep=True)) is not None
+    report = verified(history)
+    assert "position 48: " in told(report)
+    assert by_leaps(history, monkeypatch, deep=True)[0] == report
+
+
+def test_where_the_tree_is_given_up_nothing_is_leapt_over(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Behind a hole that is too large for stand-ins the rest is walked, and found the same."""
+    monkeypatch.setattr(walks, "STAND_INS_MAX", 5)
+    with tables(history) as opened:
+        for position in range(40, 60):
+            opened.delete(FRAMES, last(position))
+        opened.flip(FRAMES, last(130), -1)
+    report = verified(history)
+    assert "position 40: no frame holds" in told(report) and "position 130: " in told(report)
+    assert by_leaps(history, monkeypatch, deep=True)[0] == report
 
 
 def spoil(opened: Tables) -> None:
