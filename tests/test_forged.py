@@ -23,6 +23,7 @@ from test_verify_shared import by_leaps, carefully, verified
 from xxhash import xxh3_64_digest
 
 from eventstore import EventStore, Keyring, events
+from eventstore.audit import frames as walked
 from eventstore.audit import stretches
 from eventstore.audit.page import page_parts, report_lines, report_of
 from eventstore.audit.relations import NOWHERE, REFS_A_STREAM, REFS_MIN, Places
@@ -37,6 +38,7 @@ from eventstore.log.base import POSITION_MAX
 from eventstore.log.codec import Codec
 from eventstore.log.format import (
     CHECKSUM32,
+    CONTINUES,
     DICTIONARIES,
     ENCRYPTED_KEY,
     ERASED_KEY,
@@ -51,6 +53,7 @@ from eventstore.log.format import (
     META,
     OCCURRED,
     REF,
+    REFS,
     SHREDDED,
     STARTER,
     STORE_ID_KEY,
@@ -58,7 +61,7 @@ from eventstore.log.format import (
     STREAMS,
     ZSTD,
 )
-from eventstore.log.rows import checked_row
+from eventstore.log.rows import checked_row, kept_ref
 from eventstore.state.lineage import lineage
 from eventstore.state.transcript import Transcript
 
@@ -152,6 +155,26 @@ def far_previous(opened: Tables) -> None:
     rewritten(opened, 40, 24, (1 << 63 | 5).to_bytes(8, "big"))
 
 
+def going_on_with_nothing(opened: Tables) -> None:
+    rewritten(opened, 0, 9, bytes([opened.get(FRAMES, last(0))[9] | CONTINUES]))
+
+
+def version_behind_a_loss(opened: Tables) -> None:
+    opened.flip(FRAMES, last(40), 12)
+    rewritten(opened, 41, 16, (40).to_bytes(4, "big"))
+
+
+def number_behind_a_loss(opened: Tables) -> None:
+    opened.flip(FRAMES, last(40), 12)
+    rewritten(opened, 41, 20, (38).to_bytes(4, "big"))
+
+
+def payload_over_the_limit(opened: Tables) -> None:
+    message = {"role": "user", "content": "x" * EVENT_BYTES_MAX}
+    payload = {"type": "MessageAppended", "message": message, "tokens": 2}
+    said(opened, 40, msgspec.msgpack.encode(payload))
+
+
 def unknown_flag(opened: Tables) -> None:
     rewritten(opened, 40, 9, bytes([opened.get(FRAMES, last(40))[9] | 0x08]))
 
@@ -169,6 +192,10 @@ ROWS: list[tuple[Callable[[Tables], None], Sequence[str]]] = [
     ),
     (frame_behind_no_position, [r"a frame stands behind b'\x00\x00', which is no position"]),
     (frame_behind_a_longer_key, ["x05x', which is no position"]),
+    (going_on_with_nothing, ["position 0: it goes on with an append that it is no part of"]),
+    (version_behind_a_loss, ["position 41: session 'a' has", "(40, 40, 40) where (40, 39, 39)"]),
+    (number_behind_a_loss, ["position 41: session 'a' has", "(41, 38, 40) where (40, 39, 39)"]),
+    (payload_over_the_limit, ["position 40: payload of 8388", "is over the limit"]),
     (unknown_flag, ["position 40: frame flags 0xb are of no known kind"]),
     (far_previous, ["position 40: session 'b' has (version, message number, previous position)"]),
 ]
@@ -194,6 +221,18 @@ def test_a_forged_row_is_named_and_all_others_are_looked_at(
     assert carefully(history, monkeypatch, deep=True) == report
     assert diagnose(history).path == str(history)
     assert repair(history, history.with_name("repaired")).kept > 300
+
+
+def test_lost_names_are_looked_for_together(history: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the index of streams is lost, names are found by their references, all in one look."""
+    with tables(history) as opened:
+        for row in opened.rows(STREAMS):
+            opened.delete(STREAMS, *row)
+        due = len(opened.rows(REFS))
+    looked = list[bytes]()
+    monkeypatch.setattr(walked, "kept_ref", lambda *row: looked.append(row[0]) or kept_ref(*row))
+    assert "position 40: the index of session 'a' does not lead here" in told(verified(history))
+    assert len(looked) == due
 
 
 def test_what_a_row_says_of_encryption_is_looked_at(history: Path):

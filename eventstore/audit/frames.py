@@ -20,13 +20,14 @@ from ..log.format import (
     KEYS,
     POSITION,
     REF,
+    REFS,
     SESSION_NAME,
     STREAM_ROW,
     STREAMS,
     TILES,
 )
 from ..log.frame import Frame
-from ..log.rows import checked_value, position_of, tile_key
+from ..log.rows import checked_value, kept_ref, position_of, tile_key
 from .relations import Place
 from .report import Finding, Notes
 from .rows import Rows, TableRow
@@ -48,6 +49,7 @@ class Frames:
         self._tables = rows.tables
         self._after: TableRow | None = None
         self._names: dict[int, str] = {}
+        self._loose: dict[bytes, bytes] | None = None
         self.size, self.misses = size, 0
 
     def places(self, size: int) -> Iterator[tuple[int, Place]]:
@@ -195,7 +197,7 @@ class Frames:
         name = self._names.get(ref)
         if name is None:
             said = kept and self._begins(txn, REF.pack(ref), first)
-            row = SESSION_NAME + kept if said else self._log.name_row(txn, ref)
+            row = SESSION_NAME + kept if said else self._name_row(txn, ref)
             if len(self._names) >= NAMES_REMEMBERED_MAX:
                 self._names.clear()
             try:
@@ -203,6 +205,24 @@ class Frames:
             except ValueError as error:
                 raise Corruption(-1, f"name {ref}: {error}") from None
         return name
+
+    def _name_row(self, txn: lmdb.Transaction, ref: int) -> bytes:
+        """Do what the log's name_row() does, and look through all references once at most.
+
+        Where the index of streams is lost, each name is lost there: a look for each would take
+        the square of their number.
+        """
+        row = self._log.kept_name(txn, ref)
+        if row is not None:
+            return row
+        if self._loose is None:
+            self._loose = {}
+            for name, found in txn.cursor(self._tables[REFS]):
+                self._loose.setdefault(kept_ref(bytes(name), found) or b"", bytes(name))
+        row = self._loose.get(REF.pack(ref))
+        if row is None:
+            raise Corruption(-1, f"name {ref} is missing or does not match its checksum")
+        return row
 
     def _begins(self, txn: lmdb.Transaction, number: bytes, row: bytes) -> bool:
         """Return True if readers find the frame of this row as the first of the stream `number`."""

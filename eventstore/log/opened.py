@@ -242,17 +242,23 @@ class OpenLog:
 
         A session's is in its first frame; where that is lost all of `refs` are looked through.
         """
+        kept = self.kept_name(txn, ref)
+        if kept is not None:
+            return kept
+        number = REF.pack(ref)
+        for name, found in txn.cursor(self._refs):
+            if kept_ref(bytes(name), found) == number:
+                return bytes(name)
+        raise Corruption(-1, f"name {ref} is missing or does not match its checksum")
+
+    def kept_name(self, txn: lmdb.Transaction, ref: int) -> bytes | None:
+        """Do what name_row() does without a look through `refs`; None where that is needed."""
         number = REF.pack(ref)
         row = txn.get(number, db=self._actors)
         if row is not None:
             return checked_value(row, f"name {ref}", number)
         first = self.first_frame(txn, number)
-        if first is not None:
-            return SESSION_NAME + first.kept_session
-        for name, found in txn.cursor(self._refs):
-            if kept_ref(bytes(name), found) == number:
-                return bytes(name)
-        raise Corruption(-1, f"name {ref} is missing or does not match its checksum")
+        return None if first is None else SESSION_NAME + first.kept_session
 
     def first_frame(self, txn: lmdb.Transaction, number: bytes) -> Frame | None:
         """Return the first frame of a stream, without names; None where it is lost or damaged."""
