@@ -18,6 +18,7 @@ import pytest
 from eventstore import EventStore, Keyring, StoreUnavailable
 from eventstore.audit.verify import verify
 from eventstore.engine.room import Room
+from eventstore.engine.subscription import Signal
 from projections import Views
 
 SECONDS_MAX = 30
@@ -405,3 +406,15 @@ def test_an_interrupt_takes_nothing_apart_in_memory():
         assert log.frontier.size == log._lasts[-1] + 1
         assert len(log._keys) == len(log._streams) - 1
     assert verify(store).sound
+
+
+def test_who_waits_for_news_may_be_interrupted():
+    """Wherever that is, it is the interrupt that comes out, and no commit rings for it any more."""
+    for place in count():
+        signals = Signal()
+        checkpoints = Checkpoints(lambda signals=signals: signals.wait(0.001))
+        try:
+            assert checkpoints.interrupt(place)
+        except IndexError:
+            return
+        assert not signals._bells

@@ -14,6 +14,7 @@ from typing import Self
 
 from ..limits import POLL_INTERVAL_MS
 from ..log.recorded import Recorded
+from .lead import Bell
 
 Fetch = Callable[[], list[Recorded]]
 """Returns the next page and moves on; an empty one when there is nothing new."""
@@ -23,16 +24,13 @@ class Signal:
     """Wakes who waits for a commit of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # entered as such: lead.py says why not as a Condition
-        self._condition = threading.Condition(self._lock)
-        self._waiting = 0
+        self._bells: dict[Bell, None] = {}
         self._loops: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     def notify(self) -> None:
         """Wake all; costs nothing when nobody waits."""
-        if self._waiting:
-            with self._lock:
-                self._condition.notify_all()
+        for bell in list(self._bells) if self._bells else ():
+            bell.ring()
         for event, loop in list(self._loops.items()) if self._loops else ():
             try:
                 loop.call_soon_threadsafe(event.set)
@@ -41,10 +39,12 @@ class Signal:
 
     def wait(self, seconds: float) -> None:
         """Block until the next commit, at most so long."""
-        with self._lock:
-            self._waiting += 1
-            self._condition.wait(seconds)
-            self._waiting -= 1
+        bell = Bell()
+        self._bells[bell] = None
+        try:
+            bell.wait(seconds)
+        finally:
+            self._bells.pop(bell, None)
 
     async def wait_async(self, seconds: float) -> None:
         """Like wait, for a coroutine."""
