@@ -196,7 +196,7 @@ def test_a_shell_completes_commands():
         capture_output=True,
         check=False,
     )
-    assert (ended.returncode, ended.stdout.split()) == (0, [b"sessions", b"set-context"])
+    assert (ended.returncode, ended.stdout.split()) == (0, [b"sessions", b"search", b"set-context"])
 
 
 EACH_ALONE = """
