@@ -30,14 +30,15 @@ from .lines import Line
 
 
 class _Stream:
-    """The messages of one session, by their numbers, and what it showed when.
+    """What one session showed when; a message takes 4 bytes, any other fact too.
 
-    `totals` has the tokens of the messages before each; `notes` the tokens of summaries, by
-    version; `points` are (version, messages of its own by then, lines).
+    `tokens` are those of its messages, by number, `notes` those of summaries, by version; `others`
+    are the versions of all that is no message; `points` are (version, messages of its own by then,
+    lines).
     """
 
     def __init__(self, lines: list[Span]) -> None:
-        self.versions, self.totals = array("Q"), array("Q", [0])
+        self.tokens, self.others = array("I"), array("I")
         self.notes: dict[int, int] = {}
         self.points = [(0, 0, lines)]
 
@@ -45,7 +46,7 @@ class _Stream:
         """Return the lines at a version; the caller owns the list."""
         at = bisect_right(self.points, version, key=lambda point: point[0]) - 1
         _, before, lines = self.points[at]
-        lines, number = [*lines], bisect_right(self.versions, version)
+        lines, number = [*lines], version + 1 - bisect_right(self.others, version)
         if number > before:
             extended(lines, session, before, number)
         return lines
@@ -65,15 +66,14 @@ class Shown:
             self._streams[session] = _Stream([])
         elif isinstance(event, BranchCreated):
             self._streams[session] = _Stream(self._at(event.parent, event.at_version))
-        elif isinstance(event, MessageAppended):
-            stream = self._streams[session]
-            stream.versions.append(version)
-            stream.totals.append(stream.totals[-1] + event.tokens)
-        else:
-            lines = self._changed(session, version, event)
-            if lines is not None:
-                stream = self._streams[session]
-                stream.points.append((version, len(stream.versions), lines))
+        stream = self._streams[session]
+        if isinstance(event, MessageAppended):
+            stream.tokens.append(event.tokens)
+            return
+        stream.others.append(version)
+        lines = self._changed(session, version, event)
+        if lines is not None:
+            stream.points.append((version, len(stream.tokens), lines))
 
     def _at(self, session: str, version: int) -> list[Span]:
         stream = self._streams.get(session)
@@ -85,6 +85,8 @@ class Shown:
         """Return what a session shows after an event, None where that changes nothing."""
         if isinstance(event, SessionRewound):
             return self._at(session, event.to_version)
+        if not isinstance(event, (MessagesPruned, HistorySummarized, BranchMerged)):
+            return None
         now, note = self._at(session, version), Span(session, version, version + 1, note=True)
         if isinstance(event, MessagesPruned):
             _check_shown(now, event.spans)
@@ -95,7 +97,7 @@ class Shown:
             _check_sum(event.tokens_before, self._tokens(event.spans), "tokens_before")
             self._streams[session].notes[version] = event.tokens
             return replaced(now, event.spans, note)
-        if isinstance(event, BranchMerged) and event.into == session:
+        if event.into == session:
             self._check_merge(now, event)
             self._streams[session].notes[version] = event.summary_tokens
             noted = [] if event.summary is None else [note]
@@ -122,7 +124,7 @@ class Shown:
             return tokens_of(self._log, [span])
         if span.note:
             return stream.notes[span.start]
-        return stream.totals[span.stop] - stream.totals[span.start]
+        return sum(stream.tokens[span.start : span.stop])
 
 
 def _check_shown(now: Sequence[Span], spans: Sequence[Span]) -> None:
