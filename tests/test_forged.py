@@ -25,7 +25,7 @@ from xxhash import xxh3_64_digest
 from eventstore import EventStore, Keyring, events
 from eventstore.audit import frames as walked
 from eventstore.audit import stretches
-from eventstore.audit.page import page_parts, report_lines, report_of
+from eventstore.audit.dossier import dossier_lines, dossier_of, page_parts
 from eventstore.audit.relations import NOWHERE, REFS_A_STREAM, REFS_MIN, Places
 from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.doctor import diagnose
@@ -454,10 +454,10 @@ def test_a_forged_event_is_found_and_no_reader_fails_otherwise(
     assert repair(history, history.with_name("repaired")).kept >= 313
     shutil.rmtree(history.with_name("repaired"))
     with EventStore.open(history, read_only=True) as store:
-        report = report_of(store, "a", None, [])
+        dossier = dossier_of(store, "a", None, [])
         for read in (
-            lambda: page_parts(store, report, []),
-            lambda: report_lines(store, report),
+            lambda: page_parts(store, dossier, []),
+            lambda: dossier_lines(store, dossier),
             lambda: ((each.role, each.type, each.event) for each in store.events("a")),
             lambda: iter(Transcript(store.log, [Span("a", 0, 100)])),
             lambda: Transcript(store.log, [Span("a", 0, 100)]).lines(0, 100),

@@ -65,12 +65,9 @@ KEY_SHREDDED = TYPE_CODES[KeyShredded]
 LOST = "lost"
 """The name of the fact, and of the key in a message's metadata, that stand for what is lost."""
 
-ROOM_EVENTS = 10_000
-"""Events that a repaired log may have at least; a file that was cut may have had so many more."""
-
-ROOM_BYTES = 16
-"""Or one for so many bytes of the file: less than half of what any event takes. A forged number
-would else have placeholders written until the disk is full."""
+ROOM_EVENTS, ROOM_BYTES = 10_000, 16
+"""Events that a repaired log may always have, else one for so many bytes of the file, less than half of
+what any takes: a forged number would have placeholders written until the disk is full."""
 
 LOST_TEXT = "[a message was lost here and could not be repaired]"
 
@@ -331,10 +328,7 @@ class Mending:
                     break
 
     def _fill(self, stream: _Stream, version: int) -> bool:
-        """Put placeholders for the versions of a session before this one that are missing.
-
-        None, and returns False, where no log in such a file can have had so many.
-        """
+        """Put placeholders for all missing versions before this one; False if they can't be so many."""
         first = stream.version
         if self._carrier.taken + version - first > self._room:
             return False
