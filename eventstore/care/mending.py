@@ -66,8 +66,8 @@ LOST = "lost"
 """The name of the fact, and of the key in a message's metadata, that stand for what is lost."""
 
 ROOM_EVENTS, ROOM_BYTES = 10_000, 16
-"""Events that a repaired log may always have, else one for so many bytes of the file, less than half
-of what any takes: a forged number would have placeholders written until the disk is full."""
+"""Events that a repaired log may always have, else one for so many bytes of the file, less than
+half of what any takes: a forged number would have placeholders written until the disk is full."""
 
 LOST_TEXT = "[a message was lost here and could not be repaired]"
 
