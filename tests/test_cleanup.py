@@ -202,7 +202,7 @@ def test_a_held_session_neither_expires_nor_goes(house, clock):
 
 def test_no_more_than_a_batch_is_in_memory(tmp_path):
     """A round over many sessions asks for pages of the batch's size, and holds one at a time."""
-    with EventStore.open(tmp_path / "history", durability="buffered") as store:
+    with EventStore.open(tmp_path / "history", durability="buffered", train=False) as store:
         filler = "x" * 4_000
         for number in range(1_000):
             store.create(f"s{number:04}", metadata={"title": filler})
