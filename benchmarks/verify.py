@@ -9,17 +9,21 @@ from .harness import Bench, Result, at_least
 from .ours import Ours
 from .race import Lane
 
+EVENTS, EVENTS_QUICK = 500_000, 4_000
+SMALL, SMALL_QUICK = 100_000, 2_000
 EVENTS_A_SECOND = 300_000
 
 
 def run(bench: Bench) -> Result:
     """Measure events a second, of stores with one message and with one conversation an append."""
-    size = bench.size(100_000, 4_000)
-    single = bench.ours(bench.stock("turns", size))
-    whole = bench.ours(bench.stock("imports", size))
+    sizes = bench.size(EVENTS, EVENTS_QUICK), bench.size(SMALL, SMALL_QUICK)
+    single, single_small = (bench.ours(bench.stock("turns", size)) for size in sizes)
+    whole, whole_small = (bench.ours(bench.stock("imports", size)) for size in sizes)
     lanes = [
         Lane("ours", "ours", partial(_verified, single)),
         Lane("imported", "figure", partial(_verified, whole)),
+        Lane("small", "figure", partial(_verified, single_small)),
+        Lane("small, imported", "figure", partial(_verified, whole_small)),
     ]
     result = bench.compare(
         lanes,
@@ -31,6 +35,7 @@ def run(bench: Bench) -> Result:
         at_least(">= 300 k events/s, one message an append", result.ours, EVENTS_A_SECOND),
         at_least(">= 300 k events/s, imported", result.figures["imported"], EVENTS_A_SECOND),
     ]
+    result.note = f"large: {sizes[0]:,} events, as replay_all has; small: {sizes[1]:,}"
     return result
 
 

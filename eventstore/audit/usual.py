@@ -20,7 +20,7 @@ from xxhash import xxh3_64_intdigest
 from .. import events
 from ..errors import UNDECODABLE, Corruption
 from ..limits import EVENT_BYTES_MAX
-from ..log.codec import SCHEMA_OF, Codec, decode, decode_stored
+from ..log.codec import SCHEMA_OF, Codec, Unpack, decode, decode_stored
 from ..log.format import (
     ACTOR_LENGTHS,
     CHECKSUM,
@@ -142,7 +142,7 @@ class UsualFrames:
     def __init__(self, walk: Walk, codec: Codec, *, deep: bool) -> None:
         self._walk, self._codec, self._deep = walk, codec, deep
         self._names: dict[tuple[int, int], bytes] = {}
-        self._unpack: dict[int, Callable[[bytes, int], bytes]] = {}
+        self._unpack: dict[int, tuple[Unpack, int]] = {}
 
     def take(self, rows: Rows, at: int, indexes: Indexes) -> int:
         """Check rows from `at` on; return the first that is not usual, or how many rows there are.
@@ -247,8 +247,10 @@ class UsualFrames:
                 or xxh3_64_intdigest(event) & U32_MAX != checksum
             ):
                 return [], 0
-            unpack = unpackers.get(number) or self._learnt(number)
-            payload = unpack(event[_PAYLOAD_AT:], size)
+            unpack, stating = unpackers.get(number) or self._learnt(number)
+            if event[_PAYLOAD_AT] & stating:
+                return [], 0
+            payload = unpack(event[_PAYLOAD_AT:], size, False, False)  # noqa: FBT003 - see Unpack
             if len(payload) != size:
                 return [], 0
             if kind != _MESSAGE:
@@ -257,7 +259,7 @@ class UsualFrames:
             elif deep:
                 said = decode_stored(payload)
                 known = said.message.get("role") == ROLES[role] or role_code(said.message) == role
-                copied = known and min(said.tokens, U32_MAX) == tokens
+                copied = known and (said.tokens == tokens or said.tokens > tokens == U32_MAX)
             if not copied:
                 return [], 0
             messages += kind == _MESSAGE
@@ -288,7 +290,7 @@ class UsualFrames:
             self._names[ref, actor] = names
         return names
 
-    def _learnt(self, number: int) -> Callable[[bytes, int], bytes]:
+    def _learnt(self, number: int) -> tuple[Unpack, int]:
         """Return what unpacks payloads of a dictionary, from now on without asking the codec."""
         made = self._unpack[number] = self._codec.unpacker(number)
         return made

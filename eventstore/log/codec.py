@@ -109,12 +109,16 @@ def decode_message(payload: bytes, session: str, version: int) -> MessageAppende
     return MessageAppended(Message(fields, given), stored.tokens)
 
 
+Unpack = Callable[[bytes, int, bool, bool], bytes]
+"""Stored bytes, a size, and twice False (one frame of zstd and nothing behind it) to a payload."""
+
+
 class _Contexts(threading.local):
     """Each thread's compressors and decompressors, by dictionary number: zstd shares none."""
 
     def __init__(self) -> None:
         self.compress: dict[int, zstandard.ZstdCompressor] = {}
-        self.decompress: dict[int, Callable[[bytes, int], bytes]] = {}
+        self.decompress: dict[int, Unpack] = {}
 
 
 class Codec:
@@ -174,29 +178,29 @@ class Codec:
 
     def decompress(self, number: int, stored: bytes, size: int) -> bytes:
         """Return the payload of `size` bytes; raises ValueError where the bytes are damaged."""
-        if number == RAW:
-            payload = stored
-        elif not size:  # zstd would take 0 for "as large as it likes"
-            raise ValueError("payload is compressed and has 0 bytes")
-        else:
+        payload = stored
+        if number != RAW:
             try:
-                payload = (self._contexts.decompress.get(number) or self._decompressor(number))(
-                    stored, size
-                )
+                unpack = self._contexts.decompress.get(number) or self._decompressor(number)
+                if not 0 < size <= EVENT_BYTES_MAX or (stored and stored[0] & STATES_SIZE):
+                    raise _not_sized(size)
+                payload = unpack(stored, size, False, False)  # noqa: FBT003 - see Unpack
             except (zstandard.ZstdError, MemoryError) as error:
                 raise ValueError(f"payload can't be decompressed: {error}") from None
         if len(payload) != size:
             raise ValueError(f"payload has {len(payload)} bytes instead of {size}")
         return payload
 
-    def unpacker(self, number: int) -> Callable[[bytes, int], bytes]:
-        """Return this thread's own way from stored bytes and a size over 0 to a payload.
+    def unpacker(self, number: int) -> tuple[Unpack, int]:
+        """Return this thread's own way to payloads, and a mask for the first byte of stored ones.
 
-        It raises zstd's own errors, and leaves it to the caller to look at the size it got.
+        The caller sees to it that a size is over 0 and no more than EVENT_BYTES_MAX, that the first
+        byte has no bit of the mask, since zstd makes room for what a frame states itself, and that
+        a payload has its size. What is returned raises zstd's own errors.
         """
         if number == RAW:
-            return _as_it_is
-        return self._contexts.decompress.get(number) or self._decompressor(number)
+            return _as_it_is, 0
+        return self._contexts.decompress.get(number) or self._decompressor(number), STATES_SIZE
 
     def messages(
         self,
@@ -221,16 +225,20 @@ class Codec:
         self, numbers: Sequence[int], stored: Sequence[bytes], sizes: Sequence[int]
     ) -> list[bytes]:
         """Return the payloads; like decompress(), with a quarter of its calls."""
+        if not all(sizes) or max(sizes, default=0) > EVENT_BYTES_MAX:
+            raise _not_sized(max(sizes) if all(sizes) else 0)
         payloads: list[bytes] = []
-        known, unpack = RAW, self.unpacker(RAW)
+        known, (unpack, stating) = RAW, self.unpacker(RAW)
         try:
             for number, packed, size in zip(numbers, stored, sizes, strict=True):
                 if number != known:
-                    known, unpack = number, self.unpacker(number)
-                payloads.append(unpack(packed, size))
-        except (zstandard.ZstdError, MemoryError, Corruption) as error:
-            raise ValueError(f"a payload can't be decompressed: {error}") from None
-        if not all(sizes) or [*map(len, payloads)] != sizes:
+                    known, (unpack, stating) = number, self.unpacker(number)
+                if packed[0] & stating:
+                    raise _not_sized(size)
+                payloads.append(unpack(packed, size, False, False))  # noqa: FBT003 - see Unpack
+        except (zstandard.ZstdError, IndexError, MemoryError, Corruption) as error:
+            raise ValueError(f"payload can't be decompressed: {error}") from None
+        if [*map(len, payloads)] != sizes:
             raise ValueError("a payload does not have its size")
         return payloads
 
@@ -241,19 +249,11 @@ class Codec:
         self._contexts.compress[number] = made
         return made
 
-    def _decompressor(self, number: int) -> Callable[[bytes, int], bytes]:
-        unpack = zstandard.ZstdDecompressor(
+    def _decompressor(self, number: int) -> Unpack:
+        made = self._contexts.decompress[number] = zstandard.ZstdDecompressor(
             dict_data=self._dictionary(number), format=zstandard.FORMAT_ZSTD1_MAGICLESS
         ).decompress
-
-        def bounded(stored: bytes, size: int) -> bytes:
-            """Take no frame that states a size, as none is written: zstd would make room for it."""
-            if size > EVENT_BYTES_MAX or (stored and stored[0] & STATES_SIZE):
-                raise ValueError(f"payload of {size} bytes is over the limit, or says so itself")
-            return unpack(stored, size, False, False)  # noqa: FBT003 - one frame, nothing behind it
-
-        self._contexts.decompress[number] = bounded
-        return bounded
+        return made
 
     def _dictionary(
         self, number: int, *, compress: bool = False
@@ -312,7 +312,13 @@ def _compressed_together(
     return (found[index].tobytes() for index in range(len(found)))
 
 
-def _as_it_is(stored: bytes, _: int) -> bytes:
+def _not_sized(size: int) -> ValueError:
+    """Return the error for what zstd must not see: it takes 0 for as large as a payload likes."""
+    why = "is over the limit, or says so itself" if size else "is none"
+    return ValueError(f"payload of {size} bytes {why}")
+
+
+def _as_it_is(stored: bytes, *_: int) -> bytes:
     return stored
 
 
