@@ -156,7 +156,7 @@ class StatisticsProjection(Projection[Statistics]):
         now = recorded.recorded_at
         _count(state, recorded.type, 1, recorded.size, (now, now))
         if recorded.type_code == MESSAGE:
-            code = recorded.frame.row(recorded.index)[6]
+            code = recorded.role_code
             _say(state, code, 1, recorded.tokens)
             occurred_at = recorded.occurred_at
             moment = now if occurred_at is None else occurred_at

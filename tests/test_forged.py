@@ -64,6 +64,7 @@ from eventstore.log.format import (
 from eventstore.log.rows import checked_row, kept_ref
 from eventstore.state.lineage import lineage
 from eventstore.state.transcript import Transcript
+from projections import Views
 
 MIB = 1 << 20
 ROW = slice(FRAME_HEAD_BYTES, NAMES_AT)
@@ -461,6 +462,7 @@ def test_a_forged_event_is_found_and_no_reader_fails_otherwise(
             lambda: ((each.role, each.type, each.event) for each in store.events("a")),
             lambda: iter(Transcript(store.log, [Span("a", 0, 100)])),
             lambda: Transcript(store.log, [Span("a", 0, 100)]).lines(0, 100),
+            lambda: Views(store).statistics().by_role,
         ):
             with suppress(Corruption, KeyShredded):
                 deque(read(), maxlen=0)

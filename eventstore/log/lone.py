@@ -34,6 +34,7 @@ from .format import (
     U32_MAX,
 )
 from .frame import Frame
+from .recorded import Recorded
 
 Row = tuple[bytes, bytes]
 """A row of the table of frames: its last position, the frame."""
@@ -57,6 +58,7 @@ _KIND = MESSAGE << 8 | SCHEMA_OF[MESSAGE]
 _place, _KEY_AT = STREAM_ROW.unpack, STREAM_ROW.size - POSITION.size
 _heads, _counted, _position = LONE_MESSAGE.unpack_from, LONE_COUNTS.unpack_from, int.from_bytes
 _digest = xxh3_64_intdigest
+_ROLES_END = len(ROLES)
 
 
 def lone_messages(
@@ -178,6 +180,7 @@ class Tally:
                 (start != LONE and (start != LONE_NAMED or lengths or actor not in names))
                 or flags
                 or (session != same and names.get(session, SYSTEM) == SYSTEM)
+                or role >= _ROLES_END
                 or _position(key) != position
                 or len(raw) != bodies_at + end
                 or _digest(raw[_COVERED_AT:bodies_at], position) != checksum
@@ -201,10 +204,13 @@ class Tally:
         return position, other
 
     def add(self, frame: Frame, first: int, last: int) -> None:
-        """Count versions `first..last` of a frame of nothing but messages."""
+        """Count versions `first..last` of a frame of nothing but messages; raises Corruption."""
         low, high = max(first - frame.version, 0), min(last - frame.version + 1, frame.count)
         said, tokens, size, marks = self.said, self.tokens, 0, 0
-        for _, bytes_, tokens_, _, _, flags, role, _, _ in frame.rows(low, high):
+        for index, row in enumerate(frame.rows(low, high), low):
+            _, bytes_, tokens_, _, _, flags, role, _, _ = row
+            if role >= _ROLES_END:
+                role = Recorded(frame, index).role_code  # says that there is no such role
             said[role] += 1
             tokens[role] += tokens_
             size += bytes_

@@ -101,10 +101,15 @@ class Recorded:
     @property
     def role(self) -> str:
         """Role of a message, where it has a code; else the empty string."""
+        return ROLES[self.role_code]
+
+    @property
+    def role_code(self) -> int:
+        """Code of a message's role, 0 for none. Raises Corruption for an unknown one."""
         code = self.frame.row(self.index)[6]
         if code >= len(ROLES):
             raise Corruption(self.position, f"role {code} is none that this release knows")
-        return ROLES[code]
+        return code
 
     @property
     def type(self) -> str:
