@@ -31,8 +31,9 @@ from eventstore.audit.verify import verify, verify_directory
 from eventstore.care.doctor import diagnose
 from eventstore.care.mending import ROOM_EVENTS
 from eventstore.care.repair import repair
-from eventstore.errors import Corruption, KeyShredded
+from eventstore.errors import Corruption, InvalidEvent, KeyShredded
 from eventstore.events import Span
+from eventstore.interchange.lines import frames_of, written
 from eventstore.limits import EVENT_BYTES_MAX
 from eventstore.log.base import POSITION_MAX
 from eventstore.log.codec import Codec
@@ -414,6 +415,15 @@ def unknown_role(opened: Tables) -> None:
     remade(opened, 40, raw[-EVENT_ROW.unpack(raw[ROW])[0] :], role=99)
 
 
+def unknown_kind(opened: Tables) -> None:
+    raw = opened.get(FRAMES, last(40))
+    remade(opened, 40, raw[-EVENT_ROW.unpack(raw[ROW])[0] :], type=99)
+
+
+def no_msgpack(opened: Tables) -> None:
+    said(opened, 40, b"\xc1")
+
+
 def role_that_is_a_list(opened: Tables) -> None:
     payload = {"type": "MessageAppended", "message": {"role": []}, "tokens": 0}
     said(opened, 40, msgspec.msgpack.encode(payload), tokens=0, role=0)
@@ -434,6 +444,8 @@ EVENTS = [
     no_room_for_digests,
     unknown_kind_erased,
     unknown_role,
+    unknown_kind,
+    no_msgpack,
     role_that_is_a_list,
     role_of_an_extension,
     message_of_another_kind,
@@ -463,6 +475,7 @@ def test_a_forged_event_is_found_and_no_reader_fails_otherwise(
             lambda: iter(Transcript(store.log, [Span("a", 0, 100)])),
             lambda: Transcript(store.log, [Span("a", 0, 100)]).lines(0, 100),
             lambda: Views(store).statistics().by_role,
+            lambda: written(store.log, frames_of(store.log, ["a"], store.log.size())),
         ):
-            with suppress(Corruption, KeyShredded):
+            with suppress(Corruption, InvalidEvent, KeyShredded):
                 deque(read(), maxlen=0)

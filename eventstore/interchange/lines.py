@@ -20,13 +20,14 @@ from heapq import merge
 import msgspec
 
 from ..audit.entry import SALT_BYTES, payload_commitment
-from ..errors import InvalidEvent, brief
+from ..errors import UNDECODABLE, Corruption, InvalidEvent, brief
 from ..events import AnyEvent, MessageAppended
 from ..limits import APPEND_EVENTS_MAX, NESTING_DEPTH_MAX
 from ..log.base import FORGOTTEN, Log
 from ..log.codec import SCHEMA_OF, decode, encode_all
-from ..log.format import OCCURRED, TYPE_CODES, TYPES
+from ..log.format import OCCURRED, TYPE_CODES
 from ..log.frame import Frame
+from ..log.recorded import Recorded
 from ..messages import Json, check_json, check_message
 from .sources import decoded, numbered
 
@@ -90,7 +91,7 @@ def written(log: Log, frames: Iterable[Frame]) -> Iterator[bytes]:
         content = _content(log, append[0])
         for frame in append:
             for index in range(frame.count):
-                yield _line(frame, index, append[0].position, events, content)
+                yield _encoded(frame, index, append[0].position, events, content)
                 content = None
 
 
@@ -114,14 +115,22 @@ def _content(log: Log, frame: Frame) -> str | None:
     return FORGOTTEN.hex() if log.codec.seal else found[0].hex()
 
 
-def _line(frame: Frame, index: int, append: int, events: int, content: str | None) -> bytes:
+def _encoded(frame: Frame, index: int, append: int, events: int, content: str | None) -> bytes:
+    """Return the line of an event; raises Corruption for what was never appended."""
+    try:
+        return _encode(_line(frame, index, append, events, content)) + b"\n"
+    except (TypeError, *UNDECODABLE) as error:  # msgpack has more than JSON
+        raise Corruption(frame.position + index, f"payload is no event: {error}") from None
+
+
+def _line(frame: Frame, index: int, append: int, events: int, content: str | None) -> Line:
     _check_there(frame, index)
     row, salt, payload = frame.opened(index)
-    line = Line(
+    return Line(
         position=frame.position + index,
         session=frame.session,
         version=frame.version + index,
-        type=TYPES[row[3]].__name__,
+        type=Recorded(frame, index).type,
         schema=row[4],
         recorded_at=frame.recorded_at,
         append=append,
@@ -136,7 +145,6 @@ def _line(frame: Frame, index: int, append: int, events: int, content: str | Non
         key=frame.key if content else None,
         content=content,
     )
-    return _encode(line) + b"\n"
 
 
 def _check_there(frame: Frame, index: int) -> None:
