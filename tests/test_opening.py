@@ -176,6 +176,26 @@ def test_an_opening_waits_at_the_gate(tmp_path):
     assert opened.is_set()
 
 
+def test_nobody_writes_behind_a_mark_that_another_has_locked(tmp_path, monkeypatch):
+    """Without the lock of its own mark a store is not opened: who has it open would seem dead."""
+    place, lock = tmp_path / "h", presence.try_lock
+    fill(place).close()
+
+    def late(handle: int, path: Path) -> bool:
+        if path.parent.name != presence.OPEN:
+            return lock(handle, path)
+        with path.open() as other:
+            return lock(other.fileno(), path) and lock(handle, path)
+
+    monkeypatch.setattr(presence, "try_lock", late)
+    with pytest.raises(StoreLocked, match="locked by another"):
+        EventStore.open(place)
+    monkeypatch.undo()
+    assert marks(place) == []
+    with EventStore.open(place) as store:
+        assert store.version("s") == 5
+
+
 def test_a_reader_needs_no_place_to_write(tmp_path):
     """A store below a read-only directory is read without a mark, and so is one of before marks."""
     place = tmp_path / "h"

@@ -169,7 +169,7 @@ def _made(path: Path, owner: Owner) -> FileIO:
     """Make the file of a mark; it has the lock, and gives it up where an interrupt drops it."""
     file = FileIO(path, "x")
     try:
-        try_lock(file.fileno(), path)
+        _lock(file, path)
         file.write(msgspec.json.encode(owner))
         if not owner.read_only:
             os.fsync(file.fileno())
@@ -179,6 +179,12 @@ def _made(path: Path, owner: Owner) -> FileIO:
         file.close()
         raise
     return file
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    """Lock a mark: without its lock it would be taken for that of one who died."""
+    if not try_lock(file.fileno(), path):
+        raise StoreLocked(f"{path} was locked by another as soon as it was made; try again")
 
 
 @contextmanager
