@@ -154,13 +154,13 @@ class Plan:
         actor, what, why = given
         both = self._names.both
         who = both(ACTOR_NAME, actor) if actor else _NOBODY
-        what_ = both(CORRELATION_NAME, what) if what else _NOBODY
-        why_ = both(CAUSATION_NAME, why) if why else _NOBODY
+        correlation = both(CORRELATION_NAME, what) if what else _NOBODY
+        causation = both(CAUSATION_NAME, why) if why else _NOBODY
         row = ACTOR_NAME + who[0]
         ref = (self.names.get(row) or self.ground.ref(row)) if actor else 0
-        ids = what_[0], why_[0]
+        ids, public = (correlation[0], causation[0]), (who[1], correlation[1], causation[1])
         named = None if ref is None else frame_names(ref, (b"", *ids, b""))
-        return _Envelope(given, row, ids, (who[1], what_[1], why_[1]), ref, named)
+        return _Envelope(given, row, ids, public, ref, named)
 
     def _known(self, name: str, given: bytes, key: bytes) -> Receipt | None:
         """Return the receipt of a key that came before. Raises KeyReused."""
@@ -254,8 +254,7 @@ class Plan:
     def _named(self, envelope: "_Envelope", key: bytes, session: bytes) -> bytes:
         """Return the names of a frame, key and session included; a new actor gets a number."""
         if envelope.actor_ref is None:
-            row = envelope.actor_row
-            ref = envelope.actor_ref = self.names.get(row) or self._new_ref(row)
+            ref = envelope.actor_ref = self._new_ref(envelope.actor_row)
             envelope.named = frame_names(ref, (b"", *envelope.ids, b""))
         return frame_names(envelope.actor_ref, (key, *envelope.ids, session))
 
