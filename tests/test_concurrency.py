@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter, defaultdict
 from contextlib import suppress
 from itertools import count
@@ -435,5 +436,34 @@ def test_early_acknowledgements_that_are_lost_are_told_at_close(tmp_path, monkey
 
     monkeypatch.setattr(store.log, "group", refused)
     store.append("s", message(0, 0))
+    with pytest.raises(StoreUnavailable, match="were lost"):
+        store.close()
+
+
+def test_who_came_after_what_was_lost_is_kept(tmp_path, monkeypatch):
+    """An append that waits while a commit fails that it is no part of goes into the next one."""
+    store = EventStore.open(tmp_path / "h", durability="buffered")
+    store.create("s")
+    store.flush()
+    group, kept, begun = store.log.group, [], threading.Event()
+    late = threading.Thread(target=lambda: kept.append(store.append("s", message(0, 1))))
+
+    def refused(work):
+        def full(stage):
+            work(stage)
+            monkeypatch.undo()
+            late.start()
+            begun.set()
+            while not store.engine.writer._queue:
+                time.sleep(0.001)
+            raise StoreFull("no room")
+
+        return group(full)
+
+    monkeypatch.setattr(store.log, "group", refused)
+    store.append("s", message(0, 0))
+    assert begun.wait(60)
+    late.join()
+    assert [receipt.version for receipt in kept] == [1]
     with pytest.raises(StoreUnavailable, match="were lost"):
         store.close()

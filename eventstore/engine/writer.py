@@ -300,7 +300,7 @@ class Writer:
             self._log.group(work)
         except Exception as failure:  # noqa: BLE001 - whoever was told otherwise hears it later
             self._lost = failure if acknowledged else self._lost
-            if not batch:  # it could not even begin: those who wait for it would wait for ever
+            if not (batch or acknowledged):  # it could not begin: who waits would wait for ever
                 self._take(batch)
             _resolve([ticket for ticket in batch if not ticket.resolved], (), failure)
         self._notify()
