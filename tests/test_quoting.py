@@ -509,6 +509,24 @@ def test_the_command_names_templates_that_copied_it(cli):
     assert done == ["template:early", "template:late", "template:of b"]
 
 
+def test_templates_that_copied_a_summary_of_it_are_named(cli):
+    """A template that has a summary of a message is named where the message goes, or both go."""
+    with EventStore.open(cli.store) as store, SessionManager(store) as manager:
+        store.create("a")
+        say(store, "a", WORD, "two", "three")
+        manager.save_as_template("a", "before")
+        store.summarize("a", WORD, upto=2)
+        manager.save_as_template("a", "after")
+        assert manager.templates_of("a", 1) == ["after", "before"]
+        assert manager.templates_of("a", 3) == ["after", "before"]
+        assert manager.templates_of("a", 4) == ["after"]
+    named = ["template:after", "template:before"]
+    assert cli("redact", "a", "1", "--summaries", "--json").json["templates"] == named
+    with EventStore.open(cli.store) as store, SessionManager(store) as manager:
+        manager.save_as_template("a", "late")
+        assert manager.templates_of("a", 1) == ["after", "before"]
+
+
 def test_the_command_erase_names_them_too(cli, keyring):
     """`erase` names what others made of the session, or takes it along, and its templates."""
     with EventStore.open(cli.store, keyring=keyring) as store:

@@ -68,15 +68,20 @@ class Quoting:
         One way along the log: a summary comes after all that it is made of. It takes 1 to 3 us an
         event; of messages only the heads of their frames are looked at.
         """
+        facts, but = self.ever(log), {*self._but, *log.erasing()}  # where payloads go anyway
+        return [
+            Quote(each.session, each.version, each.position)
+            for each in facts
+            if each.session not in but and not each.erased
+        ]
+
+    def ever(self, log: Log) -> list[Recorded]:
+        """Return the facts of all that were ever found, with those that can't be read any more."""
         for frame in frames_between(log, self._position):
             for recorded in _told_in(frame):
                 self._take(log, recorded)
             self._position = frame.last_position + 1
-        but = {*self._but, *log.erasing()}  # where payloads go anyway
-        facts = [fact_at(log, *place) for place in self._found if place[0] not in but]
-        return [
-            Quote(each.session, each.version, each.position) for each in facts if not each.erased
-        ]
+        return [fact_at(log, *place) for place in self._found]
 
     def _take(self, log: Log, recorded: Recorded) -> None:
         if recorded.type_code not in NOTES:

@@ -203,7 +203,8 @@ class Questions:
         Those that save_as_template() made of it, or of a session that had lines or values of it;
         not those that delete_template(redact=True) took away. It may be deleted or erased. With
         the version of a message, a summary or a change of values in its own stream, redacted or
-        not, only those that may have that. Raises SessionNotFound and InvalidEvent.
+        not, only those that may have that, or a summary made of it. Raises
+        SessionNotFound and InvalidEvent.
         """
         self.store.flush()
         log = self.store.log

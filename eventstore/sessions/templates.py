@@ -16,7 +16,7 @@ import msgspec
 
 from projections import SessionState, Views
 
-from ..engine.quoting import lines_at, lines_of, sources_of
+from ..engine.quoting import Quoting, lines_at, lines_of, sources_of
 from ..engine.redaction import redaction_of
 from ..errors import InvalidEvent, KeyShredded, SessionDeleted, SessionExists
 from ..events import AnyEvent, ContextSet, MetadataUpdated
@@ -184,12 +184,13 @@ def made_of(log: Log, session: str, version: int | None = None) -> list[str]:
     """Return the sessions of templates that have something of a session, now or in their past.
 
     Those that were made of it, or of one that had lines or values of it; with a version, that of
-    a message or a change of values, those that may have that.
+    a message or a change of values, those that may have that, or a summary that was made of it.
     """
-    said = None if version is None else _Said.at(log, session, version)
+    names = [*_template_sessions(log)]
+    said = _said_at(log, session, version) if names and version is not None else None
     return [
         name
-        for name in _template_sessions(log)
+        for name in names
         if any(_is_of(log, each, session, said) for each in _values(log, name))
     ]
 
@@ -245,7 +246,16 @@ class _Said(NamedTuple):
         return not own or self.recorded.version <= origin.version
 
 
-def _is_of(log: Log, recorded: Recorded, session: str, said: _Said | None) -> bool:
+def _said_at(log: Log, session: str, version: int) -> list[_Said]:
+    """Return a fact and the summaries that were ever made of it, in which its words may stand."""
+    places = [(session, version)]
+    if lines_of(fact_at(log, session, version)):
+        made = Quoting.of_message(log, session, version).ever(log)
+        places += [(each.session, each.version) for each in made]
+    return [_Said.at(log, *place) for place in places]
+
+
+def _is_of(log: Log, recorded: Recorded, session: str, said: list[_Said] | None) -> bool:
     """Return True where a template can be read that was made of something that a session said."""
     event = recorded.structure
     assert isinstance(event, ContextSet)
@@ -260,7 +270,9 @@ def _is_of(log: Log, recorded: Recorded, session: str, said: _Said | None) -> bo
     of_it = origin.session == session or (
         known and session in sources_of(log, origin.session, origin.version)
     )
-    return of_it and (said is None or (known and said.is_in(log, origin, recorded.position)))
+    if not of_it or said is None:
+        return of_it
+    return known and any(each.is_in(log, origin, recorded.position) for each in said)
 
 
 def template_of(name: str, state: SessionState, description: str = "") -> Template:
