@@ -214,7 +214,7 @@ def test_a_screen_shows_the_first_of_many(cli: Cli, monkeypatch: pytest.MonkeyPa
     piped = {each: len(cli.fine(each).out.splitlines()) for each in lists}
     assert len(cli.fine("sessions", "--json").lines) == 60 and piped["sessions"] == 61
     on_screen(monkeypatch, 80)
-    assert "the first 50; --limit and --all show more" in cli.fine("sessions").out
+    assert "the first 50; --limit and --all show more" in cli("sessions").err
     assert cli.fine("stats").out.count("… 48 more") == 2
     assert piped["stats"] - len(cli.fine("stats").out.splitlines()) == 2 * 47
     assert len(cli.fine("sessions", "--json").lines) == 60
@@ -267,7 +267,7 @@ def test_sessions_are_listed_and_filtered(chat: Cli):
         rows = chat.fine("sessions", option, "--json").lines
         assert [row["session"] for row in rows] == [name]
     assert "archived" in chat.fine("sessions", "--status", "archived").out
-    assert "the first 1" in chat.fine("sessions", "-n1").out
+    assert "the first 1" in chat("sessions", "-n1").err
 
 
 def test_a_text_is_found(chat: Cli, monkeypatch: pytest.MonkeyPatch):
@@ -282,10 +282,20 @@ def test_a_text_is_found(chat: Cli, monkeypatch: pytest.MonkeyPatch):
     assert "a#33   Line 29" in chat.fine("search", "LINE 29").out
     assert (chat("search", "nowhere").code, chat("search", "nowhere").out) == (1, "")
     chat.refused(2, "search", " ")
+    assert chat("search", "line 29", "-n1").err == ""
+    assert chat("search", "line", "-n1", "--user", "7").err == ""
     on_screen(monkeypatch, 80)
     shown = chat("search", "line")
     assert len(shown.out.splitlines()) == 21
     assert "the first 20; --limit shows more" in shown.err
+
+
+def test_what_is_put_away_is_searched_where_asked_for(chat: Cli):
+    """A text is looked for where sessions are listed: in archived ones only with --status."""
+    chat.fine("archive", "a")
+    assert chat("search", "two").code == 1
+    assert "two" in chat.fine("search", "two", "--status", "archived").out
+    assert "active" in chat.refused(2, "search", "two", "--status", "gone")
 
 
 def test_names_are_whole_where_there_is_room(cli: Cli, monkeypatch: pytest.MonkeyPatch):

@@ -3,11 +3,11 @@
 Invariants: nothing is written and no store is made; a view is caught up before it answers.
 """
 
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
 import typer
-from rich.text import Text
 
 from projections import BranchTree, Statistics
 from projections import blame as blame_of
@@ -28,19 +28,22 @@ from .writes import parse_pairs
 SHOWN_FIRST = 50
 """Sessions that `sessions` lists on a screen unless told otherwise."""
 
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Only with this metadata; may be repeated."),
+]
+Statuses = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help=f"{', '.join(STATUSES)}; else the first two."),
+]
+
 
 @command(READ)
 def sessions(
     terminal: Terminal,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Only with this metadata; may be repeated."),
-    ] = None,
-    status: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help=f"{', '.join(STATUSES)}; else the first two."),
-    ] = None,
+    where: Where = None,
+    status: Statuses = None,
     order: Annotated[
         str, typer.Option(metavar="NAME", help=f"{', '.join(ORDERS)}; with - for descending.")
     ] = "-updated_at",
@@ -51,15 +54,13 @@ def sessions(
     all: Annotated[bool, typer.Option("--all", help="Every session, however many.")] = False,  # noqa: A002
 ) -> None:
     """List sessions and branches, newest first."""
-    unknown = sorted(set(status or ()) - set(STATUSES))
-    if unknown:
-        raise InvalidEvent(f"--status takes {', '.join(STATUSES)}, not {unknown[0]!r}")
+    chosen = _statuses(status)
     most = limit or (SHOWN_FIRST if terminal.limited else None)
     with terminal.viewing() as views:
         page = views.sessions(
             user=user,
             where=parse_pairs(where or []),
-            status=status or LISTED,
+            status=chosen,
             order=order,
             limit=None if all else most,
         )
@@ -68,7 +69,14 @@ def sessions(
         return
     terminal.draw(sessions_table(terminal.pen, page, terminal.out.width, system_clock()))
     if page.next is not None:
-        terminal.draw(Text(f"the first {most}; --limit and --all show more", "dim"))
+        terminal.remark(f"the first {most}; --limit and --all show more")
+
+
+def _statuses(given: list[str] | None) -> Collection[str]:
+    unknown = sorted(set(given or ()) - set(STATUSES))
+    if unknown:
+        raise InvalidEvent(f"--status takes {', '.join(STATUSES)}, not {unknown[0]!r}")
+    return given or LISTED
 
 
 @command(READ)
@@ -76,28 +84,34 @@ def search(
     terminal: Terminal,
     text: Annotated[str, typer.Argument(help="What to look for, in any case.", show_default=False)],
     user: Annotated[str | None, typer.Option(help="Only in this user's sessions.")] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Only with this metadata; may be repeated."),
-    ] = None,
+    where: Where = None,
+    status: Statuses = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", "-n", min=1, help=f"At most; on a screen {SEARCH_HITS}."),
     ] = None,
 ) -> None:
     """Find a text in what sessions show and in their metadata; exit 1 where it is nowhere."""
+    chosen = _statuses(status)
     most = limit or (SEARCH_HITS if terminal.limited else None)
     with (
         terminal.looking() as store,
         SessionManager(store) as manager,
         terminal.progress("searching"),
     ):
-        found = manager.search(text, user=user, where=parse_pairs(where or []), limit=most)
+        hits = manager.search(
+            text,
+            user=user,
+            where=parse_pairs(where or []),
+            status=chosen,
+            limit=most and most + 1,  # one more says that there are more
+        )
+    found = hits[:most]
     if terminal.json:
         write_lines(map(_hit_document, found))
     elif found:
         terminal.draw(hits_table(terminal.pen, found))
-    if len(found) == most:
+    if len(hits) > len(found):
         terminal.remark(f"the first {most}; --limit shows more")
     if not found:
         raise typer.Exit(NO)
