@@ -123,7 +123,7 @@ def test_who_is_acknowledged_early_hears_that_nothing_can_begin(tmp_path):
 
 
 def test_keys_are_not_made_in_a_keyring_that_was_replaced(tmp_path):
-    """They would be gone with its files, and with them what they seal."""
+    """A command that needs a new key is refused: the key would be gone with the keyring's files."""
     keyring = Keyring.file(tmp_path / "k")
     with opened(tmp_path / "h", keyring=keyring) as store:
         shutil.copytree(keyring.directory, tmp_path / "copy")
@@ -149,7 +149,7 @@ def test_caches_may_be_taken_from_an_open_store(tmp_path):
 
 
 def test_views_say_that_their_store_is_gone(tmp_path):
-    """As everything else does."""
+    """Views of a store whose directory is gone are StoreUnavailable, and name themselves."""
     with opened(tmp_path / "h") as store:
         (tmp_path / "h").rename(tmp_path / "away")
         with pytest.raises(StoreUnavailable, match="views"):
@@ -187,7 +187,7 @@ def test_who_looks_at_a_store_that_it_has_open_keeps_its_locks(tmp_path, look):
 
 
 def test_a_volume_without_locks_is_one_clear_error(tmp_path, monkeypatch):
-    """As NFS is where its lock service does not run, or has no locks left."""
+    """A volume without locks, as NFS may be, is StoreUnavailable, and not an OSError."""
     keyring = Keyring.file(tmp_path / "k")
     opened(tmp_path / "h", keyring=keyring).close()
 
@@ -214,7 +214,7 @@ def files_open(place: Path) -> list[str]:
 
 @pytest.mark.parametrize("options", [{"max_depth": -1}, {"actor": "x" * 256}])
 def test_an_opening_that_is_refused_leaves_no_file_open(tmp_path, options):
-    """Whatever it had opened by then."""
+    """A store that is refused as it opens closes whatever it had opened by then."""
     opened(tmp_path / "h").close()
     with pytest.raises(InvalidEvent):
         EventStore.open(tmp_path / "h", **options)

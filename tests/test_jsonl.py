@@ -525,6 +525,14 @@ def test_an_error_is_short_whatever_the_file_holds(store, kind, changed):
     assert len(str(caught.value)) < 600 and store.head().size == 0
 
 
+def test_an_error_is_short_whatever_a_session_is_called(store):
+    """The name of a session that does not begin with version 0 is shown by its beginning."""
+    line = json.loads(last_said("Custom", {"name": "x"})[-1])
+    with pytest.raises(InvalidEvent, match="export it whole") as caught:
+        import_events(store, [json.dumps({**line, "session": ENDLESS}).encode()])
+    assert len(str(caught.value)) < 600
+
+
 MERGES = {
     "brings nothing of its source": ({"brought": [["a", 0, 1]]}, "are there"),
     "brings a line twice": ({"brought": [["b", 0, 1], ["b", 0, 1]], "tokens": 2}, "a line twice"),

@@ -157,7 +157,7 @@ class Survey:
         version = self._versions.get(line.session, -1) + 1
         if line.version != version:
             raise InvalidEvent(
-                f"line {number}: session {line.session!r} goes on with version {line.version}"
+                f"line {number}: session {brief(line.session)} goes on with version {line.version}"
                 f" instead of {version}; export it whole"
             )
         if version == 0:
