@@ -406,6 +406,7 @@ def test_narrow_terminals_are_enough(
         "sessions --limit",
         "show a --last",
         "tail --last",
+        "search one --limit",
         "prune a --keep-last",
     ],
 )

@@ -50,6 +50,9 @@ LIFE, PROOF, CARE = "Life cycle", "Prove and erase", "Care"
 PANELS = (START, READ, WRITE, BRANCHES, LIFE, PROOF, CARE)
 """Headings of the help page, in its order."""
 
+HELP = ["-h", "--help"]
+"""The names of the option that shows it."""
+
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises for wrong usage; it moved between releases, its child did not."""
 
@@ -183,7 +186,7 @@ def command_line() -> Callable[..., Any]:
         name="eventstore",
         no_args_is_help=True,
         rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": HELP},
     )
     made.callback()(everywhere)
     for panel, commands in _registered.items():
@@ -191,7 +194,8 @@ def command_line() -> Callable[..., Any]:
             made.command(name, rich_help_panel=panel)(function)
     line = get_command(made)
     for each in (line, *line.commands.values()):  # type: ignore[attr-defined]
-        for flag in [param for param in each.params if getattr(param, "is_flag", False)]:
+        shown = each.get_params(typer.Context(each, help_option_names=HELP))
+        for flag in [param for param in shown if getattr(param, "is_flag", False)]:
             flag.metavar = ""  # else help shows <bool>, as if a value was to follow
     return line
 

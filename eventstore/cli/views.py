@@ -19,6 +19,7 @@ from .. import EventStore, InvalidEvent
 from ..clock import system_clock
 from ..sessions import Hit, SessionManager
 from ..sessions.questions import SEARCH_HITS
+from ..sessions.settings import COUNT_MAX
 from .app import NO, READ, AtPosition, AtTime, AtVersion, Session, command
 from .charts import statistics_blocks
 from .terminal import Terminal, parse_number, write_lines
@@ -104,7 +105,7 @@ def search(
             user=user,
             where=parse_pairs(where or []),
             status=chosen,
-            limit=most and most + 1,  # one more says that there are more
+            limit=most and min(most + 1, COUNT_MAX),  # one more says that there are more
         )
     found = hits[:most]
     if terminal.json:
