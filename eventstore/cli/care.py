@@ -249,7 +249,7 @@ def _repaired_blocks(destination: Path, report: repairing.Repaired) -> list[Rend
 
 @command(CARE)
 def train_dictionary(terminal: Terminal) -> None:
-    """Train compression on this store's newest facts, before its next step: new ones get smaller.
+    """Train compression on the newest facts now, and not when the store has doubled next.
 
     What is redacted later may be part of it until the next `compact`.
     """
