@@ -1,9 +1,9 @@
 """What every test file may ask for: stores, logs, command lines, and Hypothesis profiles.
 
 Invariants: a fixture's store lives in the test's own directory and is closed with the test, but
-for two that are made once, and only ever damaged in copies; with CI set, Hypothesis draws the same
-examples on every run; the fast tests' files lie in memory where there is room, those of long ones,
-or with TMPDIR set, where the system puts them.
+for three that are made once, and only ever damaged in copies; with CI set, Hypothesis draws the
+same examples on every run; the fast tests' files lie in memory where there is room, those of long
+ones, or with TMPDIR set, where the system puts them.
 """
 
 import asyncio
@@ -12,13 +12,15 @@ import os
 import shutil
 import tempfile
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import mended
 import pytest
 from faces import PLAIN, Awaiting
-from facts import STORE
+from facts import STORE, fill
 from hypothesis import HealthCheck, settings
+from tampering import copied
 from turns import Asking
 
 from eventstore import EventStore, Keyring, StoreUnavailable
@@ -196,3 +198,19 @@ def chat(cli, tmp_path_factory: pytest.TempPathFactory):
         cli.store.rename(made_once)
     shutil.copytree(made_once, cli.store)
     return cli
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the directory of a store that used every command, an event a millisecond."""
+    place = tmp_path_factory.mktemp("made") / "history"
+    ticks = count(10**18, 10**6)
+    with EventStore.open(place, clock=lambda: next(ticks), actor="user:1") as store:
+        fill(store)
+    return place
+
+
+@pytest.fixture
+def history(made: Path, tmp_path: Path) -> Path:
+    """Give a copy of what was made."""
+    return copied(made, tmp_path / "history")

@@ -16,10 +16,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from facts import fill, told
-from test_tamper import LOOSE, NAMES_AT, Tables, copied, head_in, last, rewritten, tables
-from test_verify import facts, forge
-from test_verify_shared import by_leaps, carefully, verified
+from facts import told
+from leaps import by_leaps, carefully, verified
+from tampering import (
+    LOOSE,
+    NAMES_AT,
+    Tables,
+    facts,
+    forge,
+    head_in,
+    last,
+    rewritten,
+    tables,
+)
 from xxhash import xxh3_64_digest
 
 from eventstore import EventStore, Keyring, events
@@ -70,22 +79,6 @@ from projections import Views
 MIB = 1 << 20
 ROW = slice(FRAME_HEAD_BYTES, NAMES_AT)
 """Where a frame of one event has the head of that."""
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the directory of a filled store."""
-    place = tmp_path_factory.mktemp("forged") / "history"
-    ticks = count(10**18, 10**6)
-    with EventStore.open(place, clock=lambda: next(ticks), actor="user:1") as store:
-        fill(store)
-    return place
-
-
-@pytest.fixture
-def history(made: Path, tmp_path: Path) -> Path:
-    """Give a copy of it."""
-    return copied(made, tmp_path / "history")
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from driver import START
 from facts import said, told
-from test_tamper import tables
+from tampering import tables
 from xxhash import xxh3_64_intdigest
 
 from eventstore import (

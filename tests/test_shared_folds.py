@@ -13,7 +13,7 @@ from facts import fill
 from hypothesis import given
 from hypothesis import strategies as st
 from recipes import Apart, Decoded, Places, Since
-from test_tamper import last, tables
+from tampering import last, tables
 
 from eventstore import Corruption, EventStore, InvalidEvent, Keyring
 from eventstore.audit import crew

@@ -8,8 +8,8 @@ import pytest
 from facts import fill, told
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tamper import Tables, copied, last, tables
-from test_verify_shared import by_leaps, carefully, verified
+from leaps import by_leaps, carefully, verified
+from tampering import Tables, copied, last, tables
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from eventstore import EventStore

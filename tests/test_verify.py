@@ -5,31 +5,25 @@ in question can find it; random damage is test_damage.py's.
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-import lmdb
 import msgspec
 import pytest
 from facts import fill, told
+from tampering import facts, forge, snapshots
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from eventstore import EventStore, events
 from eventstore.audit.report import FINDINGS_MAX, Finding, Notes, Report
 from eventstore.audit.verify import verify
 from eventstore.events import Event, Span
-from eventstore.log.base import ANY, Append
-from eventstore.log.draft import Draft, draft, pack_all
+from eventstore.log.draft import Draft
 from eventstore.log.format import (
     EVENT_HEAD,
     EVENT_ROW,
 )
 from eventstore.messages import Message
-
-SALT = bytes(16)
-
 
 # -- sound stores ----------------------------------------------------------------------------
 
@@ -113,19 +107,6 @@ def test_a_report_lists_so_many_findings_and_counts_the_rest():
 
 
 # -- facts that contradict each other ----------------------------------------------------------
-
-
-def forge(store: EventStore, *drafts: Draft, expected: object = None) -> None:
-    """Commit drafts past every command and its checks."""
-    outcome = store.log.commit([Append(drafts, (ANY,) * len(drafts))], 1)[0]
-    assert not isinstance(outcome, Exception), outcome
-
-
-def facts(store: EventStore, session: str, *made: Event) -> Draft:
-    """Return a draft of events that no command would decide."""
-    drafted = draft(session, made, store.log.codec, SALT * len(made))
-    pack_all([drafted], store.log.codec)
-    return drafted
 
 
 LIES: list[tuple[Event, str]] = [
@@ -264,20 +245,6 @@ def saved(tmp_path: Path) -> Path:
         report = verify(store, deep=True)
         assert report.sound and report.checked["snapshots"] >= 3
     return place
-
-
-@contextmanager
-def snapshots(place: Path) -> Iterator[list[tuple[bytes, bytes, Callable[[bytes], None]]]]:
-    """Open the snapshots of a closed store: key, value, and how to put another value."""
-    env = lmdb.open(str(place / "snapshots"), max_dbs=4, map_size=1 << 24)
-    with env.begin(write=True) as txn:
-        name = next(bytes(key) for key, _ in txn.cursor())
-        table = env.open_db(name, txn=txn)
-        yield [
-            (bytes(key), bytes(value), lambda new, k=bytes(key): txn.put(k, new, db=table))
-            for key, value in list(txn.cursor(table))
-        ]
-    env.close()
 
 
 def test_a_snapshot_that_is_not_the_fold_is_named(saved: Path):

@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -12,23 +10,20 @@ import pytest
 from facts import fill, told
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tamper import TAMPERINGS, Tables, Tamper, copied, last, rewritten, tables
-from test_verify import snapshots
+from leaps import by_leaps, carefully, verified
+from tampering import TAMPERINGS, Tables, Tamper, copied, last, rewritten, snapshots, tables
 
 from eventstore import EventStore, Keyring
 from eventstore.audit import crew, states, stretches
-from eventstore.audit import verify as verifying
 from eventstore.audit import walk as walks
 from eventstore.audit.frames import Frames
 from eventstore.audit.leaves import log_entries
 from eventstore.audit.relations import Place
-from eventstore.audit.report import Notes, Report
+from eventstore.audit.report import Notes
 from eventstore.audit.rows import Rows
 from eventstore.audit.stretches import FRAME_EVENTS_MAX, Task, tasks_of
 from eventstore.audit.tree import Frontier, leaf_hash, root_of
-from eventstore.audit.usual import UsualFrames
 from eventstore.audit.verify import Verified, verify, verify_directory
-from eventstore.audit.walk import Stretch
 from eventstore.log.format import FRAMES, KEYS, REF, STREAM_ROW, STREAMS, TILES
 from eventstore.log.lmdb import LmdbLog
 from eventstore.log.rows import tile_key
@@ -56,57 +51,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture
-def history(made: Path, tmp_path: Path) -> Path:
-    """Give a copy of it."""
-    return copied(made, tmp_path / "history")
-
-
 @pytest.fixture(autouse=True)
 def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stretches, "STRETCH_BITS", 4)
-
-
-class Alone:
-    """A crew whose children's work is done here, so that starting them costs a test nothing."""
-
-    def __init__(self, log: LmdbLog, tasks: Sequence[Task]) -> None:
-        self._log, self._tasks = log, tasks
-        self.leapt = 0
-
-    def found(self, index: int) -> Stretch | None:
-        """Walk along a stretch."""
-        found = stretches.walked(self._log, self._tasks[index])
-        self.leapt += found is not None
-        return found
-
-
-def by_leaps(place: Path, monkeypatch: pytest.MonkeyPatch, **how: bool) -> tuple[Report, int]:
-    """Return the report of a walk that leaps wherever it can, and the stretches offered to it."""
-    crews: list[Alone] = []
-
-    @contextmanager
-    def crew_of_one(log: LmdbLog, tasks: Sequence[Task], _: int) -> Iterator[Alone]:
-        crews.append(Alone(log, tasks))
-        yield crews[-1]
-
-    with monkeypatch.context() as patched:
-        patched.setattr(verifying, "shared", crew_of_one)
-        report = verified(place, **how)
-    return report, crews[0].leapt
-
-
-def verified(place: Path, *, workers: int = 1, deep: bool = True) -> Report:
-    """Return what verify says about a directory whose structure is sound."""
-    with EventStore.open(place, read_only=True) as store:
-        return verify(store, deep=deep, workers=workers)
-
-
-def carefully(place: Path, monkeypatch: pytest.MonkeyPatch, *, deep: bool) -> Report:
-    """Return the report of a walk that takes no frame for a usual one."""
-    with monkeypatch.context() as patched:
-        patched.setattr(UsualFrames, "take", lambda _, __, at, ___: at)
-        return verified(place, deep=deep)
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -307,7 +254,7 @@ def test_a_damaged_frame_before_the_start_is_named(history: Path):
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """Give the children that crews start from now on."""
     children: list[subprocess.Popen[bytes]] = []
-    begin: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+    begin = subprocess.Popen
 
     def noted(*args: object, **how: object) -> subprocess.Popen[bytes]:
         children.append(begin(*args, **how))
